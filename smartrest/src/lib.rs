@@ -1,0 +1,12 @@
+//! SmartREST 2.0 as adit speaks it: rows of text to values and back, without I/O.
+//!
+//! Everything that arrives is hostile: bytes that are not UTF-8, rows that end early, numbers that
+//! are none. Decoding never fails and never panics; what a row lacks is an error of the message
+//! that is read from it.
+
+pub mod row;
+pub mod templates;
+pub mod topic;
+
+pub use row::{FieldError, Row, decode, encode};
+pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};

@@ -1,0 +1,3 @@
+//! The templates that adit sends and receives, as types.
+
+pub mod connect;

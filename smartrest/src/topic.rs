@@ -1,0 +1,1 @@
+//! Topics of the platform, with the prefix of a bridging broker.

@@ -1,0 +1,3 @@
+//! Everything that is said to the platform.
+
+pub mod transport;

@@ -1,0 +1,8 @@
+//! The parts of adit, as a library for the command and the demo.
+//!
+//! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
+
+pub mod cloud;
+pub mod config;
+pub mod secret;
+pub mod tunnel;

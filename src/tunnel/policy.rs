@@ -1,0 +1,1 @@
+//! Pure: may this host, this address, this port be reached?
