@@ -4,5 +4,6 @@
 
 pub mod cloud;
 pub mod config;
+pub mod operations;
 pub mod secret;
 pub mod tunnel;
