@@ -13,3 +13,4 @@ pub mod topic;
 pub use row::{FieldError, Row, decode, encode};
 pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};
 pub use text::plain_text;
+pub use topic::{Topic, TopicError, Topics};
