@@ -12,5 +12,8 @@ pub mod topic;
 
 pub use row::{FieldError, Row, decode, encode};
 pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};
+pub use templates::credentials::{Credentials, CredentialsError, Token};
+pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};
+pub use templates::request::{Request, UnknownRequest};
 pub use text::plain_text;
 pub use topic::{Topic, TopicError, Topics};
