@@ -20,8 +20,8 @@ use std::fmt;
 
 use crate::text::plain_text;
 
-/// Bytes of the largest MQTT packet that the platform takes, header included, as it documents for
-/// its MQTT endpoint.
+/// Bytes of the largest MQTT packet that the platform takes, header included, as documented at
+/// <https://cumulocity.com/docs/device-integration/mqtt>.
 pub const PACKET_LIMIT: usize = 16_184;
 
 /// Bytes of a QoS 1 publish besides topic and payload: type, remaining length (2 bytes up to
