@@ -2,11 +2,18 @@
 //!
 //! Everything that arrives is hostile: bytes that are not UTF-8, rows that end early, numbers that
 //! are none. Decoding never fails and never panics; what a row lacks is an error of the message
-//! that is read from it.
+//! that is read from it. Memory stays in proportion to the payload, whose size is for the receiver
+//! to limit.
 
 pub mod row;
 pub mod templates;
+pub mod text;
 pub mod topic;
 
 pub use row::{FieldError, Row, decode, encode};
 pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};
+pub use templates::credentials::{Credentials, CredentialsError, Token};
+pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};
+pub use templates::request::{Request, UnknownRequest};
+pub use text::plain_text;
+pub use topic::{Topic, TopicError, Topics};
