@@ -5,5 +5,6 @@
 pub mod cloud;
 pub mod config;
 pub mod operations;
+pub mod reason;
 pub mod secret;
 pub mod tunnel;

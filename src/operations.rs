@@ -7,14 +7,13 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use smartrest::{ConnectRequest, RequestError, Row};
+use smartrest::{ConnectRequest, FieldError, Row, Status};
 
 /// How many connection keys stay known after their operation has ended, so that a late copy of its
 /// row opens nothing. A key is kept as a hash, so this costs kilobytes.
 const REMEMBERED_KEYS: usize = 4096;
 
-/// Places of the values in a `530` row.
-const DEVICE: usize = 1;
+/// Place of the connection key in a `530` row.
 const CONNECTION_KEY: usize = 4;
 
 /// Tells the operations of this process apart.
@@ -30,6 +29,15 @@ pub enum Outcome {
     Failed(String),
 }
 
+impl From<Outcome> for Status {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Successful => Self::Successful,
+            Outcome::Failed(reason) => Self::Failed(reason),
+        }
+    }
+}
+
 /// A status that is to be published now, after all that were handed out before it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Report {
@@ -37,15 +45,6 @@ pub struct Report {
     pub device: String,
     /// The status to publish.
     pub status: Status,
-}
-
-/// The state of an operation as the platform is told.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Status {
-    /// The oldest pending operation is being carried out.
-    Executing,
-    /// The oldest executing operation has ended.
-    Ended(Outcome),
 }
 
 /// What follows from a payload of rows.
@@ -68,7 +67,7 @@ pub enum Ignored {
         device: String,
     },
     /// No device is named, so there is nobody to report to.
-    Nameless(RequestError),
+    Nameless(FieldError),
 }
 
 /// All operations that have not been reported as ended, by device.
@@ -100,10 +99,10 @@ impl Operations {
         let last_place: HashMap<_, _> = identities.iter().zip(0..).collect();
         let mut received = Received::default();
         for (place, (row, &identity)) in rows.iter().zip(&identities).enumerate() {
-            let device = match row.required(DEVICE, "device id") {
+            let device = match ConnectRequest::device_of(row) {
                 Ok(device) => device.to_owned(),
                 Err(missing) => {
-                    received.ignored.push(Ignored::Nameless(missing.into()));
+                    received.ignored.push(Ignored::Nameless(missing));
                     continue;
                 }
             };
@@ -159,7 +158,7 @@ impl Operations {
             queue.pop_front();
             reports.push(Report {
                 device: device.to_owned(),
-                status: Status::Ended(outcome),
+                status: outcome.into(),
             });
         }
         reports
@@ -217,8 +216,8 @@ mod tests {
     fn written(reports: &[Report]) -> Vec<String> {
         let word = |report: &Report| match &report.status {
             Status::Executing => format!("{} 501", report.device),
-            Status::Ended(Outcome::Successful) => format!("{} 503", report.device),
-            Status::Ended(Outcome::Failed(reason)) => format!("{} 502 {reason}", report.device),
+            Status::Successful => format!("{} 503", report.device),
+            Status::Failed(reason) => format!("{} 502 {reason}", report.device),
         };
         reports.iter().map(word).collect()
     }
@@ -337,14 +336,14 @@ mod tests {
         fn take(&mut self, report: &Report) {
             let (before, after) = match &report.status {
                 Status::Executing => ("pending", "executing"),
-                Status::Ended(Outcome::Successful) => ("executing", "successful"),
-                Status::Ended(Outcome::Failed(_)) => ("executing", "failed"),
+                Status::Successful => ("executing", "successful"),
+                Status::Failed(_) => ("executing", "failed"),
             };
             let mut all = self.operations.iter_mut();
             let oldest =
                 all.find(|(device, _, state)| *device == report.device && *state == before);
             let (_, key, state) = oldest.expect("no status without an operation that it is for");
-            if let Status::Ended(Outcome::Failed(reason)) = &report.status {
+            if let Status::Failed(reason) = &report.status {
                 assert_eq!(
                     reason, key,
                     "the failure of one operation landed on another"

@@ -1,3 +1,6 @@
 //! Everything that is said to the platform.
 
+pub mod outbox;
+pub mod reconnect;
+pub mod session;
 pub mod transport;
