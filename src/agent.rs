@@ -1,0 +1,262 @@
+//! The heart: events in, operations to tunnels, outcomes to the cloud.
+//!
+//! Only this module knows both the session and the tunnels. It does no I/O of its own and never
+//! waits for either: what it publishes goes to an outbox, what it opens goes to a task.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use smartrest::{ConnectRequest, Request, Row, Target, Topic, Topics, plain_text};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, trace, warn};
+
+use crate::announcement::Announcement;
+use crate::cloud::outbox::Message;
+use crate::cloud::session::{self, Publisher, Session};
+use crate::cloud::transport::Transport;
+use crate::config::Config;
+use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use crate::tunnel::manager::{self, Tunnels};
+use crate::tunnel::{Ended, Opener};
+
+/// How long open tunnels have to deliver what is in flight when adit stops.
+pub const TUNNEL_DRAIN: Duration = Duration::from_secs(5);
+/// A moment more than that for the tasks to say so.
+const TUNNELS_END: Duration = Duration::from_secs(6);
+/// How long the last statuses and events have to reach the broker when adit stops.
+const OUTBOX_END: Duration = Duration::from_secs(5);
+
+/// Bytes of an event's text.
+const EVENT_LIMIT: usize = 500;
+
+/// The running agent.
+struct Agent {
+    gateway: String,
+    topics: Topics,
+    events: bool,
+    publisher: Publisher,
+    operations: Operations,
+    tunnels: Tunnels,
+    /// The device and the target of every operation whose tunnel is opening or open.
+    requests: HashMap<OperationId, (String, Target)>,
+    /// Rows were left out because too much waits for the broker.
+    rows_left_out: bool,
+}
+
+/// Runs the agent until `stop`, then brings what is open to its end.
+///
+/// # Errors
+/// The configuration cannot be used with TLS; nothing that happens later is an error.
+pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let transport = Transport::new(&config.cloud.ca)?;
+    let announcement = Announcement::of(config)?;
+    let finish = CancellationToken::new();
+    let (session, publisher, mut events) =
+        Session::new(announcement.session_options(config), transport.clone(), finish.clone());
+    let mut agent = Agent {
+        gateway: config.device.id.clone(),
+        topics: announcement.topics,
+        events: config.remote_access.events,
+        publisher,
+        operations: Operations::default(),
+        tunnels: Tunnels::new(
+            Opener::new(config, transport),
+            config.remote_access.max_tunnels,
+        ),
+        requests: HashMap::new(),
+        rows_left_out: false,
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), device = agent.gateway, "adit is starting");
+    let session = tokio::spawn(session.run());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(event) = events.recv() => agent.session_event(event),
+            event = agent.tunnels.next() => agent.tunnel_event(event),
+        }
+    }
+    agent.wind_up(&mut events).await;
+    finish.cancel();
+    end_session(session, events, &agent.publisher).await;
+    Ok(())
+}
+
+impl Agent {
+    fn session_event(&mut self, event: session::Event) {
+        match event {
+            session::Event::Received { topic, payload } => {
+                trace!(topic, bytes = payload.len(), "received");
+                match self.topics.parse(&topic) {
+                    Some(Topic::Down) => self.received(&smartrest::decode(&payload)),
+                    Some(Topic::Errors) => platform_error(&payload),
+                    _ => debug!(topic, "message on a topic that means nothing here"),
+                }
+            }
+            session::Event::Delivered => {
+                if std::mem::take(&mut self.rows_left_out) {
+                    self.publish(&self.gateway, &Request::PendingOperations);
+                }
+            }
+        }
+    }
+
+    fn received(&mut self, rows: &[Row]) {
+        let (requests, others): (Vec<Row>, Vec<Row>) =
+            rows.iter().cloned().partition(|row| row.template() == ConnectRequest::TEMPLATE);
+        for row in others {
+            debug!(template = row.template(), "row for another agent");
+        }
+        if requests.is_empty() {
+            return;
+        }
+        if !self.publisher.has_room() {
+            warn!(waiting = self.publisher.waiting(),
+                "operations left for later: too many statuses wait for the broker");
+            self.rows_left_out = true;
+            return;
+        }
+        let received = self.operations.receive(&requests);
+        for ignored in &received.ignored {
+            match ignored {
+                Ignored::Duplicate { device } => debug!(device, "operation is known already"),
+                Ignored::Nameless(error) => {
+                    warn!(error = error.to_string(), "row dropped: nobody to answer");
+                }
+            }
+        }
+        self.report(&received.reports);
+        for (id, request) in received.start {
+            self.open(id, request);
+        }
+    }
+
+    fn open(&mut self, id: OperationId, request: ConnectRequest) {
+        let (device, target) = (request.device.clone(), request.target.clone());
+        info!(device, %target, operation = id.0, "operation received");
+        match self.tunnels.open(id.0, request) {
+            Ok(()) => {
+                self.requests.insert(id, (device, target));
+            }
+            Err(too_many) => {
+                warn!(device, %target, reason = too_many.to_string(), "did not open");
+                self.finish(&device, id, Outcome::Failed(too_many.to_string()));
+            }
+        }
+    }
+
+    fn tunnel_event(&mut self, event: manager::Event) {
+        match event {
+            manager::Event::Opened(id) => {
+                let Some((device, target)) = self.requests.get(&OperationId(id)).cloned() else {
+                    return;
+                };
+                self.finish(&device, OperationId(id), Outcome::Successful);
+                self.event(&device, "c8y_RemoteAccessOpened", &format!("tunnel to {target} opened"));
+            }
+            manager::Event::Failed(id, reason) => {
+                if let Some((device, _)) = self.requests.remove(&OperationId(id)) {
+                    self.finish(&device, OperationId(id), Outcome::Failed(reason));
+                }
+            }
+            manager::Event::Ended(id, ended) => {
+                if let Some((device, target)) = self.requests.remove(&OperationId(id)) {
+                    self.event(&device, "c8y_RemoteAccessClosed", &closed(&target, ended.as_ref()));
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, device: &str, id: OperationId, outcome: Outcome) {
+        let reports = self.operations.finish(device, id, outcome);
+        self.report(&reports);
+    }
+
+    fn report(&self, reports: &[Report]) {
+        for Report { device, status } in reports {
+            debug!(device, ?status, "operation status");
+            let operation = smartrest::OperationRef::oldest_tunnel();
+            self.publish(device, &Request::Status { operation, status: status.clone() });
+        }
+    }
+
+    fn event(&self, device: &str, kind: &str, text: &str) {
+        if self.events {
+            let (kind, text) = (kind.to_owned(), plain_text(text, EVENT_LIMIT));
+            self.publish(device, &Request::Event { kind, text });
+        }
+    }
+
+    fn publish(&self, device: &str, request: &Request) {
+        let topic = if device == self.gateway {
+            self.topics.up()
+        } else {
+            match self.topics.child_up(device) {
+                Ok(topic) => topic,
+                Err(error) => {
+                    warn!(error = error.to_string(), "status dropped: no topic for the device");
+                    return;
+                }
+            }
+        };
+        self.publisher.publish(Message { topic, payload: smartrest::encode([&request.to_row()]) });
+    }
+
+    /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
+    /// stay pending on the platform, which repeats them to the next adit.
+    async fn wind_up(&mut self, events: &mut mpsc::Receiver<session::Event>) {
+        info!(tunnels = self.tunnels.len(), unsent = self.publisher.waiting(), "adit is stopping");
+        self.tunnels.stop();
+        let ends = async {
+            while !self.tunnels.is_empty() {
+                tokio::select! {
+                    event = self.tunnels.next() => self.tunnel_event(event),
+                    Some(_) = events.recv() => {}
+                }
+            }
+        };
+        if timeout(TUNNELS_END, ends).await.is_err() {
+            warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
+        }
+    }
+}
+
+/// Waits until everything is delivered, for a limited time.
+async fn end_session(
+    mut session: tokio::task::JoinHandle<()>,
+    mut events: mpsc::Receiver<session::Event>,
+    publisher: &Publisher,
+) {
+    let delivered = async {
+        loop {
+            tokio::select! {
+                _ = &mut session => return,
+                Some(_) = events.recv() => {}
+            }
+        }
+    };
+    if timeout(OUTBOX_END, delivered).await.is_err() {
+        warn!(unsent = publisher.waiting(),
+            "the broker did not take everything in time; the next start fails what is left executing");
+        session.abort();
+    }
+}
+
+/// The platform tells on `s/e` that it did not understand something.
+fn platform_error(payload: &[u8]) {
+    for row in smartrest::decode(payload) {
+        warn!(error = plain_text(&row.fields().join(","), EVENT_LIMIT), "the platform reports an error");
+    }
+}
+
+fn closed(target: &Target, ended: Option<&Ended>) -> String {
+    match ended {
+        Some(Ended { reason, up, down, lasted }) => format!(
+            "tunnel to {target} closed: {reason}; open for {:.1} s, {up} bytes to the cloud, \
+             {down} bytes to the device",
+            lasted.as_secs_f64()
+        ),
+        None => format!("tunnel to {target} closed: internal fault in adit, see its log"),
+    }
+}

@@ -1,0 +1,175 @@
+//! All tunnels of one agent: how many there may be, what becomes of each, and their common end.
+
+use std::collections::HashMap;
+use std::future;
+use std::sync::Arc;
+
+use smartrest::ConnectRequest;
+use tokio::sync::mpsc;
+use tokio::task::{self, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, error, info, info_span, warn};
+
+use super::{Ended, Opener};
+use crate::reason::failure_reason;
+
+/// Bytes of a failure reason: a line or two where the operator reads it.
+const REASON_LIMIT: usize = 500;
+/// Events that wait for the agent; a tunnel waits with its next word until there is room.
+const EVENT_QUEUE: usize = 16;
+/// What the operator reads when the fault is in adit itself.
+const OWN_FAULT: &str = "internal fault in adit, see its log";
+
+/// Tells the tunnels of one agent apart; the caller chooses.
+pub type TunnelId = u64;
+
+/// What becomes of a tunnel. Each gets [`Event::Failed`], or [`Event::Opened`] and then
+/// [`Event::Ended`].
+#[derive(Debug)]
+pub enum Event {
+    /// Both ends stand.
+    Opened(TunnelId),
+    /// It did not open, for this reason.
+    Failed(TunnelId, String),
+    /// It had opened and has ended; `None` where adit itself failed.
+    Ended(TunnelId, Option<Ended>),
+}
+
+/// There are as many tunnels as may be.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} tunnels are open, more are not allowed (remote_access.max_tunnels)")]
+pub struct TooMany(usize);
+
+/// The tunnels that are opening or open.
+pub struct Tunnels {
+    opener: Arc<Opener>,
+    limit: usize,
+    tasks: JoinSet<()>,
+    running: HashMap<task::Id, Running>,
+    sender: mpsc::Sender<Event>,
+    events: mpsc::Receiver<Event>,
+    stop: CancellationToken,
+}
+
+struct Running {
+    id: TunnelId,
+    opened: bool,
+}
+
+impl Tunnels {
+    /// Makes an empty list for at most `limit` tunnels.
+    pub fn new(opener: Opener, limit: usize) -> Self {
+        let (sender, events) = mpsc::channel(EVENT_QUEUE);
+        Self {
+            opener: Arc::new(opener),
+            limit,
+            tasks: JoinSet::new(),
+            running: HashMap::new(),
+            sender,
+            events,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Begins to open a tunnel; [`Tunnels::next`] tells how it goes on.
+    ///
+    /// # Errors
+    /// The limit is reached.
+    pub fn open(&mut self, id: TunnelId, request: ConnectRequest) -> Result<(), TooMany> {
+        if self.running.len() >= self.limit {
+            return Err(TooMany(self.limit));
+        }
+        let span = info_span!("tunnel", id, target = %request.target);
+        let tunnel =
+            carry(id, request, Arc::clone(&self.opener), self.sender.clone(), self.stop.clone());
+        let task = self.tasks.spawn(tunnel.instrument(span));
+        self.running.insert(task.id(), Running { id, opened: false });
+        Ok(())
+    }
+
+    /// Waits for what becomes of a tunnel, for ever while there is none. Dropping the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => {
+                    self.note(&event);
+                    return event;
+                }
+                Some(ended) = self.tasks.join_next_with_id() => {
+                    if let Some(event) = self.joined(ended) {
+                        return event;
+                    }
+                }
+                () = future::pending() => {}
+            }
+        }
+    }
+
+    fn note(&mut self, event: &Event) {
+        if let Event::Opened(id) = event
+            && let Some(running) = self.running.values_mut().find(|running| running.id == *id)
+        {
+            running.opened = true;
+        }
+    }
+
+    /// Forgets a task that has ended; if it ended by a fault, nobody else tells.
+    fn joined(&mut self, ended: Result<(task::Id, ()), JoinError>) -> Option<Event> {
+        let (task, fault) = match ended {
+            Ok((task, ())) => (task, None),
+            Err(fault) => (fault.id(), Some(fault)),
+        };
+        let Running { id, opened } = self.running.remove(&task)?;
+        fault?;
+        error!(tunnel = id, "{OWN_FAULT}");
+        Some(if opened { Event::Ended(id, None) } else { Event::Failed(id, OWN_FAULT.into()) })
+    }
+
+    /// Lets every tunnel come to its end; what is opening fails.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// How many tunnels are opening or open.
+    pub fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Whether there is none, and nothing left to tell.
+    pub fn is_empty(&self) -> bool {
+        self.running.is_empty() && self.events.is_empty()
+    }
+}
+
+/// One tunnel from the request to its end.
+async fn carry(
+    id: TunnelId,
+    request: ConnectRequest,
+    opener: Arc<Opener>,
+    events: mpsc::Sender<Event>,
+    stop: CancellationToken,
+) {
+    let opened = tokio::select! {
+        opened = opener.open(&request) => {
+            opened.map_err(|error| failure_reason(&error, REASON_LIMIT))
+        }
+        () = stop.cancelled() => Err("adit is stopping".to_owned()),
+    };
+    let tunnel = match opened {
+        Ok(tunnel) => tunnel,
+        Err(reason) => {
+            warn!(reason, "did not open");
+            // The receiver lives as long as the list that owns this task.
+            let _ = events.send(Event::Failed(id, reason)).await;
+            return;
+        }
+    };
+    info!("opened");
+    let _ = events.send(Event::Opened(id)).await;
+    let ended = tunnel.relay(stop.cancelled()).await;
+    info!(reason = ended.reason.to_string(), up = ended.up, down = ended.down,
+        lasted = ?ended.lasted, "ended");
+    let _ = events.send(Event::Ended(id, Some(ended))).await;
+}
