@@ -1,1 +1,34 @@
-//! The simulated platform.
+//! The platform as adit sees it: a simulated cloud for tests, benches and the demo.
+//!
+//! It is a client of a broker and a server of WebSockets. It keeps to the awkward habits of the
+//! real platform (statuses that name no operation, keys that work once, a subprotocol that is
+//! answered unasked) and misbehaves when it is told to. One [`Cloud`] serves one gateway, because
+//! on a shared broker all devices publish to the same topics.
+//!
+//! What the platform makes of a row is decided in [`platform`], without I/O.
+
+mod board;
+mod cloud;
+mod endpoint;
+mod forward;
+mod handshake;
+mod http;
+mod misbehaviour;
+mod mqtt;
+mod options;
+mod pipe;
+pub mod platform;
+mod rendezvous;
+mod stream;
+mod tunnel;
+
+pub use board::{Configuration, ConfigurationId};
+pub use cloud::Cloud;
+pub use handshake::Handshake;
+pub use misbehaviour::Misbehaviour;
+pub use options::{Broker, Login, Options};
+pub use platform::{
+    Complaint, Device, Event, Key, Operation, OperationId, Platform, REMOTE_ACCESS, Record, Status,
+};
+pub use stream::Stream;
+pub use tunnel::{DeviceSocket, Tunnel, reset};

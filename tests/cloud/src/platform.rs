@@ -1,0 +1,647 @@
+//! The platform's mind: rows in, rows out, without I/O and without a clock.
+//!
+//! `501`, `502`, `503` and `507` name no operation. They apply to the oldest one of the device
+//! whose topic carries them, and so they do here, whoever is hurt by it. What cannot be applied
+//! is answered on `s/e` and kept, because a device that causes it has miscounted.
+
+mod device;
+mod operation;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use smartrest::{Row, decode, encode};
+
+pub use device::{Device, Event};
+pub use operation::{Key, Operation, OperationId, Status};
+
+/// The fragment of the operation that opens a tunnel.
+pub const REMOTE_ACCESS: &str = "c8y_RemoteAccessConnect";
+
+/// The topic for operations, without prefix.
+pub const DOWN: &str = "s/ds";
+/// The topic for complaints about a device's own rows, without prefix.
+pub const ERRORS: &str = "s/e";
+
+/// The topic of the gateway's own rows; a child's has the child's id behind another slash.
+const UP: &str = "s/us";
+
+/// What fits into one publish: a packet of 16,184 bytes less its header.
+const MAX_PAYLOAD: usize = 16_150;
+
+/// What the platform publishes. `Debug` leaves out the payload, which may hold connection keys.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Delivery {
+    /// Without prefix.
+    pub topic: String,
+    /// Rows, or anything a test wants to be sent.
+    pub payload: Vec<u8>,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery")
+            .field("topic", &self.topic)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A row that arrived.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// When it arrived.
+    pub at: Instant,
+    /// Without prefix.
+    pub topic: String,
+    /// The row; of an empty publish, one empty field.
+    pub row: Row,
+}
+
+/// A row that the platform could not apply.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Complaint {
+    /// The topic it arrived on, without prefix.
+    pub topic: String,
+    /// The row.
+    pub row: Row,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Devices, operations and events of one gateway and its children.
+#[derive(Debug)]
+pub struct Platform {
+    gateway: String,
+    loses_early_operations: bool,
+    live_delivery: bool,
+    heard: bool,
+    devices: BTreeMap<String, Device>,
+    /// In the order of their ids, the oldest first.
+    operations: Vec<Operation>,
+    events: Vec<Event>,
+    log: Vec<Record>,
+    errors: Vec<Complaint>,
+}
+
+impl Platform {
+    /// Makes a platform that has never heard of `gateway`.
+    ///
+    /// With `loses_early_operations`, a `114` vanishes silently until the device exists, as it does
+    /// in the very first session of a new device; without, it creates the device.
+    pub fn new(gateway: impl Into<String>, loses_early_operations: bool) -> Self {
+        Self {
+            gateway: gateway.into(),
+            loses_early_operations,
+            live_delivery: true,
+            heard: false,
+            devices: BTreeMap::new(),
+            operations: Vec::new(),
+            events: Vec::new(),
+            log: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Takes a publish of the gateway and returns what is published in answer.
+    pub fn receive(&mut self, topic: &str, payload: &[u8], at: Instant) -> Vec<Delivery> {
+        self.heard = true;
+        let mut rows = decode(payload);
+        if rows.is_empty() {
+            rows.push(Row::new([""]));
+        }
+        let mut out = Vec::new();
+        for row in rows {
+            self.log.push(Record {
+                at,
+                topic: topic.to_owned(),
+                row: row.clone(),
+            });
+            let Some(device) = self.device_of(topic) else {
+                continue;
+            };
+            match self.apply(&device, &row, at) {
+                Ok(deliveries) => out.extend(deliveries),
+                Err(message) => {
+                    let answer = Row::new(["41", row.template(), &message]);
+                    out.push(Delivery {
+                        topic: ERRORS.to_owned(),
+                        payload: encode([&answer]).into(),
+                    });
+                    self.errors.push(Complaint {
+                        topic: topic.to_owned(),
+                        row,
+                        message,
+                    });
+                }
+            }
+        }
+        out
+    }
+
+    /// Creates a device, or leaves it alone if it exists; all but the gateway are its children.
+    pub fn create_device(&mut self, id: &str, name: &str, kind: &str) {
+        let parent = (id != self.gateway).then(|| self.gateway.clone());
+        self.devices.entry(id.to_owned()).or_insert_with(|| Device {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            parent,
+            ..Device::default()
+        });
+    }
+
+    /// Creates a PENDING operation that is delivered as `row`, whatever that says, and returns what
+    /// is published now; `None` if there is no such device.
+    pub fn create_operation(
+        &mut self,
+        device: &str,
+        fragment: &str,
+        row: Row,
+    ) -> Option<(OperationId, Vec<Delivery>)> {
+        const FIRST: u64 = 1001;
+        if !self.devices.contains_key(device) {
+            return None;
+        }
+        let id = self
+            .operations
+            .last()
+            .map_or(OperationId(FIRST), |last| OperationId(last.id.0 + 1));
+        self.operations.push(Operation {
+            id,
+            device: device.to_owned(),
+            fragment: fragment.to_owned(),
+            row,
+            history: vec![Status::Pending],
+            reason: None,
+            deliveries: 0,
+        });
+        let deliveries = if self.live_delivery && self.heard {
+            self.deliver(&[id])
+        } else {
+            Vec::new()
+        };
+        Some((id, deliveries))
+    }
+
+    /// Publishes the row of an operation once more, as QoS 1 may.
+    pub fn redeliver(&mut self, id: OperationId) -> Vec<Delivery> {
+        self.deliver(&[id])
+    }
+
+    /// Says whether a new operation is published at once, or only when the device asks.
+    pub fn set_live_delivery(&mut self, live: bool) {
+        self.live_delivery = live;
+    }
+
+    /// Returns whether the device has published anything yet; before, nothing is delivered.
+    pub fn heard(&self) -> bool {
+        self.heard
+    }
+
+    /// Returns a device by its external id.
+    pub fn device(&self, id: &str) -> Option<&Device> {
+        self.devices.get(id)
+    }
+
+    /// Returns all devices in the order of their ids.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.values()
+    }
+
+    /// Returns an operation by its number.
+    pub fn operation(&self, id: OperationId) -> Option<&Operation> {
+        self.operations.iter().find(|operation| operation.id == id)
+    }
+
+    /// Returns all operations, the oldest first.
+    pub fn operations(&self) -> &[Operation] {
+        &self.operations
+    }
+
+    /// Returns the events of all devices in the order of their arrival.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// Returns every row that arrived, in order.
+    pub fn log(&self) -> &[Record] {
+        &self.log
+    }
+
+    /// Returns every row that could not be applied, in order.
+    pub fn errors(&self) -> &[Complaint] {
+        &self.errors
+    }
+
+    /// Returns whose rows `topic` carries; `None` for topics that are only recorded.
+    fn device_of(&self, topic: &str) -> Option<String> {
+        match topic.strip_prefix(UP)? {
+            "" => Some(self.gateway.clone()),
+            child => child.strip_prefix('/').map(str::to_owned),
+        }
+    }
+
+    fn apply(&mut self, device: &str, row: &Row, at: Instant) -> Result<Vec<Delivery>, String> {
+        let text = |index| row.get(index).unwrap_or_default();
+        let list = || row.fields().iter().skip(1).cloned().collect::<Vec<_>>();
+        match row.template() {
+            "100" => self.create_device(device, text(1), text(2)),
+            "101" => match row.get(1) {
+                Some(child) => self.create_device(child, text(2), text(3)),
+                None => return Err("the child id is missing".to_owned()),
+            },
+            "114" => self.set_supported_operations(device, list())?,
+            "117" => self.known(device)?.required_minutes = row.get(1).map(str::to_owned),
+            "122" => self.known(device)?.agent = list(),
+            "150" => self.known(device)?.protocols = list(),
+            // Services, hardware, heartbeats and alarms are nothing that adit depends on.
+            "102" | "104" | "110" | "125" | "301" | "302" | "303" | "304" | "306" => {
+                self.known(device)?;
+            }
+            "400" => {
+                self.known(device)?;
+                self.events.push(Event {
+                    at,
+                    device: device.to_owned(),
+                    kind: text(1).to_owned(),
+                    text: text(2).to_owned(),
+                });
+            }
+            "500" => return Ok(self.deliver_pending(device)),
+            "501" => self
+                .oldest(device, text(1), Status::Pending)?
+                .history
+                .push(Status::Executing),
+            "502" => fail(self.oldest(device, text(1), Status::Executing)?, row.get(2)),
+            "503" => self
+                .oldest(device, text(1), Status::Executing)?
+                .history
+                .push(Status::Successful),
+            "504" => self
+                .numbered(text(1), Status::Pending)?
+                .history
+                .push(Status::Executing),
+            "505" => fail(self.numbered(text(1), Status::Executing)?, row.get(2)),
+            "506" => self
+                .numbered(text(1), Status::Executing)?
+                .history
+                .push(Status::Successful),
+            "507" => {
+                for operation in &mut self.operations {
+                    if operation.device == device
+                        && operation.fragment == text(1)
+                        && operation.status() == Status::Executing
+                    {
+                        fail(operation, row.get(2));
+                    }
+                }
+            }
+            other => return Err(format!("there is no static template '{other}'")),
+        }
+        Ok(Vec::new())
+    }
+
+    fn set_supported_operations(&mut self, device: &str, list: Vec<String>) -> Result<(), String> {
+        if !self.devices.contains_key(device) {
+            if self.loses_early_operations {
+                return Ok(());
+            }
+            self.create_device(device, device, "");
+        }
+        self.known(device)?.supported_operations = list;
+        Ok(())
+    }
+
+    fn known(&mut self, device: &str) -> Result<&mut Device, String> {
+        self.devices
+            .get_mut(device)
+            .ok_or_else(|| format!("there is no device {device}"))
+    }
+
+    fn oldest(
+        &mut self,
+        device: &str,
+        fragment: &str,
+        status: Status,
+    ) -> Result<&mut Operation, String> {
+        self.operations
+            .iter_mut()
+            .find(|operation| {
+                operation.device == device
+                    && operation.fragment == fragment
+                    && operation.status() == status
+            })
+            .ok_or_else(|| format!("no {fragment} of {device} is {status:?}"))
+    }
+
+    fn numbered(&mut self, id: &str, status: Status) -> Result<&mut Operation, String> {
+        self.operations
+            .iter_mut()
+            .find(|operation| operation.id.to_string() == id && operation.status() == status)
+            .ok_or_else(|| format!("no operation {id} is {status:?}"))
+    }
+
+    /// The gateway is answered for itself and its children, a child for itself.
+    fn deliver_pending(&mut self, device: &str) -> Vec<Delivery> {
+        let all = device == self.gateway;
+        let pending: Vec<_> = self
+            .operations
+            .iter()
+            .filter(|operation| operation.status() == Status::Pending)
+            .filter(|operation| all || operation.device == device)
+            .map(|operation| operation.id)
+            .collect();
+        self.deliver(&pending)
+    }
+
+    /// Puts the rows of operations into one publish, or into as few as the packet limit allows.
+    fn deliver(&mut self, ids: &[OperationId]) -> Vec<Delivery> {
+        let mut payloads: Vec<Vec<u8>> = Vec::new();
+        for operation in &mut self.operations {
+            if !ids.contains(&operation.id) {
+                continue;
+            }
+            operation.deliveries += 1;
+            let row: Vec<u8> = encode([&operation.row]).into();
+            match payloads.last_mut() {
+                Some(last) if last.len() + row.len() < MAX_PAYLOAD => {
+                    last.push(b'\n');
+                    last.extend(row);
+                }
+                _ => payloads.push(row),
+            }
+        }
+        payloads
+            .into_iter()
+            .map(|payload| Delivery {
+                topic: DOWN.to_owned(),
+                payload,
+            })
+            .collect()
+    }
+}
+
+fn fail(operation: &mut Operation, reason: Option<&str>) {
+    operation.history.push(Status::Failed);
+    operation.reason = reason.map(str::to_owned);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Status::{Executing, Failed, Pending, Successful};
+
+    fn platform() -> Platform {
+        let mut platform = Platform::new("gw", true);
+        platform.create_device("gw", "Gateway", "adit_Gateway");
+        platform.create_device("plc", "PLC", "plc");
+        platform
+    }
+
+    fn tell(platform: &mut Platform, topic: &str, rows: &str) -> Vec<String> {
+        platform
+            .receive(topic, rows.as_bytes(), Instant::now())
+            .into_iter()
+            .map(|delivery| {
+                format!(
+                    "{} {}",
+                    delivery.topic,
+                    String::from_utf8(delivery.payload).unwrap()
+                )
+            })
+            .collect()
+    }
+
+    fn create(platform: &mut Platform, device: &str, key: &str) -> (OperationId, usize) {
+        let row = Row::new(["530", device, "host", "22", key]);
+        let (id, deliveries) = platform
+            .create_operation(device, REMOTE_ACCESS, row)
+            .unwrap();
+        (id, deliveries.len())
+    }
+
+    #[test]
+    fn applies_a_status_to_the_oldest_operation_of_the_device_that_reports() {
+        for (reports, statuses, complaints) in [
+            (&["gw 501,F"][..], [Executing, Pending, Pending], 0),
+            (
+                &["gw 501,F", "gw 501,F", "gw 503,F"],
+                [Successful, Executing, Pending],
+                0,
+            ),
+            (
+                &["gw 501,F", "gw 501,F", "gw 502,F,why", "gw 503,F"],
+                [Failed, Successful, Pending],
+                0,
+            ),
+            (
+                &["gw 501,F", "gw 501,F", "plc 501,F", "gw 507,F,why"],
+                [Failed, Failed, Executing],
+                0,
+            ),
+            (
+                &["plc 501,F", "plc 503,F"],
+                [Pending, Pending, Successful],
+                0,
+            ),
+            (
+                &[
+                    "gw 504,1002",
+                    "gw 506,1002",
+                    "gw 504,1003",
+                    "plc 505,1003,why",
+                ],
+                [Pending, Successful, Failed],
+                0,
+            ),
+            (&["gw 507,F,why"], [Pending, Pending, Pending], 0),
+            (&["gw 503,F"], [Pending, Pending, Pending], 1),
+            (&["gw 502,F,why"], [Pending, Pending, Pending], 1),
+            (
+                &["plc 501,F", "plc 501,F"],
+                [Pending, Pending, Executing],
+                1,
+            ),
+            (&["gw 501,c8y_Restart"], [Pending, Pending, Pending], 1),
+            (
+                &["gw 506,1001", "gw 504,99"],
+                [Pending, Pending, Pending],
+                2,
+            ),
+            (
+                &["gw 501,F", "gw 503,F", "gw 503,F"],
+                [Successful, Pending, Pending],
+                1,
+            ),
+        ] {
+            let mut platform = platform();
+            for (device, key) in [("gw", "a"), ("gw", "b"), ("plc", "c")] {
+                create(&mut platform, device, key);
+            }
+            let mut answers = 0;
+            for report in reports {
+                let (device, row) = report.split_once(' ').unwrap();
+                let topic = if device == "gw" {
+                    "s/us".to_owned()
+                } else {
+                    format!("s/us/{device}")
+                };
+                answers += tell(
+                    &mut platform,
+                    &topic,
+                    &row.replace(",F", ",c8y_RemoteAccessConnect"),
+                )
+                .iter()
+                .filter(|answer| answer.starts_with("s/e 41,"))
+                .count();
+            }
+            let found: Vec<_> = platform
+                .operations()
+                .iter()
+                .map(Operation::status)
+                .collect();
+            assert_eq!(found, statuses, "{reports:?}");
+            assert_eq!(platform.errors().len(), complaints, "{reports:?}");
+            assert_eq!(answers, complaints, "{reports:?}");
+            for operation in platform.operations() {
+                assert_eq!(operation.reason.is_some(), operation.status() == Failed);
+            }
+        }
+    }
+
+    #[test]
+    fn answers_500_with_all_pending_operations_oldest_first_in_one_publish() {
+        let mut platform = platform();
+        for (device, key) in [("gw", "a"), ("plc", "b"), ("gw", "c")] {
+            create(&mut platform, device, key);
+        }
+        tell(&mut platform, "s/us", "501,c8y_RemoteAccessConnect");
+        let answer = ["s/ds 530,plc,host,22,b\n530,gw,host,22,c"];
+        assert_eq!(tell(&mut platform, "s/us", "500"), answer);
+        assert_eq!(tell(&mut platform, "s/us", "500"), answer, "again");
+        assert_eq!(
+            tell(&mut platform, "s/us/plc", "500"),
+            ["s/ds 530,plc,host,22,b"]
+        );
+        tell(&mut platform, "s/us", "501,c8y_RemoteAccessConnect");
+        tell(&mut platform, "s/us/plc", "501,c8y_RemoteAccessConnect");
+        assert!(tell(&mut platform, "s/us", "500").is_empty());
+    }
+
+    #[test]
+    fn splits_an_answer_that_no_packet_holds() {
+        let mut platform = platform();
+        for n in 0..1000 {
+            create(&mut platform, "gw", &format!("key-{n}"));
+        }
+        let answers = tell(&mut platform, "s/us", "500");
+        assert_eq!(answers.len(), 2);
+        assert!(answers.iter().all(|answer| answer.len() < MAX_PAYLOAD + 10));
+        assert_eq!(
+            answers
+                .iter()
+                .map(|answer| answer.lines().count())
+                .sum::<usize>(),
+            1000
+        );
+    }
+
+    #[test]
+    fn delivers_nothing_before_the_device_was_heard_or_while_it_is_offline() {
+        let mut platform = platform();
+        assert_eq!(create(&mut platform, "gw", "a").1, 0, "not heard yet");
+        tell(&mut platform, "s/us", "100,Gateway,adit_Gateway");
+        assert_eq!(create(&mut platform, "gw", "b").1, 1, "heard");
+        platform.set_live_delivery(false);
+        assert_eq!(create(&mut platform, "gw", "c").1, 0, "offline");
+        platform.set_live_delivery(true);
+        let (id, count) = create(&mut platform, "plc", "d");
+        assert_eq!((count, platform.redeliver(id).len()), (1, 1));
+        assert_eq!(platform.operation(id).unwrap().deliveries, 2);
+    }
+
+    #[test]
+    fn keeps_what_a_device_announces() {
+        let mut platform = Platform::new("gw", true);
+        tell(&mut platform, "s/us", "114,c8y_Restart");
+        assert!(
+            platform.device("gw").is_none(),
+            "lost until the device exists"
+        );
+        tell(
+            &mut platform,
+            "s/us",
+            "100,\"Gateway, left\",adit_Gateway\n114,a,b\n117,10\n150,SSH,VNC",
+        );
+        tell(
+            &mut platform,
+            "s/us",
+            "122,adit,1.0,https://example.com,us\n100,Other,other\n114,c",
+        );
+        tell(&mut platform, "s/us", "101,plc,PLC,plc");
+        tell(&mut platform, "s/us/plc", "400,c8y_Opened,to here");
+        let gateway = platform.device("gw").unwrap();
+        assert_eq!(gateway.name, "Gateway, left");
+        assert_eq!(gateway.supported_operations, ["c"]);
+        assert_eq!(gateway.required_minutes.as_deref(), Some("10"));
+        assert_eq!(gateway.agent[..2], ["adit", "1.0"]);
+        assert_eq!(gateway.protocols, ["SSH", "VNC"]);
+        assert_eq!(
+            platform.device("plc").unwrap().parent.as_deref(),
+            Some("gw")
+        );
+        let event = &platform.events()[0];
+        assert_eq!(
+            (&*event.device, &*event.kind, &*event.text),
+            ("plc", "c8y_Opened", "to here")
+        );
+        assert!(platform.errors().is_empty());
+    }
+
+    #[test]
+    fn creates_the_device_with_114_where_early_rows_are_kept() {
+        let mut platform = Platform::new("gw", false);
+        tell(&mut platform, "s/us", "114,c8y_Restart");
+        assert_eq!(
+            platform.device("gw").unwrap().supported_operations,
+            ["c8y_Restart"]
+        );
+    }
+
+    #[test]
+    fn complains_about_what_it_cannot_apply() {
+        for (topic, row, complaint) in [
+            ("s/us", "999,x", "there is no static template '999'"),
+            ("s/us", "", "there is no static template ''"),
+            ("s/us", "101", "the child id is missing"),
+            ("s/us/nobody", "400,a,b", "there is no device nobody"),
+            ("s/us", "503,X", "no X of gw is Executing"),
+        ] {
+            let mut platform = platform();
+            let answers = tell(&mut platform, topic, row);
+            assert_eq!(platform.errors()[0].message, complaint, "{row}");
+            assert!(answers[0].starts_with("s/e 41,"), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn only_records_what_the_other_topics_carry() {
+        let mut platform = platform();
+        assert!(tell(&mut platform, "s/uat", "").is_empty());
+        assert!(tell(&mut platform, "s/uc/adit", "503,x").is_empty());
+        let log: Vec<_> = platform.log().iter().map(|record| &*record.topic).collect();
+        assert_eq!(log, ["s/uat", "s/uc/adit"]);
+        assert!(platform.errors().is_empty());
+    }
+
+    #[test]
+    fn shows_no_connection_key() {
+        let mut platform = platform();
+        let (id, _) = create(&mut platform, "gw", "hunter2");
+        let delivery = platform.redeliver(id);
+        let operation = platform.operation(id).unwrap();
+        assert_eq!(operation.key().unwrap().expose(), "hunter2");
+        let shown = format!("{platform:?}{operation:?}{:?}{delivery:?}", operation.key());
+        assert!(!shown.contains("hunter2"));
+    }
+}

@@ -1,0 +1,37 @@
+//! What the platform knows of a device.
+
+use std::time::Instant;
+
+/// The gateway or one of its children, as it announced itself.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Device {
+    /// External id.
+    pub id: String,
+    /// Name given with `100` or `101`.
+    pub name: String,
+    /// Type given with `100` or `101`.
+    pub kind: String,
+    /// External id of the gateway, for a child.
+    pub parent: Option<String>,
+    /// The list of the last `114`.
+    pub supported_operations: Vec<String>,
+    /// Minutes of the last `117`.
+    pub required_minutes: Option<String>,
+    /// Name, version, URL and maintainer of the last `122`.
+    pub agent: Vec<String>,
+    /// The list of the last `150`.
+    pub protocols: Vec<String>,
+}
+
+/// What a device told with `400`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Event {
+    /// When it arrived.
+    pub at: Instant,
+    /// External id of the device.
+    pub device: String,
+    /// Type, as `c8y_RemoteAccessOpened`.
+    pub kind: String,
+    /// Text for people.
+    pub text: String,
+}
