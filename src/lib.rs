@@ -2,6 +2,7 @@
 //!
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
+pub mod cli;
 pub mod cloud;
 pub mod config;
 pub mod operations;

@@ -1,1 +1,782 @@
-//! Pure: may this host, this address, this port be reached?
+//! May this host, this address, this port be reached? Pure.
+//!
+//! A name says nothing about where it leads: whoever controls the DNS controls the answer. So the
+//! decision is made about each address that is about to be dialled ([`Policy::check`]), and a name
+//! is only refused early where no address could help ([`Policy::check_name`]). Resolving and
+//! dialling are left to the caller.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use smartrest::Target;
+
+/// What the cloud's users may reach through this gateway. `deny` wins over `allow`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    allow: Vec<Pattern>,
+    deny: Vec<Pattern>,
+}
+
+/// A rule about hosts and ports, such as `plc-7:22`, `*.lan`, `10.0.0.0/8:5900-5910` or `private`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern {
+    /// As the operator wrote it, for messages.
+    text: String,
+    hosts: Hosts,
+    ports: RangeInclusive<u16>,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Hosts {
+    /// Loopback, RFC 1918 and unique-local addresses.
+    Private,
+    Network(IpNet),
+    Name(String),
+    /// The part behind `*`, with its leading dot.
+    Subdomains(String),
+}
+
+/// Which rule keeps a target from being reached.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Denied {
+    /// No configuration can open this address.
+    #[error("{what} is never reached: it is {kind}")]
+    Never {
+        /// The address, behind the name that led to it.
+        what: String,
+        /// What the address is, as "a multicast address".
+        kind: &'static str,
+    },
+    /// A pattern of `remote_access.deny` names it.
+    #[error("the policy denies {what} (remote_access.deny: {pattern})")]
+    Denied {
+        /// The target, and the address it led to.
+        what: String,
+        /// The first pattern that names it.
+        pattern: Pattern,
+    },
+    /// No pattern of `remote_access.allow` names it.
+    #[error("the policy does not allow {what} (remote_access.allow)")]
+    NotAllowed {
+        /// The target, and the address it led to.
+        what: String,
+    },
+}
+
+/// Why a text is not a pattern; a clause to stand behind the text.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum PatternError {
+    /// Nothing that a pattern could be.
+    #[error(
+        "is not a pattern such as \"plc-7:22\", \"*.lan\", \"10.0.0.0/8:5900-5910\", \
+         \"[fd00::7]:22\" or \"private\""
+    )]
+    Form,
+    /// The part behind the last colon is neither a port nor a range of ports.
+    #[error("does not end with a port from 1 to 65535 or a range of ports such as 5900-5910")]
+    Ports,
+    /// The part behind the slash does not suit the address.
+    #[error("has no prefix length from 0 to 32 (IPv4) or 128 (IPv6) behind the slash")]
+    PrefixLength,
+    /// `10.0.0.5/24` may mean the machine or its network.
+    #[error("has address bits behind the prefix; the network is {0}")]
+    HostBits(IpNet),
+    /// The last label of a name cannot be a number, so an address was meant.
+    #[error("is neither an IPv4 address nor a name")]
+    Number,
+    /// `*` alone.
+    #[error("does not say which hosts; \"0.0.0.0/0\" and \"::/0\" are all addresses")]
+    Star,
+}
+
+/// The longest DNS name.
+const NAME_LIMIT: usize = 253;
+const ALL_PORTS: RangeInclusive<u16> = 1..=u16::MAX;
+
+const PRIVATE: [IpNet; 6] = [
+    v4([127, 0, 0, 0], 8),
+    v4([10, 0, 0, 0], 8),
+    v4([172, 16, 0, 0], 12),
+    v4([192, 168, 0, 0], 16),
+    v6([0, 0, 0, 0, 0, 0, 0, 1], 128),
+    v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+];
+
+const LINK_LOCAL: &str = "a link-local address";
+const MULTICAST: &str = "a multicast address";
+const UNSPECIFIED: &str = "an unspecified address";
+const METADATA: &str = "a metadata address of a cloud";
+
+/// Reached under no policy. The metadata services hand out credentials to whoever asks from the
+/// machine itself; two of their addresses lie within fc00::/7 and would pass for private.
+const NEVER: [(IpNet, &str); 10] = [
+    (v4([0, 0, 0, 0], 8), UNSPECIFIED),
+    (v4([169, 254, 0, 0], 16), LINK_LOCAL),
+    (v4([224, 0, 0, 0], 4), MULTICAST),
+    (v4([255, 255, 255, 255], 32), "the broadcast address"),
+    (v4([100, 100, 100, 200], 32), METADATA),
+    (v6([0; 8], 128), UNSPECIFIED),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), LINK_LOCAL),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), MULTICAST),
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
+    (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
+];
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), length))
+}
+
+const fn v6([a, b, c, d, e, f, g, h]: [u16; 8], length: u8) -> IpNet {
+    let address = Ipv6Addr::new(a, b, c, d, e, f, g, h);
+    IpNet::V6(Ipv6Net::new_assert(address, length))
+}
+
+impl Policy {
+    /// Takes the rules. An empty `allow` allows nothing.
+    pub fn new(allow: Vec<Pattern>, deny: Vec<Pattern>) -> Self {
+        Self { allow, deny }
+    }
+
+    /// Decides about an address that is about to be dialled for `target`.
+    pub fn check(&self, target: &Target, address: IpAddr) -> Result<(), Denied> {
+        let address = address.to_canonical();
+        let literal = literal(target);
+        // A network's translator or tunnel end may lead from the address to the IPv4 address
+        // inside it. What is forbidden is forbidden both ways; what is allowed is not widened.
+        let seen = [Some(address), embedded(address)];
+        let seen = || seen.iter().flatten();
+
+        let what = || match literal {
+            Some(_) => target.to_string(),
+            None => format!("{target} at {address}"),
+        };
+        if let Some(kind) = seen().find_map(|&address| never(address)) {
+            let what = match literal {
+                Some(_) => address.to_string(),
+                None => format!("{} at {address}", target.host()),
+            };
+            return Err(Denied::Never { what, kind });
+        }
+        let denies = |rule: &&Pattern| {
+            rule.names(target) || seen().any(|&address| rule.covers(address, target.port()))
+        };
+        if let Some(pattern) = self.deny.iter().find(denies) {
+            return Err(Denied::Denied {
+                what: what(),
+                pattern: pattern.clone(),
+            });
+        }
+        let allows = |rule: &Pattern| rule.names(target) || rule.covers(address, target.port());
+        if self.allow.iter().any(allows) {
+            Ok(())
+        } else {
+            Err(Denied::NotAllowed { what: what() })
+        }
+    }
+
+    /// Refuses a target that no address could make reachable, before its name is resolved.
+    pub fn check_name(&self, target: &Target) -> Result<(), Denied> {
+        if let Some(address) = literal(target) {
+            return self.check(target, address);
+        }
+        if let Some(pattern) = self.deny.iter().find(|rule| rule.names(target)) {
+            return Err(Denied::Denied {
+                what: target.to_string(),
+                pattern: pattern.clone(),
+            });
+        }
+        let may_lead_there = |rule: &Pattern| {
+            rule.names(target)
+                || matches!(rule.hosts, Hosts::Private | Hosts::Network(_))
+                    && rule.ports.contains(&target.port())
+        };
+        if self.allow.iter().any(may_lead_there) {
+            Ok(())
+        } else {
+            Err(Denied::NotAllowed {
+                what: target.to_string(),
+            })
+        }
+    }
+}
+
+/// One line, for the log at the start.
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |patterns: &[Pattern]| {
+            let texts: Vec<_> = patterns.iter().map(|p| p.text.as_str()).collect();
+            texts.join(", ")
+        };
+        match self.allow.as_slice() {
+            [] => f.write_str("allow nothing")?,
+            allow => write!(f, "allow {}", list(allow))?,
+        }
+        match self.deny.as_slice() {
+            [] => Ok(()),
+            deny => write!(f, "; deny {}", list(deny)),
+        }
+    }
+}
+
+impl Pattern {
+    /// Says what the addresses of the pattern are, if none of them is ever reached.
+    pub fn never_reached(&self) -> Option<&'static str> {
+        let Hosts::Network(network) = &self.hosts else {
+            return None;
+        };
+        let within = |(never, _): &&(IpNet, &str)| never.contains(network);
+        NEVER.iter().find(within).map(|&(_, kind)| kind)
+    }
+
+    /// Whether this is a pattern of names that the target's name and port match.
+    fn names(&self, target: &Target) -> bool {
+        let host = canonical_name(target.host());
+        let matches = match &self.hosts {
+            Hosts::Name(name) => host == *name,
+            // Something has to stand in front of the dot.
+            Hosts::Subdomains(end) => host.len() > end.len() && host.ends_with(end.as_str()),
+            Hosts::Private | Hosts::Network(_) => false,
+        };
+        matches && literal(target).is_none() && self.ports.contains(&target.port())
+    }
+
+    /// Whether this is a pattern of addresses that a canonical address and a port match.
+    fn covers(&self, address: IpAddr, port: u16) -> bool {
+        let matches = match &self.hosts {
+            Hosts::Private => PRIVATE.iter().any(|network| network.contains(&address)),
+            Hosts::Network(network) => network.contains(&address),
+            Hosts::Name(_) | Hosts::Subdomains(_) => false,
+        };
+        matches && self.ports.contains(&port)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let text = text.trim();
+        let (host, ports) = split(text)?;
+        Ok(Self {
+            text: text.to_owned(),
+            hosts: parse_hosts(host)?,
+            ports: ports.map_or(Ok(ALL_PORTS), parse_ports)?,
+        })
+    }
+}
+
+/// Parts a pattern into hosts, without brackets, and ports.
+fn split(text: &str) -> Result<(&str, Option<&str>), PatternError> {
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or(PatternError::Form)?;
+        // Brackets are the sign of IPv6 and of nothing else.
+        if !host.contains(':') {
+            return Err(PatternError::Form);
+        }
+        return match rest.strip_prefix(':') {
+            Some(ports) => Ok((host, Some(ports))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(PatternError::Form),
+        };
+    }
+    // Behind the slash of a network a colon can only begin the ports.
+    let behind = text.find('/').unwrap_or(0);
+    let bare_ipv6 = behind == 0 && text.matches(':').count() > 1;
+    match text[behind..].split_once(':') {
+        Some((before, ports)) if !bare_ipv6 => Ok((&text[..behind + before.len()], Some(ports))),
+        _ => Ok((text, None)),
+    }
+}
+
+fn parse_ports(text: &str) -> Result<RangeInclusive<u16>, PatternError> {
+    let port = |text: &str| match text.parse() {
+        Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
+        _ => Err(PatternError::Ports),
+    };
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let ports = port(from)?..=port(to)?;
+    if ports.is_empty() {
+        return Err(PatternError::Ports);
+    }
+    Ok(ports)
+}
+
+fn parse_hosts(text: &str) -> Result<Hosts, PatternError> {
+    if let Some((address, length)) = text.split_once('/') {
+        let address: IpAddr = address.parse().map_err(|_| PatternError::Form)?;
+        let length = length.parse().map_err(|_| PatternError::PrefixLength)?;
+        let network = IpNet::new(address, length).map_err(|_| PatternError::PrefixLength)?;
+        if network != network.trunc() {
+            return Err(PatternError::HostBits(network.trunc()));
+        }
+        return Ok(Hosts::Network(canonical_network(network)));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Hosts::Network(address.to_canonical().into()));
+    }
+    if text.eq_ignore_ascii_case("private") {
+        return Ok(Hosts::Private);
+    }
+    if text == "*" {
+        return Err(PatternError::Star);
+    }
+    let name = canonical_name(text);
+    let subdomains = name.strip_prefix("*.");
+    let labels = subdomains.unwrap_or(&name);
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+    let is_label = |label: &str| !label.is_empty() && label.chars().all(fits);
+    if labels.len() > NAME_LIMIT || !labels.split('.').all(is_label) {
+        return Err(PatternError::Form);
+    }
+    // `127.1` and `0x7f.1` are addresses to a resolver, but no two spellings would match here.
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    if last.starts_with("0x") || last.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(PatternError::Number);
+    }
+    Ok(match subdomains {
+        Some(parent) => Hosts::Subdomains(format!(".{parent}")),
+        None => Hosts::Name(name),
+    })
+}
+
+/// An IPv4 network that is written as IPv4-mapped IPv6 becomes what it is.
+fn canonical_network(network: IpNet) -> IpNet {
+    const MAPPED_PREFIX: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(network) => network.addr().to_ipv4_mapped(),
+        IpNet::V4(_) => None,
+    };
+    mapped
+        .zip(network.prefix_len().checked_sub(MAPPED_PREFIX))
+        .and_then(|(address, length)| Ipv4Net::new(address, length).ok())
+        .map_or(network, IpNet::V4)
+}
+
+/// A name as it is compared: lower case, without the dot of the root.
+fn canonical_name(text: &str) -> String {
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
+}
+
+/// The address that a target gives in place of a name.
+fn literal(target: &Target) -> Option<IpAddr> {
+    target.host().parse().ok()
+}
+
+/// The IPv4 address that an IPv6 address leads to: IPv4-compatible, NAT64 (RFC 6052) or 6to4.
+fn embedded(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(address) = address else {
+        return None;
+    };
+    let pair = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Some(IpAddr::from([a, b, c, d]))
+    };
+    match address.segments() {
+        // `::` and `::1` are addresses of their own.
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+        [0, 0, 0, 0, 0, 0, high, low] => pair(high, low),
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => pair(high, low),
+        [0x2002, high, low, ..] => pair(high, low),
+        _ => None,
+    }
+}
+
+fn never(address: IpAddr) -> Option<&'static str> {
+    let contains = |(network, _): &&(IpNet, &str)| network.contains(&address);
+    NEVER.iter().find(contains).map(|&(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn target(text: &str) -> Target {
+        let (host, port) = text.rsplit_once(':').unwrap();
+        Target::parse(host, port).unwrap()
+    }
+
+    fn patterns(text: &str) -> Vec<Pattern> {
+        let parse = |text: &str| text.parse().unwrap_or_else(|e| panic!("{text} {e}"));
+        text.split_whitespace().map(parse).collect()
+    }
+
+    fn policy(allow: &str, deny: &str) -> Policy {
+        Policy::new(patterns(allow), patterns(deny))
+    }
+
+    fn complaint(result: Result<(), Denied>) -> String {
+        result.map_or_else(|denied| denied.to_string(), |()| "reached".to_owned())
+    }
+
+    #[test]
+    fn allows_what_a_pattern_names() {
+        for (allow, asked, address, reached) in [
+            ("plc-7", "plc-7:22", "10.0.0.7", true),
+            ("plc-7", "PLC-7.:22", "8.8.8.8", true),
+            ("PLC-7.", "plc-7:22", "10.0.0.7", true),
+            ("plc-7", "plc-70:22", "10.0.0.7", false),
+            ("plc-7", "10.0.0.7:22", "10.0.0.7", false),
+            ("plc-7:22", "plc-7:22", "10.0.0.7", true),
+            ("plc-7:22", "plc-7:23", "10.0.0.7", false),
+            ("plc-7:22-24", "plc-7:24", "10.0.0.7", true),
+            ("plc-7:22-24", "plc-7:25", "10.0.0.7", false),
+            ("*.lan", "plc-7.lan:22", "10.0.0.7", true),
+            ("*.lan", "a.b.LAN.:22", "10.0.0.7", true),
+            ("*.lan", "lan:22", "10.0.0.7", false),
+            ("*.lan", ".lan:22", "10.0.0.7", false),
+            ("*.lan", "plc-7.wlan:22", "10.0.0.7", false),
+            ("*.lan:22", "plc-7.lan:23", "10.0.0.7", false),
+            ("10.0.0.7", "10.0.0.7:22", "10.0.0.7", true),
+            ("10.0.0.7:22", "10.0.0.7:22", "10.0.0.7", true),
+            ("10.0.0.7", "anything:22", "10.0.0.7", true),
+            ("10.0.0.7", "10.0.0.7:22", "10.0.0.8", false),
+            ("10.0.0.0/8", "plc-7:22", "10.255.0.1", true),
+            ("10.0.0.0/8", "plc-7:22", "11.0.0.1", false),
+            ("10.0.0.0/8:22", "plc-7:22", "::ffff:10.0.0.1", true),
+            ("10.0.0.0/8:22-23", "plc-7:24", "10.0.0.1", false),
+            ("::ffff:10.0.0.0/104", "plc-7:22", "10.0.0.1", true),
+            ("::ffff:10.0.0.7", "plc-7:22", "10.0.0.7", true),
+            ("2001:db8::7", "[2001:DB8:0::7]:22", "2001:db8::7", true),
+            ("[2001:db8::7]:22", "plc-7:22", "2001:db8::7", true),
+            ("[2001:db8::7]:22", "plc-7:23", "2001:db8::7", false),
+            ("[2001:db8::/32]:22", "plc-7:22", "2001:db8:1::", true),
+            ("2001:db8::/32:22", "plc-7:23", "2001:db8:1::", false),
+            ("2001:db8::/32", "plc-7:23", "2001:db9::", false),
+            ("::/0", "plc-7:22", "10.0.0.7", false),
+            ("0.0.0.0/0", "plc-7:22", "64:ff9b::8.8.8.8", false),
+            ("private", "localhost:22", "127.8.9.1", true),
+            ("private", "localhost:22", "::1", true),
+            ("Private", "plc-7:22", "10.0.0.7", true),
+            ("private", "plc-7:22", "172.16.0.1", true),
+            ("private", "plc-7:22", "172.31.255.255", true),
+            ("private", "plc-7:22", "172.32.0.0", false),
+            ("private", "plc-7:22", "192.168.1.1", true),
+            ("private", "plc-7:22", "::ffff:192.168.1.1", true),
+            ("private", "[::ffff:7f00:1]:22", "::ffff:7f00:1", true),
+            ("private", "plc-7:22", "fd12::1", true),
+            ("private", "plc-7:22", "fe00::1", false),
+            ("private", "plc-7:22", "100.64.0.1", false),
+            ("private", "plc-7:22", "8.8.8.8", false),
+            ("private:22", "plc-7:22", "10.0.0.7", true),
+            ("private:22", "plc-7:80", "10.0.0.7", false),
+            ("", "plc-7:22", "10.0.0.7", false),
+        ] {
+            let result = policy(allow, "").check(&target(asked), address.parse().unwrap());
+            assert_eq!(result.is_ok(), reached, "{allow}: {asked} at {address}");
+        }
+    }
+
+    #[test]
+    fn denies_what_a_pattern_names_whatever_is_allowed() {
+        for (deny, asked, address, reached) in [
+            ("plc-7", "PLC-7.:22", "10.0.0.7", false),
+            ("plc-7", "plc-8:22", "10.0.0.7", true),
+            ("plc-7:22", "plc-7:23", "10.0.0.7", true),
+            ("*.lan", "plc-7.lan:22", "10.0.0.7", false),
+            ("10.0.0.0/24", "plc-7:22", "10.0.0.7", false),
+            ("10.0.0.0/24", "plc-7:22", "::ffff:10.0.0.7", false),
+            ("10.0.0.0/24", "plc-7:22", "64:ff9b::10.0.0.7", false),
+            ("10.0.0.0/24", "plc-7:22", "2002:a00:7::1", false),
+            ("10.0.0.0/24", "plc-7:22", "10.0.1.7", true),
+            ("10.0.0.7:22", "plc-7:23", "10.0.0.7", true),
+            ("private", "plc-7:22", "127.0.0.1", false),
+            ("private:22", "plc-7:23", "127.0.0.1", true),
+        ] {
+            let result = policy("private 0.0.0.0/0 ::/0 plc-7 plc-8 *.lan", deny)
+                .check(&target(asked), address.parse().unwrap());
+            assert_eq!(result.is_ok(), reached, "{deny}: {asked} at {address}");
+        }
+    }
+
+    #[test]
+    fn never_reaches_some_addresses() {
+        for (address, kind) in [
+            ("0.0.0.0", "an unspecified address"),
+            ("0.1.2.3", "an unspecified address"),
+            ("::", "an unspecified address"),
+            ("169.254.0.1", "a link-local address"),
+            ("169.254.169.254", "a link-local address"),
+            ("::ffff:169.254.169.254", "a link-local address"),
+            ("64:ff9b::169.254.169.254", "a link-local address"),
+            ("2002:a9fe:a9fe::", "a link-local address"),
+            ("::169.254.169.254", "a link-local address"),
+            ("fe80::1", "a link-local address"),
+            ("febf::1", "a link-local address"),
+            ("224.0.0.251", "a multicast address"),
+            ("239.255.255.250", "a multicast address"),
+            ("ff02::fb", "a multicast address"),
+            ("255.255.255.255", "the broadcast address"),
+            ("100.100.100.200", "a metadata address of a cloud"),
+            ("fd00:ec2::254", "a metadata address of a cloud"),
+            ("fd20:ce::254", "a metadata address of a cloud"),
+        ] {
+            let policy = policy("private 0.0.0.0/0 ::/0 plc-7", "");
+            let address = address.parse::<IpAddr>().unwrap();
+            let shown = address.to_canonical();
+            assert_eq!(
+                complaint(policy.check(&target("plc-7:22"), address)),
+                format!("plc-7 at {shown} is never reached: it is {kind}")
+            );
+            let literal = Target::parse(&address.to_string(), "22").unwrap();
+            assert_eq!(
+                complaint(policy.check_name(&literal)),
+                format!("{shown} is never reached: it is {kind}")
+            );
+        }
+    }
+
+    #[test]
+    fn says_which_rule_refuses() {
+        for (asked, address, words) in [
+            (
+                "8.8.8.8:53",
+                "8.8.8.8",
+                "the policy does not allow 8.8.8.8:53 (remote_access.allow)",
+            ),
+            (
+                "dns.example:53",
+                "8.8.8.8",
+                "the policy does not allow dns.example:53 at 8.8.8.8 (remote_access.allow)",
+            ),
+            (
+                "10.0.0.5:22",
+                "10.0.0.5",
+                "the policy denies 10.0.0.5:22 (remote_access.deny: 10.0.0.0/24)",
+            ),
+            (
+                "plc-5:22",
+                "10.0.0.5",
+                "the policy denies plc-5:22 at 10.0.0.5 (remote_access.deny: 10.0.0.0/24)",
+            ),
+            (
+                "safe.LAN:22",
+                "10.1.0.5",
+                "the policy denies safe.LAN:22 at 10.1.0.5 (remote_access.deny: *.lan:22)",
+            ),
+            ("plc-5:22", "10.1.0.5", "reached"),
+        ] {
+            let policy = policy("private", "10.0.0.0/24 *.lan:22");
+            let address = address.parse().unwrap();
+            assert_eq!(complaint(policy.check(&target(asked), address)), words);
+        }
+    }
+
+    #[test]
+    fn refuses_a_name_early_only_if_no_address_could_help() {
+        for (allow, deny, asked, refused) in [
+            ("private", "", "plc-7:22", false),
+            ("private:80", "", "plc-7:22", true),
+            ("10.0.0.0/8:22", "", "plc-7:22", false),
+            ("plc-8 *.lan", "", "plc-7:22", true),
+            ("plc-8 *.lan", "", "plc-7.lan:22", false),
+            ("plc-7:22", "", "plc-7:23", true),
+            ("private", "plc-7", "plc-7:22", true),
+            ("private", "plc-7:80", "plc-7:22", false),
+            ("private", "0.0.0.0/0", "plc-7:22", false),
+            ("private", "", "10.0.0.7:22", false),
+            ("private", "10.0.0.7", "10.0.0.7:22", true),
+            ("private", "", "[2001:db8::7]:22", true),
+            ("", "", "plc-7:22", true),
+        ] {
+            let result = policy(allow, deny).check_name(&target(asked));
+            assert_eq!(result.is_err(), refused, "{allow} / {deny}: {asked}");
+        }
+        assert_eq!(
+            complaint(policy("", "").check_name(&target("plc-7:22"))),
+            "the policy does not allow plc-7:22 (remote_access.allow)"
+        );
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_pattern() {
+        let form = PatternError::Form;
+        let ports = PatternError::Ports;
+        let length = PatternError::PrefixLength;
+        for (text, wrong) in [
+            ("", form),
+            (":22", form),
+            ("plc 7", form),
+            ("plc-7,plc-8", form),
+            ("a..b", form),
+            ("*lan", form),
+            ("*.", form),
+            ("*.*.lan", form),
+            ("plc-*.lan", form),
+            ("müller.lan", form),
+            ("[plc-7]:22", form),
+            ("[10.0.0.7]:22", form),
+            ("[fd00::7", form),
+            ("[fd00::7]22", form),
+            ("[fd00::7]]:22", form),
+            ("fe80::1%eth0", form),
+            ("https://plc-7", form),
+            ("plc-7/24", form),
+            ("1:2:3", form),
+            ("plc-7:", ports),
+            ("plc-7:0", ports),
+            ("plc-7:+22", ports),
+            ("plc-7:65536", ports),
+            ("plc-7:ssh", ports),
+            ("plc-7:30-20", ports),
+            ("plc-7:20-", ports),
+            ("plc-7:20-30-40", ports),
+            ("10.0.0.0/8:", ports),
+            ("10.0.0.0/33", length),
+            ("10.0.0.0/", length),
+            ("fd00::/129", length),
+            ("10.0.0.5/24", PatternError::HostBits(v4([10, 0, 0, 0], 24))),
+            ("10.0.0", PatternError::Number),
+            ("10.0.0.300", PatternError::Number),
+            ("127.1", PatternError::Number),
+            ("0x7f.0x1", PatternError::Number),
+            ("*", PatternError::Star),
+            ("*:22", PatternError::Star),
+        ] {
+            assert_eq!(text.parse::<Pattern>(), Err(wrong), "{text}");
+        }
+        let long = "a".repeat(NAME_LIMIT + 1);
+        assert_eq!(long.parse::<Pattern>(), Err(form));
+    }
+
+    #[test]
+    fn knows_a_pattern_that_is_never_reached() {
+        for (text, kind) in [
+            ("169.254.169.254", Some(LINK_LOCAL)),
+            ("169.254.0.0/16:80", Some(LINK_LOCAL)),
+            ("::ffff:169.254.0.0/112", Some(LINK_LOCAL)),
+            ("[fe80::1]:22", Some(LINK_LOCAL)),
+            ("224.0.0.0/8", Some(MULTICAST)),
+            ("0.0.0.0", Some(UNSPECIFIED)),
+            ("::", Some(UNSPECIFIED)),
+            ("fd00:ec2::254", Some(METADATA)),
+            ("fd00:ec2::/32", None),
+            ("0.0.0.0/0", None),
+            ("169.254.0.0/15", None),
+            ("private", None),
+            ("metadata", None),
+        ] {
+            let pattern: Pattern = text.parse().unwrap();
+            assert_eq!(pattern.never_reached(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn fits_on_a_line() {
+        for (allow, deny, line) in [
+            ("", "", "allow nothing"),
+            ("private", "", "allow private"),
+            (
+                "private:22 *.lan",
+                "10.0.0.1 plc-7:1-9",
+                "allow private:22, *.lan; deny 10.0.0.1, plc-7:1-9",
+            ),
+        ] {
+            assert_eq!(policy(allow, deny).to_string(), line);
+        }
+    }
+
+    fn any_address() -> impl Strategy<Value = IpAddr> {
+        let network = prop::sample::select(
+            NEVER
+                .iter()
+                .map(|(network, _)| *network)
+                .chain(PRIVATE)
+                .collect::<Vec<_>>(),
+        );
+        let within = (network, any::<u128>()).prop_map(|(network, bits)| match network {
+            IpNet::V4(network) => {
+                let host = u32::from(network.hostmask()) & bits as u32;
+                IpAddr::V4((u32::from(network.network()) | host).into())
+            }
+            IpNet::V6(network) => {
+                let host = u128::from(network.hostmask()) & bits;
+                IpAddr::V6((u128::from(network.network()) | host).into())
+            }
+        });
+        prop_oneof![any::<IpAddr>(), within]
+    }
+
+    fn any_patterns() -> impl Strategy<Value = String> {
+        let host = prop_oneof![
+            Just("private".to_owned()),
+            Just("plc-7".to_owned()),
+            Just("*.lan".to_owned()),
+            Just("0.0.0.0/0".to_owned()),
+            Just("[::/0]".to_owned()),
+            any::<Ipv4Addr>().prop_map(|a| a.to_string()),
+            any::<Ipv6Addr>().prop_map(|a| format!("[{a}]")),
+            (any::<Ipv4Addr>(), 0..=32u8)
+                .prop_map(|(a, l)| Ipv4Net::new(a, l).unwrap().trunc().to_string()),
+        ];
+        let ports = prop_oneof![Just(""), Just(":22"), Just(":20-30"), Just(":80")];
+        let pattern = (host, ports).prop_map(|(host, ports)| format!("{host}{ports}"));
+        prop::collection::vec(pattern, 0..5).prop_map(|patterns| patterns.join(" "))
+    }
+
+    fn any_target() -> impl Strategy<Value = Target> {
+        let names = prop::sample::select(vec!["plc-7", "PLC-7.", "plc-8", "a.lan", "lan"]);
+        let host = prop_oneof![
+            names.prop_map(str::to_owned),
+            any_address().prop_map(|address| address.to_string()),
+        ];
+        let port = prop::sample::select(vec!["22", "25", "80", "443"]);
+        (host, port).prop_map(|(host, port)| Target::parse(&host, port).unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn reads_any_text_without_panic(text in "\\PC{0,20}|[\\[\\]0-9a-f:./*-]{0,20}") {
+            if let Ok(pattern) = text.parse::<Pattern>() {
+                prop_assert_eq!(pattern.to_string().parse(), Ok(pattern));
+            }
+        }
+
+        #[test]
+        fn treats_every_spelling_of_an_address_alike(
+            allow in any_patterns(),
+            deny in any_patterns(),
+            target in any_target(),
+            address in any::<Ipv4Addr>(),
+        ) {
+            let policy = policy(&allow, &deny);
+            let mapped = IpAddr::V6(address.to_ipv6_mapped());
+            prop_assert_eq!(policy.check(&target, address.into()), policy.check(&target, mapped));
+        }
+
+        #[test]
+        fn reaches_nothing_that_is_denied_or_never_reached(
+            allow in any_patterns(),
+            deny in any_patterns(),
+            target in any_target(),
+            address in any_address(),
+        ) {
+            let reached = policy(&allow, &deny).check(&target, address).is_ok();
+            let denied = policy(&deny, "").check(&target, address).is_ok();
+            prop_assert!(!(reached && (denied || never(address.to_canonical()).is_some())));
+        }
+
+        #[test]
+        fn refuses_a_name_early_only_if_every_address_is_refused(
+            allow in any_patterns(),
+            deny in any_patterns(),
+            target in any_target(),
+            address in any_address(),
+        ) {
+            let policy = policy(&allow, &deny);
+            let address = literal(&target).unwrap_or(address);
+            if policy.check_name(&target).is_err() {
+                prop_assert!(policy.check(&target, address).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,519 @@
+//! The command line, and the environment of the flags that are no keys of the configuration.
+//!
+//! A value that the command line library refuses is repeated in its message. Rows and keys are
+//! secrets, so it takes them as they are, and they are read afterwards.
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target};
+
+use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE};
+use crate::secret::Secret;
+
+/// What adit is asked to do, and how.
+#[derive(Debug)]
+pub struct Invocation {
+    /// The file of `--config`.
+    pub config: Option<PathBuf>,
+    /// The values of `--set`, as `section.key=value`; the configuration reads them.
+    pub settings: Vec<String>,
+    /// The least important messages to log. `Info` unless set.
+    pub log_level: LogLevel,
+    /// `Text` unless set.
+    pub log_format: LogFormat,
+    /// What to do.
+    pub command: Command,
+}
+
+/// What adit is asked to do.
+#[derive(Debug)]
+pub enum Command {
+    /// Be the agent until a signal comes.
+    Run,
+    /// Open one tunnel, then exit.
+    Connect(Connect),
+}
+
+/// Where the one tunnel of `adit connect` is described.
+#[derive(Debug)]
+pub enum Connect {
+    /// On the command line.
+    Tunnel(Tunnel),
+    /// In a row on standard input, for [`parse_row`].
+    StandardInput,
+}
+
+/// One tunnel to open. The device of a row does not matter: nothing is reported.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The machine to reach.
+    pub target: Target,
+    /// The one-time key of the WebSocket.
+    pub key: ConnectionKey,
+}
+
+/// How important a message has to be to be logged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogLevel {
+    /// Adit gives up.
+    Error,
+    /// It goes on, and somebody should look.
+    Warn,
+    /// A tunnel or a connection began or ended.
+    Info,
+    /// Why adit took one branch.
+    Debug,
+    /// Each message.
+    Trace,
+}
+
+/// What a line of the log looks like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line, for machines.
+    Json,
+}
+
+/// Why a text does not describe a tunnel.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum RowError {
+    /// There is no row.
+    #[error("there is no row")]
+    Empty,
+    /// There is more than one row, and one tunnel to open.
+    #[error("there is more than one row")]
+    Several,
+    /// The row asks for something else. Its template is not shown: it may be a key that slipped.
+    #[error("the row does not begin with 530")]
+    Template,
+    /// A value is missing or wrong.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+/// The template id of the row that asks for a tunnel.
+const CONNECT_TEMPLATE: &str = "530";
+/// Stands for standard input in place of a row.
+const STANDARD_INPUT: &str = "-";
+
+/// Remote access agent for gateways that speak MQTT to Cumulocity.
+///
+/// The cloud asks for a tunnel with a SmartREST row, `530,…`; adit opens a TCP connection to a
+/// machine of the gateway's network and a WebSocket to the cloud, and carries the bytes between.
+#[derive(Parser)]
+#[command(
+    name = "adit",
+    version,
+    arg_required_else_help = true,
+    subcommand_required = true,
+    after_help = "\
+Example:
+  ADIT_AUTH_PASSWORD=… adit run --set cloud.url=https://tenant.example.com \\
+    --set auth.tenant=t12345 --set auth.username=device_gateway-7
+
+Every key of the configuration also has a variable: section and key in upper case behind ADIT_, as
+ADIT_CLOUD_URL; lists are separated by commas. Flags win over variables, variables over the file.
+An empty variable counts as not set.
+Exit status: 2 for a bad command line or configuration."
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Args)]
+struct Common {
+    /// Configuration file [default: /etc/adit/adit.toml, if it exists]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets a key of the configuration, as mqtt.keep_alive=30s; no value means the default
+    #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
+    settings: Vec<String>,
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
+    log_level: Option<LogLevel>,
+    /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
+    #[arg(long, global = true, value_name = "FORMAT", ignore_case = true)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Runs the agent until SIGTERM or SIGINT
+    #[command(after_help = "\
+Example:
+  adit run --config /etc/adit/adit.toml --log-level debug")]
+    Run,
+    /// Opens one tunnel without MQTT, prints CONNECTED when both ends stand, and exits at its end
+    #[command(after_help = "\
+Examples:
+  adit connect '530,gateway-7,plc-7.lan,22,4f3a…'
+  adit connect --target plc-7.lan:22 --key 4f3a…
+  adit connect - < row.csv
+
+Every user of the machine sees a command line, and whoever holds the connection key can take the
+tunnel; a row on standard input is seen by nobody.")]
+    Connect(ConnectArgs),
+}
+
+#[derive(Args)]
+struct ConnectArgs {
+    /// The row, as '530,<device>,<host>,<port>,<connection key>'; - reads it from standard input
+    #[arg(value_parser = hidden, conflicts_with_all = ["target", "key"])]
+    row: Option<Secret>,
+    /// The machine to reach; an IPv6 address stands in brackets
+    #[arg(long, value_name = "HOST:PORT", requires = "key",
+          value_parser = NonEmptyStringValueParser::new())]
+    target: Option<String>,
+    /// The connection key
+    #[arg(long, value_parser = hidden, requires = "target")]
+    key: Option<Secret>,
+}
+
+fn hidden(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text))
+}
+
+/// Reads the command line and the environment of this process.
+///
+/// Where there is nothing to do but to say something, as for `--help` or a mistake, it says so and
+/// ends the process, with 2 for a mistake.
+pub fn parse() -> Invocation {
+    let variable = |name: &str| std::env::var_os(name);
+    parse_from(std::env::args_os(), variable).unwrap_or_else(|error| error.exit())
+}
+
+/// Reads a command line, the name of the program first.
+///
+/// # Errors
+/// What is wrong with it, or what it asks to be told.
+pub fn parse_from(
+    arguments: impl IntoIterator<Item = OsString>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Invocation, clap::Error> {
+    let Cli { common, command } = Cli::try_parse_from(arguments)?;
+    Ok(Invocation {
+        config: common.config,
+        settings: common.settings,
+        log_level: or_variable(common.log_level, LOG_LEVEL_VARIABLE, &variable)?
+            .unwrap_or(LogLevel::Info),
+        log_format: or_variable(common.log_format, LOG_FORMAT_VARIABLE, &variable)?
+            .unwrap_or(LogFormat::Text),
+        command: match command {
+            Subcommands::Run => Command::Run,
+            Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
+        },
+    })
+}
+
+/// Reads a `530` row, as `adit connect -` finds it on standard input.
+///
+/// # Errors
+/// What the row lacks; nothing of the connection key.
+pub fn parse_row(text: &str) -> Result<Tunnel, RowError> {
+    let rows = smartrest::decode(text.as_bytes());
+    let row = match rows.as_slice() {
+        [] => return Err(RowError::Empty),
+        [row] => row,
+        _ => return Err(RowError::Several),
+    };
+    if row.template() != CONNECT_TEMPLATE {
+        return Err(RowError::Template);
+    }
+    let ConnectRequest { target, key, .. } = ConnectRequest::from_row(row)?;
+    Ok(Tunnel { target, key })
+}
+
+/// Takes a flag, else its variable if that is not empty.
+fn or_variable<T: ValueEnum>(
+    flag: Option<T>,
+    name: &str,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<T>, clap::Error> {
+    let text = variable(name).filter(|text| !text.is_empty());
+    let (None, Some(text)) = (&flag, text) else {
+        return Ok(flag);
+    };
+    let text = text.to_string_lossy();
+    let value = T::from_str(&text, true).map_err(|_| {
+        let known = T::value_variants().iter();
+        let known: Vec<_> = known
+            .filter_map(ValueEnum::to_possible_value)
+            .map(|value| value.get_name().to_owned())
+            .collect();
+        let known = known.join(", ");
+        mistake(
+            ErrorKind::InvalidValue,
+            format!("{name}: {text:?} is not one of {known}"),
+        )
+    })?;
+    Ok(Some(value))
+}
+
+impl ConnectArgs {
+    fn connect(self) -> Result<Connect, clap::Error> {
+        let tunnel = match self {
+            Self { row: Some(row), .. } if row.expose() == STANDARD_INPUT => {
+                return Ok(Connect::StandardInput);
+            }
+            Self { row: Some(row), .. } => {
+                parse_row(row.expose()).map_err(|error| error.to_string())
+            }
+            Self {
+                target: Some(target),
+                key: Some(key),
+                ..
+            } => tunnel(&target, &key),
+            _ => Err("nothing says what to connect: give a row, or --target and --key".to_owned()),
+        };
+        tunnel
+            .map(Connect::Tunnel)
+            .map_err(|words| mistake(ErrorKind::ValueValidation, words))
+    }
+}
+
+fn tunnel(target: &str, key: &Secret) -> Result<Tunnel, String> {
+    let bracketed = target.starts_with('[') && target.contains("]:");
+    let (host, port) = target
+        .rsplit_once(':')
+        .filter(|(host, _)| bracketed || !host.contains(':'))
+        .ok_or_else(|| format!("{target:?} is neither HOST:PORT nor [IPv6]:PORT"))?;
+    let words = |error: RequestError| error.to_string();
+    if key.expose().is_empty() {
+        return Err("the connection key is empty".to_owned());
+    }
+    Ok(Tunnel {
+        target: Target::parse(host, port).map_err(words)?,
+        key: ConnectionKey::parse(key.expose()).map_err(words)?,
+    })
+}
+
+fn mistake(kind: ErrorKind, words: String) -> clap::Error {
+    Cli::command().error(kind, words)
+}
+
+impl From<LogLevel> for tracing::Level {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Invocation, clap::Error> {
+        with_variables(arguments, &[])
+    }
+
+    fn with_variables(
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Invocation, clap::Error> {
+        let arguments = ["adit"].iter().chain(arguments).map(OsString::from);
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, text)| OsString::from(text))
+        };
+        parse_from(arguments, variable)
+    }
+
+    fn refusal(arguments: &[&str]) -> String {
+        let error = parsed(arguments).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        error.to_string()
+    }
+
+    fn connected(arguments: &[&str]) -> (String, String) {
+        match parsed(arguments).unwrap().command {
+            Command::Connect(Connect::Tunnel(Tunnel { target, key })) => {
+                (target.to_string(), key.expose().to_owned())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn is_declared_without_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn runs_with_defaults() {
+        let invocation = parsed(&["run"]).unwrap();
+        assert!(matches!(invocation.command, Command::Run));
+        assert_eq!(invocation.config, None);
+        assert_eq!(invocation.settings, Vec::<String>::new());
+        assert_eq!(invocation.log_level, LogLevel::Info);
+        assert_eq!(invocation.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn takes_the_common_flags_on_either_side_of_the_command() {
+        let flags = [
+            "-c",
+            "a.toml",
+            "--set",
+            "a.b=c",
+            "--log-level",
+            "warn",
+            "--log-format",
+            "json",
+        ];
+        let before = [&flags[..], &["run"]].concat();
+        let behind = [&["run"], &flags[..]].concat();
+        for arguments in [before, behind] {
+            let invocation = parsed(&arguments).unwrap();
+            assert_eq!(invocation.config, Some(PathBuf::from("a.toml")));
+            assert_eq!(invocation.settings, ["a.b=c"]);
+            assert_eq!(invocation.log_level, LogLevel::Warn);
+            assert_eq!(invocation.log_format, LogFormat::Json);
+        }
+    }
+
+    #[test]
+    fn logs_as_the_flag_says_or_else_the_variable() {
+        for (flags, variable, level) in [
+            (&["run"][..], "debug", LogLevel::Debug),
+            (&["run"], "DEBUG", LogLevel::Debug),
+            (&["run"], "", LogLevel::Info),
+            (&["run", "--log-level", "error"], "debug", LogLevel::Error),
+        ] {
+            let invocation = with_variables(flags, &[("ADIT_LOG_LEVEL", variable)]).unwrap();
+            assert_eq!(invocation.log_level, level, "{flags:?} {variable}");
+        }
+        let error = with_variables(&["run"], &[("ADIT_LOG_FORMAT", "xml")]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        let words = error.to_string();
+        assert!(
+            words.contains("ADIT_LOG_FORMAT: \"xml\" is not one of text, json"),
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn connects_as_a_row_or_as_flags_say() {
+        for (arguments, target) in [
+            (&["530,gw-1,plc-7,22,k-1"][..], "plc-7:22"),
+            (&["--target", "plc-7:22", "--key", "k-1"], "plc-7:22"),
+            (&["--target=[fd00::7]:22", "--key=k-1"], "[fd00::7]:22"),
+            (&["--target", "10.0.0.7:22", "--key", "k-1"], "10.0.0.7:22"),
+        ] {
+            let arguments = [&["connect"], arguments].concat();
+            let expected = (target.to_owned(), "k-1".to_owned());
+            assert_eq!(connected(&arguments), expected, "{arguments:?}");
+        }
+        let invocation = parsed(&["connect", "-"]).unwrap();
+        assert!(matches!(
+            invocation.command,
+            Command::Connect(Connect::StandardInput)
+        ));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_command_line() {
+        for (arguments, words) in [
+            (&["fly"][..], "unrecognized subcommand 'fly'"),
+            (&["run", "530,a,b,1,c"], "unexpected argument"),
+            (
+                &["run", "--log-level", "loud"],
+                "[possible values: error, warn, info, debug, trace]",
+            ),
+            (&["connect"], "give a row, or --target and --key"),
+            (&["connect", "--target", "plc-7:22"], "--key <KEY>"),
+            (&["connect", "--key", "k"], "--target <HOST:PORT>"),
+            (
+                &["connect", "530,a,b,1,c", "--key", "k"],
+                "cannot be used with",
+            ),
+            (
+                &["connect", "530,a,b,1,c", "--target", "a:1"],
+                "cannot be used with",
+            ),
+            (&["connect", ""], "there is no row"),
+            (
+                &["connect", "511,a,b,1,c"],
+                "the row does not begin with 530",
+            ),
+            (
+                &["connect", "530,a,b,1,c\n530,a,b,1,d"],
+                "there is more than one row",
+            ),
+            (
+                &["connect", "530,gw-1,plc-7,22"],
+                "the connection key is missing",
+            ),
+            (
+                &["connect", "530,gw-1,plc-7,0,k"],
+                "port 0 is not from 1 to 65535",
+            ),
+            (
+                &["connect", "--target", "plc-7", "--key", "k"],
+                "\"plc-7\" is neither HOST:PORT nor [IPv6]:PORT",
+            ),
+            (
+                &["connect", "--target", "fd00::7:22", "--key", "k"],
+                "neither HOST:PORT nor [IPv6]:PORT",
+            ),
+            (
+                &["connect", "--target", "plc-7:0", "--key", "k"],
+                "port 0 is not from 1 to 65535",
+            ),
+            (
+                &["connect", "--target", "plc-7:22", "--key", ""],
+                "the connection key is empty",
+            ),
+        ] {
+            let refusal = refusal(arguments);
+            assert!(refusal.contains(words), "{arguments:?}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn shows_help_without_a_command() {
+        assert!(refusal(&[]).contains("Usage: adit"));
+        let help = parsed(&["connect", "--help"]).unwrap_err();
+        assert_eq!(help.exit_code(), 0);
+        assert!(
+            help.to_string()
+                .contains("adit connect --target plc-7.lan:22 --key")
+        );
+        assert_eq!(parsed(&["--version"]).unwrap_err().exit_code(), 0);
+    }
+
+    #[test]
+    fn repeats_no_connection_key() {
+        for arguments in [
+            &["connect", "530,gw-1,plc-7,0,hunter2"][..],
+            &["connect", "530,gw-1,plc-7,22,hunter2 !"],
+            &["connect", "531,hunter2"],
+            &["connect", "hunter2"],
+            &["connect", "--key", "hunter2"],
+            &["connect", "--key", "hunter2", "--key", "hunter2"],
+            &["connect", "--keys=hunter2"],
+            &["connect", "--target", "plc-7:22", "--key", "hunter2 !"],
+            &["connect", "--target", "plc-7:0", "--key", "hunter2"],
+            &["connect", "530,gw-1,plc-7,22,hunter2", "--key", "hunter2"],
+        ] {
+            let refusal = refusal(arguments);
+            assert!(!refusal.contains("hunter2"), "{arguments:?}: {refusal}");
+        }
+        let invocation = parsed(&["connect", "530,gw-1,plc-7,22,hunter2"]).unwrap();
+        assert!(!format!("{invocation:?}").contains("hunter2"));
+    }
+}

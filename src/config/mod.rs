@@ -1,0 +1,555 @@
+//! The configuration as types. A [`Config`] that exists can be used.
+//!
+//! Nothing else of adit reads files or the environment. All that is wrong is reported in one go:
+//! whoever configures a thousand gateways does not want to learn it one start at a time.
+
+mod fault;
+mod keys;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::cloud::transport::Endpoint;
+use crate::secret::Secret;
+use crate::tunnel::policy::Policy;
+use fault::{Fault, Place};
+use keys::Setting;
+use sources::{Content, Gathered, Given, Item};
+
+pub use fault::Faults;
+pub use keys::{Fallback, Key};
+pub use sources::{
+    DEFAULT_FILE, FileContent, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, Sources, read_file,
+};
+
+/// Everything adit is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this gateway is.
+    pub device: Device,
+    /// Where the platform is.
+    pub cloud: Cloud,
+    /// Where the broker is.
+    pub mqtt: Mqtt,
+    /// Who adit is to the platform.
+    pub auth: Auth,
+    /// What tunnels may do.
+    pub remote_access: RemoteAccess,
+    /// What can be used and should be looked at, a clause each; for the log at the start.
+    pub warnings: Vec<String>,
+}
+
+/// Who this gateway is.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// External id and MQTT client id. The host name unless set.
+    pub id: String,
+    /// The id unless set.
+    pub name: String,
+    /// `adit_Gateway` unless set.
+    pub device_type: String,
+    /// In whole minutes; `None` leaves it as it is. Ten minutes unless set.
+    pub required_interval: Option<Duration>,
+    /// Operations beyond those that adit carries out itself. None unless set.
+    pub supported_operations: Vec<String>,
+    /// Whether adit says what the device is and supports. True unless set.
+    pub announce: bool,
+}
+
+/// Where the platform is.
+#[derive(Clone, Debug)]
+pub struct Cloud {
+    /// The WebSocket goes there.
+    pub endpoint: Endpoint,
+    /// Trusted in addition to the system's roots. None unless set.
+    pub ca: Vec<CertificateDer<'static>>,
+}
+
+/// Where the broker is.
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// MQTT over TLS at the cloud's host unless set.
+    pub endpoint: Endpoint,
+    /// Empty, or with `/` at its end. Empty unless set.
+    pub topic_prefix: String,
+    /// In whole seconds. 60 seconds unless set.
+    pub keep_alive: Duration,
+    /// The broker's own user if one is set, else that of the platform.
+    pub username: String,
+    /// Belongs to `username`.
+    pub password: Secret,
+}
+
+/// Who adit is to the platform.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
+    pub user: String,
+    /// Belongs to `user`.
+    pub password: Secret,
+}
+
+/// What tunnels may do.
+#[derive(Clone, Debug)]
+pub struct RemoteAccess {
+    /// At least one. All unless set.
+    pub protocols: Vec<Protocol>,
+    /// Private addresses unless set.
+    pub policy: Policy,
+    /// At least 1. 64 unless set.
+    pub max_tunnels: usize,
+    /// How long the LAN host and the cloud may each take to accept the connection. 15 seconds
+    /// unless set.
+    pub connect_timeout: Duration,
+    /// Interval of WebSocket pings. 20 seconds unless set.
+    pub keep_alive: Duration,
+    /// Silence that ends a tunnel. `None`, which is never, unless set.
+    pub idle_timeout: Option<Duration>,
+    /// Age that ends a tunnel. `None`, which is never, unless set.
+    pub max_duration: Option<Duration>,
+    /// Whether the platform gets an event for each tunnel. True unless set.
+    pub events: bool,
+}
+
+/// A remote access protocol as the platform names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protocol {
+    /// Secure shell.
+    Ssh,
+    /// Telnet.
+    Telnet,
+    /// Remote desktop.
+    Vnc,
+    /// Any TCP connection.
+    Passthrough,
+}
+
+impl Protocol {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [Self::Ssh, Self::Telnet, Self::Vnc, Self::Passthrough];
+
+    /// Returns the word of the platform.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ssh => "SSH",
+            Self::Telnet => "TELNET",
+            Self::Vnc => "VNC",
+            Self::Passthrough => "PASSTHROUGH",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Returns all keys of the configuration, in the order of the documentation.
+pub fn keys() -> &'static [Key] {
+    keys::KEYS
+}
+
+impl Config {
+    /// Reads flags over environment over file over default.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its place.
+    pub fn load(sources: &Sources<'_>) -> Result<Self, Faults> {
+        let mut reader = Reader {
+            gathered: sources::gather(sources),
+            sources,
+            warnings: Vec::new(),
+        };
+        reader.warn_of_exposed_file();
+        let device = reader.device();
+        let cloud = reader.cloud();
+        let auth = reader.auth();
+        let mqtt = reader.mqtt(cloud.as_ref(), auth.as_ref());
+        let remote_access = reader.remote_access();
+        let Reader {
+            gathered, warnings, ..
+        } = reader;
+        match (device, cloud, mqtt, auth, remote_access) {
+            (Some(device), Some(cloud), Some(mqtt), Some(auth), Some(remote_access))
+                if gathered.faults.is_empty() =>
+            {
+                Ok(Self {
+                    device,
+                    cloud,
+                    mqtt,
+                    auth,
+                    remote_access,
+                    warnings,
+                })
+            }
+            _ => Err(Faults::new(gathered.faults)),
+        }
+    }
+}
+
+/// Makes the sections of the values. A `None` that is not the absence of an optional value always
+/// comes with a fault, so that each section reads all its keys before it gives up.
+struct Reader<'a> {
+    gathered: Gathered,
+    sources: &'a Sources<'a>,
+    warnings: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn device(&mut self) -> Option<Device> {
+        let id = self.device_id();
+        let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
+        let device_type = self.get(&keys::DEVICE_TYPE);
+        let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
+        let supported_operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS);
+        let announce = self.get(&keys::DEVICE_ANNOUNCE);
+        Some(Device {
+            id: id?,
+            name: name?,
+            device_type: device_type?,
+            required_interval: required_interval?,
+            supported_operations: supported_operations?,
+            announce: announce?,
+        })
+    }
+
+    fn device_id(&mut self) -> Option<String> {
+        if self.place(&keys::DEVICE_ID.key).is_some() {
+            return self.get(&keys::DEVICE_ID);
+        }
+        let Some(name) = self.sources.host_name.as_deref() else {
+            let words = "this machine has no host name to take instead";
+            self.refuse_missing(&keys::DEVICE_ID.key, words);
+            return None;
+        };
+        match (keys::DEVICE_ID.parse)(name) {
+            Ok(id) => Some(id),
+            Err(clause) => {
+                let words = format!("the host name {name:?} {clause}");
+                self.refuse_missing(&keys::DEVICE_ID.key, &words);
+                None
+            }
+        }
+    }
+
+    fn cloud(&mut self) -> Option<Cloud> {
+        let endpoint = self.get(&keys::CLOUD_URL);
+        let ca = self.certificates();
+        let endpoint = endpoint?;
+        self.warn_of_plain_text(&keys::CLOUD_URL.key, &endpoint);
+        Some(Cloud { endpoint, ca: ca? })
+    }
+
+    fn mqtt(&mut self, cloud: Option<&Cloud>, auth: Option<&Auth>) -> Option<Mqtt> {
+        let endpoint = match self.place(&keys::MQTT_URL.key) {
+            Some(_) => self.get(&keys::MQTT_URL),
+            None => cloud.map(|cloud| Endpoint {
+                tls: true,
+                host: cloud.endpoint.host.clone(),
+                port: values::MQTTS_PORT,
+            }),
+        };
+        let topic_prefix = self.get(&keys::MQTT_TOPIC_PREFIX);
+        let keep_alive = self.get(&keys::MQTT_KEEP_ALIVE);
+
+        let user_place = self.place(&keys::MQTT_USERNAME.key);
+        let user = self.get(&keys::MQTT_USERNAME);
+        let password_place = self
+            .place(&keys::MQTT_PASSWORD.key)
+            .or_else(|| self.place(&keys::MQTT_PASSWORD_FILE.key));
+        let password = self.password(&keys::MQTT_PASSWORD, &keys::MQTT_PASSWORD_FILE);
+        let (username, password) = match (&user_place, &password_place) {
+            (Some(place), None) => {
+                self.refuse(
+                    place,
+                    "has no password: set mqtt.password or mqtt.password_file",
+                );
+                (None, None)
+            }
+            (None, Some(place)) => {
+                self.refuse(place, "has no user: set mqtt.username");
+                (None, None)
+            }
+            (Some(_), Some(_)) => (user, password),
+            (None, None) => {
+                if let Some(endpoint) = &endpoint {
+                    self.warn_of_plain_text(&keys::MQTT_URL.key, endpoint);
+                }
+                let own = auth.map(|auth| (auth.user.clone(), auth.password.clone()));
+                own.unzip()
+            }
+        };
+        Some(Mqtt {
+            endpoint: endpoint?,
+            topic_prefix: topic_prefix?,
+            keep_alive: keep_alive?,
+            username: username?,
+            password: password?,
+        })
+    }
+
+    fn auth(&mut self) -> Option<Auth> {
+        let user = self.user();
+        let password_key = &keys::AUTH_PASSWORD.key;
+        let password_place = self
+            .place(password_key)
+            .or_else(|| self.place(&keys::AUTH_PASSWORD_FILE.key));
+        if password_place.is_none() {
+            let file = keys::AUTH_PASSWORD_FILE.key;
+            let words = format!(
+                "{}; {} ({}) may name a file that holds it",
+                password_key.about,
+                file.full_name(),
+                file.variable()
+            );
+            self.refuse_missing(password_key, &words);
+        }
+        let password = self.password(&keys::AUTH_PASSWORD, &keys::AUTH_PASSWORD_FILE);
+        Some(Auth {
+            user: user?,
+            password: password?,
+        })
+    }
+
+    /// Tenant and user. The user name may begin with the tenant, as it does in MQTT.
+    fn user(&mut self) -> Option<String> {
+        let tenant_place = self.place(&keys::AUTH_TENANT.key);
+        let tenant = self.get(&keys::AUTH_TENANT);
+        let username = self.get(&keys::AUTH_USERNAME)?;
+        match (username.split_once('/'), tenant_place) {
+            (None, None) => {
+                let key = keys::AUTH_TENANT.key;
+                self.refuse_missing(&key, key.about);
+                None
+            }
+            (None, Some(_)) => Some(format!("{}/{username}", tenant?)),
+            (Some(_), None) => Some(username),
+            (Some((named, _)), Some(place)) => {
+                let tenant = tenant?;
+                if named == tenant {
+                    return Some(username);
+                }
+                let words = format!("{tenant:?} is not the tenant {named:?} of auth.username");
+                self.refuse(&place, words);
+                None
+            }
+        }
+    }
+
+    fn remote_access(&mut self) -> Option<RemoteAccess> {
+        let protocols = self.protocols();
+        let allow = self.list(&keys::REMOTE_ACCESS_ALLOW);
+        let deny = self.list(&keys::REMOTE_ACCESS_DENY);
+        let max_tunnels = self.get(&keys::REMOTE_ACCESS_MAX_TUNNELS);
+        let connect_timeout = self.get(&keys::REMOTE_ACCESS_CONNECT_TIMEOUT);
+        let keep_alive = self.get(&keys::REMOTE_ACCESS_KEEP_ALIVE);
+        let idle_timeout = self.get(&keys::REMOTE_ACCESS_IDLE_TIMEOUT);
+        let max_duration = self.get(&keys::REMOTE_ACCESS_MAX_DURATION);
+        let events = self.get(&keys::REMOTE_ACCESS_EVENTS);
+        Some(RemoteAccess {
+            protocols: protocols?,
+            policy: Policy::new(allow?, deny?),
+            max_tunnels: max_tunnels?,
+            connect_timeout: connect_timeout?,
+            keep_alive: keep_alive?,
+            idle_timeout: idle_timeout?,
+            max_duration: max_duration?,
+            events: events?,
+        })
+    }
+
+    fn protocols(&mut self) -> Option<Vec<Protocol>> {
+        let mut protocols = Vec::new();
+        for protocol in self.list(&keys::REMOTE_ACCESS_PROTOCOLS)? {
+            if !protocols.contains(&protocol) {
+                protocols.push(protocol);
+            }
+        }
+        if !protocols.is_empty() {
+            return Some(protocols);
+        }
+        let place = self.place(&keys::REMOTE_ACCESS_PROTOCOLS.key)?;
+        let known = Protocol::ALL.map(Protocol::as_str).join(", ");
+        self.refuse(&place, format!("is empty; it takes any of {known}"));
+        None
+    }
+
+    /// A password that is given as it is, or in a file; `None` also if it is not given.
+    fn password(&mut self, own: &Setting<Secret>, file: &Setting<PathBuf>) -> Option<Secret> {
+        if let (Some(own_place), Some(file_place)) = (self.place(&own.key), self.place(&file.key)) {
+            let words = format!(
+                "{} is set too ({own_place}); only one of them can be",
+                own.key.full_name()
+            );
+            self.refuse(&file_place, words);
+            return None;
+        }
+        if self.place(&file.key).is_none() {
+            return self.get_optional(own);
+        }
+        let (place, path, content) = self.file(file)?;
+        if content.world_readable {
+            self.warn_of_readable(&path);
+        }
+        let text = String::from_utf8(content.bytes).map_err(|_| "is not UTF-8 text".to_owned());
+        let password = text.and_then(|text| {
+            // An editor or `echo` ends the line.
+            let line = text.strip_suffix('\n').unwrap_or(&text);
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            (own.parse)(line)
+        });
+        match password {
+            Ok(password) => Some(password),
+            Err(clause) => {
+                let words = format!("the content of {:?} {clause}", path.display().to_string());
+                self.refuse(&place, words);
+                None
+            }
+        }
+    }
+
+    fn certificates(&mut self) -> Option<Vec<CertificateDer<'static>>> {
+        if self.place(&keys::CLOUD_CA_FILE.key).is_none() {
+            return Some(Vec::new());
+        }
+        let (place, path, content) = self.file(&keys::CLOUD_CA_FILE)?;
+        let complaint = match parse_certificates(&content.bytes) {
+            Ok(certificates) => return Some(certificates),
+            Err(clause) => format!("{:?} {clause}", path.display().to_string()),
+        };
+        self.refuse(&place, complaint);
+        None
+    }
+
+    /// Reads a file that is named in the configuration.
+    fn file(&mut self, setting: &Setting<PathBuf>) -> Option<(Place, PathBuf, FileContent)> {
+        let place = self.place(&setting.key)?;
+        let path = self.get(setting)?;
+        match (self.sources.read)(&path) {
+            Ok(content) => Some((place, path, content)),
+            Err(error) => {
+                let shown = path.display().to_string();
+                self.refuse(&place, format!("{shown:?} cannot be read: {error}"));
+                None
+            }
+        }
+    }
+
+    fn warn_of_exposed_file(&mut self) {
+        if let Some(path) = self.gathered.exposed.take() {
+            self.warn_of_readable(&path);
+        }
+    }
+
+    fn warn_of_readable(&mut self, path: &Path) {
+        self.warnings.push(format!(
+            "every user of this machine can read the password in {}",
+            path.display()
+        ));
+    }
+
+    /// The platform's password goes there as it is.
+    fn warn_of_plain_text(&mut self, key: &Key, endpoint: &Endpoint) {
+        let host = endpoint.host.as_str();
+        let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        if !endpoint.tls && !is_here {
+            let name = key.full_name();
+            let words = format!(
+                "without TLS, everybody on the way to {host} can read the password of \
+                 auth.username ({name})"
+            );
+            self.warnings.push(words);
+        }
+    }
+
+    fn place(&self, key: &Key) -> Option<Place> {
+        let given = self.gathered.values.get(&key.full_name())?;
+        Some(given.place.clone())
+    }
+
+    /// Reads a value, or its default. A required key that is not set is a fault.
+    fn get<T>(&mut self, setting: &Setting<T>) -> Option<T> {
+        let key = &setting.key;
+        if key.default == Fallback::Required && self.place(key).is_none() {
+            self.refuse_missing(key, key.about);
+        }
+        self.get_optional(setting)
+    }
+
+    fn get_optional<T>(&mut self, setting: &Setting<T>) -> Option<T> {
+        self.list(setting)?.into_iter().next()
+    }
+
+    /// Reads all values of a list, or those of its default.
+    fn list<T>(&mut self, setting: &Setting<T>) -> Option<Vec<T>> {
+        let key = &setting.key;
+        let default = |text: &str| Given {
+            place: Place::Key(key.full_name()),
+            content: Content::Written(text.to_owned()),
+        };
+        let items = match (self.gathered.values.get(&key.full_name()), key.default) {
+            (Some(given), _) => given.items(key),
+            (None, Fallback::Value(text)) => default(text).items(key),
+            (None, _) => return None,
+        };
+        let (mut values, mut faults) = (Vec::new(), Vec::new());
+        for item in items {
+            let value = item.and_then(|Item { place, text }| {
+                (setting.parse)(&text).map_err(|clause| {
+                    let shown = sources::shown(&text, key.shape);
+                    Fault::new(&place, format!("{shown} {clause}"))
+                })
+            });
+            match value {
+                Ok(value) => values.push(value),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        let complete = faults.is_empty();
+        self.gathered.faults.append(&mut faults);
+        complete.then_some(values)
+    }
+
+    fn refuse(&mut self, place: &Place, complaint: impl Into<String>) {
+        self.gathered.faults.push(Fault::new(place, complaint));
+    }
+
+    /// Names a key that has to be set, and its variable, with a clause that says why or what it is.
+    fn refuse_missing(&mut self, key: &Key, words: &str) {
+        // In a file that was not understood it may well stand.
+        if !self.gathered.incomplete {
+            let complaint = format!("is not set ({}): {words}", key.variable());
+            self.refuse(&Place::Key(key.full_name()), complaint);
+        }
+    }
+}
+
+fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let number = certificates.len() + 1;
+        let refusal = |error: &dyn fmt::Display| {
+            format!("has a certificate, number {number}, that cannot be parsed: {error}")
+        };
+        let certificate = certificate.map_err(|error| refusal(&error))?;
+        RootCertStore::empty()
+            .add(certificate.clone())
+            .map_err(|error| refusal(&error))?;
+        certificates.push(certificate);
+    }
+    if certificates.is_empty() {
+        return Err("holds no certificate in PEM form".to_owned());
+    }
+    Ok(certificates)
+}

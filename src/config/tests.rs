@@ -1,0 +1,943 @@
+//! The configuration as its operator meets it: texts in, values or complaints out.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// What stands on the machine that a configuration is loaded on.
+#[derive(Clone, Default)]
+struct Machine {
+    named_file: Option<&'static str>,
+    files: BTreeMap<PathBuf, FileContent>,
+    environment: Vec<(OsString, OsString)>,
+    settings: Vec<String>,
+    host_name: Option<String>,
+}
+
+const CLOUD: &str = "[cloud]\nurl = \"https://tenant.example.com\"\n";
+const AUTH: &str = "[auth]\ntenant = \"t1\"\nusername = \"device_gw\"\npassword = \"hunter2\"\n";
+
+impl Machine {
+    /// A machine with all that is required, and with `more` in its file.
+    fn with(more: &str) -> Self {
+        Self::with_file(&format!("{CLOUD}{AUTH}{more}"))
+    }
+
+    fn with_file(text: &str) -> Self {
+        let machine = Self {
+            named_file: Some("adit.toml"),
+            host_name: Some("box".to_owned()),
+            ..Self::default()
+        };
+        machine.file("adit.toml", text)
+    }
+
+    fn file(mut self, path: &str, content: impl AsRef<[u8]>) -> Self {
+        let content = FileContent {
+            bytes: content.as_ref().to_owned(),
+            world_readable: false,
+        };
+        self.files.insert(PathBuf::from(path), content);
+        self
+    }
+
+    fn readable(mut self, path: &str) -> Self {
+        let content = self.files.get_mut(Path::new(path)).unwrap();
+        content.world_readable = true;
+        self
+    }
+
+    fn variable(mut self, name: &str, text: &str) -> Self {
+        self.environment.push((name.into(), text.into()));
+        self
+    }
+
+    fn set(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
+    }
+
+    fn load(&self) -> Result<Config, Faults> {
+        let not_found = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        Config::load(&Sources {
+            file: self.named_file.map(PathBuf::from),
+            settings: self.settings.clone(),
+            environment: self.environment.clone(),
+            host_name: self.host_name.clone(),
+            read: &|path| self.files.get(path).cloned().ok_or_else(not_found),
+        })
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap_or_else(|faults| panic!("{faults}"))
+    }
+
+    fn complaint(&self) -> String {
+        self.load().map_or_else(
+            |faults| faults.to_string(),
+            |_| panic!("nothing was refused"),
+        )
+    }
+}
+
+fn endpoint(tls: bool, host: &str, port: u16) -> Endpoint {
+    let host = host.to_owned();
+    Endpoint { tls, host, port }
+}
+
+fn seconds(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+#[test]
+fn needs_little_more_than_a_cloud_and_a_user() {
+    let config = Machine::with("").config();
+    assert_eq!(config.device.id, "box");
+    assert_eq!(config.device.name, "box");
+    assert_eq!(config.device.device_type, "adit_Gateway");
+    assert_eq!(config.device.required_interval, Some(seconds(600)));
+    assert!(config.device.supported_operations.is_empty());
+    assert!(config.device.announce);
+    assert_eq!(
+        config.cloud.endpoint,
+        endpoint(true, "tenant.example.com", 443)
+    );
+    assert!(config.cloud.ca.is_empty());
+    assert_eq!(
+        config.mqtt.endpoint,
+        endpoint(true, "tenant.example.com", 8883)
+    );
+    assert_eq!(config.mqtt.topic_prefix, "");
+    assert_eq!(config.mqtt.keep_alive, seconds(60));
+    assert_eq!(config.mqtt.username, "t1/device_gw");
+    assert_eq!(config.mqtt.password.expose(), "hunter2");
+    assert_eq!(config.auth.user, "t1/device_gw");
+    assert_eq!(config.auth.password.expose(), "hunter2");
+    assert_eq!(config.remote_access.protocols, Protocol::ALL);
+    assert_eq!(config.remote_access.policy.to_string(), "allow private");
+    assert_eq!(config.remote_access.max_tunnels, 64);
+    assert_eq!(config.remote_access.connect_timeout, seconds(15));
+    assert_eq!(config.remote_access.keep_alive, seconds(20));
+    assert_eq!(config.remote_access.idle_timeout, None);
+    assert_eq!(config.remote_access.max_duration, None);
+    assert!(config.remote_access.events);
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn reads_every_key_of_a_file() {
+    let file = r#"
+[device]
+id = "gateway-7"
+name = "Gateway 7"
+type = "acme_Gateway"
+required_interval = "0"
+supported_operations = ["c8y_Restart", "c8y_Software"]
+announce = false
+
+[cloud]
+url = "http://127.0.0.1:8080/"
+
+[mqtt]
+url = "MQTT://[::1]"
+topic_prefix = "c8y/"
+keep_alive = "2m"
+username = "local"
+password = "secret-1"
+
+[auth]
+username = "t1/device_gateway-7"
+password = "secret-2"
+
+[remote_access]
+protocols = ["SSH", "vnc", "SSH"]
+allow = ["private", "plc-7:22"]
+deny = ["10.0.0.0/24"]
+max_tunnels = 3
+connect_timeout = "500ms"
+keep_alive = "1m"
+idle_timeout = "1h 30m"
+max_duration = "12h"
+events = false
+"#;
+    let config = Machine::with_file(file).config();
+    assert_eq!(config.device.id, "gateway-7");
+    assert_eq!(config.device.name, "Gateway 7");
+    assert_eq!(config.device.device_type, "acme_Gateway");
+    assert_eq!(config.device.required_interval, None);
+    let operations = ["c8y_Restart", "c8y_Software"];
+    assert_eq!(config.device.supported_operations, operations);
+    assert!(!config.device.announce);
+    assert_eq!(config.cloud.endpoint, endpoint(false, "127.0.0.1", 8080));
+    assert_eq!(config.mqtt.endpoint, endpoint(false, "::1", 1883));
+    assert_eq!(config.mqtt.topic_prefix, "c8y/");
+    assert_eq!(config.mqtt.keep_alive, seconds(120));
+    assert_eq!(config.mqtt.username, "local");
+    assert_eq!(config.mqtt.password.expose(), "secret-1");
+    assert_eq!(config.auth.user, "t1/device_gateway-7");
+    assert_eq!(config.auth.password.expose(), "secret-2");
+    let remote_access = config.remote_access;
+    assert_eq!(remote_access.protocols, [Protocol::Ssh, Protocol::Vnc]);
+    assert_eq!(
+        remote_access.policy.to_string(),
+        "allow private, plc-7:22; deny 10.0.0.0/24"
+    );
+    assert_eq!(remote_access.max_tunnels, 3);
+    assert_eq!(remote_access.connect_timeout, Duration::from_millis(500));
+    assert_eq!(remote_access.keep_alive, seconds(60));
+    assert_eq!(remote_access.idle_timeout, Some(seconds(5400)));
+    assert_eq!(remote_access.max_duration, Some(seconds(12 * 3600)));
+    assert!(!remote_access.events);
+}
+
+#[test]
+fn puts_flags_over_environment_over_file_over_default() {
+    let name = |machine: &Machine| machine.config().device.name;
+    let machine = Machine::with("");
+    assert_eq!(name(&machine), "box");
+    let machine = Machine::with("[device]\nname = \"of the file\"\n");
+    assert_eq!(name(&machine), "of the file");
+    let machine = machine.variable("ADIT_DEVICE_NAME", "of the environment");
+    assert_eq!(name(&machine), "of the environment");
+    let machine = machine.set("device.name=of the = flag");
+    assert_eq!(name(&machine), "of the = flag");
+    let machine = machine.set("device.name=");
+    assert_eq!(name(&machine), "box");
+}
+
+#[test]
+fn takes_all_from_the_environment_where_there_is_no_file() {
+    let mut machine = Machine {
+        host_name: Some("box".to_owned()),
+        ..Machine::default()
+    };
+    for (name, text) in [
+        ("ADIT_CLOUD_URL", "https://tenant.example.com"),
+        ("ADIT_AUTH_TENANT", "t1"),
+        ("ADIT_AUTH_USERNAME", "device_gw"),
+        ("ADIT_AUTH_PASSWORD", " hunter2 "),
+        ("ADIT_DEVICE_ANNOUNCE", "False"),
+        ("ADIT_REMOTE_ACCESS_MAX_TUNNELS", "7"),
+        (
+            "ADIT_REMOTE_ACCESS_ALLOW",
+            "plc-7:22, 10.0.0.0/8 ,[fd00::7]:22",
+        ),
+        ("ADIT_REMOTE_ACCESS_DENY", ""),
+        ("ADIT_MQTT_PASSWORD", ""),
+        ("ADIT_LOG_LEVEL", "debug"),
+        ("ADIT_LOG_FORMAT", "json"),
+        ("EDITOR", "vi"),
+    ] {
+        machine = machine.variable(name, text);
+    }
+    let config = machine.config();
+    assert_eq!(config.auth.password.expose(), " hunter2 ");
+    assert!(!config.device.announce);
+    assert_eq!(config.remote_access.max_tunnels, 7);
+    assert_eq!(
+        config.remote_access.policy.to_string(),
+        "allow plc-7:22, 10.0.0.0/8, [fd00::7]:22"
+    );
+}
+
+#[test]
+fn reads_the_default_file_if_none_is_named() {
+    let mut machine = Machine::with("");
+    machine.named_file = None;
+    assert_eq!(
+        machine.complaint().lines().next(),
+        Some(
+            "auth.password: is not set (ADIT_AUTH_PASSWORD): password of that user; \
+             auth.password_file (ADIT_AUTH_PASSWORD_FILE) may name a file that holds it"
+        )
+    );
+    let machine = machine.file(DEFAULT_FILE, format!("{CLOUD}{AUTH}"));
+    assert_eq!(machine.config().auth.user, "t1/device_gw");
+}
+
+#[test]
+fn says_what_is_wrong_with_a_value_of_the_file() {
+    for (section, value, complaint) in [
+        (
+            "remote_access",
+            "connect_timeout = \"10 parsecs\"",
+            "\"10 parsecs\" is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = \"\"",
+            "\"\" is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = 15",
+            "15 is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = \"15\"",
+            "\"15\" is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = \"-1s\"",
+            "\"-1s\" is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = \"0\"",
+            "\"0\" is not a duration from \"10ms\" to \"1h\"",
+        ),
+        (
+            "remote_access",
+            "connect_timeout = \"1day\"",
+            "\"1day\" is not a duration from \"10ms\" to \"1h\"",
+        ),
+        (
+            "remote_access",
+            "keep_alive = \"0s\"",
+            "\"0s\" is not a duration from \"10ms\" to \"1h\"",
+        ),
+        (
+            "remote_access",
+            "idle_timeout = \"1ms\"",
+            "\"1ms\" is not a duration from \"1s\" to \"30days\", or \"0\" for never",
+        ),
+        (
+            "remote_access",
+            "max_duration = \"9999999999999years\"",
+            "\"9999999999999years\" is not a duration such as \"15s\" or \"2m\"",
+        ),
+        (
+            "remote_access",
+            "max_duration = \"1000years\"",
+            "\"1000years\" is not a duration from \"1s\" to \"30days\", or \"0\" for never",
+        ),
+        (
+            "remote_access",
+            "max_tunnels = \"many\"",
+            "\"many\" is not a whole number",
+        ),
+        (
+            "remote_access",
+            "max_tunnels = \"64\"",
+            "\"64\" is not a whole number",
+        ),
+        (
+            "remote_access",
+            "max_tunnels = 6.4",
+            "a fraction is not a whole number",
+        ),
+        (
+            "remote_access",
+            "max_tunnels = 0",
+            "\"0\" is not a whole number from 1 to 10000",
+        ),
+        (
+            "remote_access",
+            "max_tunnels = -1",
+            "\"-1\" is not a whole number from 1 to 10000",
+        ),
+        (
+            "remote_access",
+            "events = \"yes\"",
+            "\"yes\" is not true or false",
+        ),
+        ("remote_access", "events = 1", "1 is not true or false"),
+        (
+            "remote_access",
+            "allow = \"private\"",
+            "\"private\" is not a list such as [\"a\", \"b\"]",
+        ),
+        ("remote_access", "allow = [5]", "5 is not a text in quotes"),
+        (
+            "remote_access",
+            "allow = [[\"a\"]]",
+            "a list is not a text in quotes",
+        ),
+        (
+            "remote_access",
+            "allow = [\"plc-7:ssh\"]",
+            "\"plc-7:ssh\" does not end with a port from 1 to 65535 or a range of ports such as 5900-5910",
+        ),
+        (
+            "remote_access",
+            "allow = [\"\"]",
+            "\"\" is not a pattern such as \"plc-7:22\", \"*.lan\", \"10.0.0.0/8:5900-5910\", \"[fd00::7]:22\" or \"private\"",
+        ),
+        (
+            "remote_access",
+            "allow = [\"169.254.169.254\"]",
+            "\"169.254.169.254\" is never reached, whatever is allowed: it is a link-local address",
+        ),
+        (
+            "remote_access",
+            "deny = [\"10.0.0.5/24\"]",
+            "\"10.0.0.5/24\" has address bits behind the prefix; the network is 10.0.0.0/24",
+        ),
+        (
+            "remote_access",
+            "protocols = [\"RDP\"]",
+            "\"RDP\" is not one of SSH, TELNET, VNC, PASSTHROUGH",
+        ),
+        (
+            "remote_access",
+            "protocols = []",
+            "is empty; it takes any of SSH, TELNET, VNC, PASSTHROUGH",
+        ),
+        (
+            "device",
+            "id = \"gw:7\"",
+            "\"gw:7\" has one of the characters : / + # that a device id cannot have",
+        ),
+        (
+            "device",
+            "id = \"gw/7\"",
+            "\"gw/7\" has one of the characters : / + # that a device id cannot have",
+        ),
+        (
+            "device",
+            "id = \"gw\\n7\"",
+            "\"gw\\n7\" has a control character such as a line break",
+        ),
+        (
+            "device",
+            "id = \" gw\"",
+            "\" gw\" begins or ends with a space",
+        ),
+        ("device", "id = 7", "7 is not a text in quotes"),
+        (
+            "device",
+            "required_interval = \"90s\"",
+            "\"90s\" is not in whole minutes, or \"0\" to leave it alone",
+        ),
+        (
+            "device",
+            "supported_operations = [\"a,b\"]",
+            "\"a,b\" is not the name of an operation such as \"c8y_Restart\"",
+        ),
+        (
+            "mqtt",
+            "keep_alive = \"0\"",
+            "\"0\" is not a duration from \"1s\" to \"18h 12m 15s\"",
+        ),
+        (
+            "mqtt",
+            "keep_alive = \"65536s\"",
+            "\"65536s\" is not a duration from \"1s\" to \"18h 12m 15s\"",
+        ),
+        (
+            "mqtt",
+            "keep_alive = \"1500ms\"",
+            "\"1500ms\" is not in whole seconds",
+        ),
+        (
+            "mqtt",
+            "topic_prefix = \"c8y\"",
+            "\"c8y\" does not end with /",
+        ),
+        (
+            "mqtt",
+            "topic_prefix = \"+/\"",
+            "\"+/\" is not the beginning of a topic such as \"c8y/\"",
+        ),
+        (
+            "mqtt",
+            "username = \"local\"",
+            "has no password: set mqtt.password or mqtt.password_file",
+        ),
+        (
+            "mqtt",
+            "password = \"local\"",
+            "has no user: set mqtt.username",
+        ),
+        (
+            "mqtt",
+            "password = 12345",
+            "the value is not a text in quotes",
+        ),
+        (
+            "mqtt",
+            "password = [\"hunter3\"]",
+            "the value is not a text in quotes",
+        ),
+        (
+            "mqtt",
+            "password = \"hunter\\u0000\"",
+            "the value has a control character such as a line break",
+        ),
+    ] {
+        let machine = Machine::with(&format!("[{section}]\n\n{value}\n"));
+        let key = value.split(' ').next().unwrap();
+        // A password of the wrong kind also lacks a user, which is another matter.
+        let found = machine.complaint();
+        let expected = format!("adit.toml, line 9, {section}.{key}: {complaint}");
+        assert!(
+            found.lines().any(|line| line == expected),
+            "{found}\nis not\n{expected}"
+        );
+    }
+}
+
+#[test]
+fn says_what_is_wrong_with_a_url() {
+    for (variable, url, complaint) in [
+        (
+            "ADIT_CLOUD_URL",
+            "tenant.example.com",
+            "\"tenant.example.com\" is not a URL such as \"https://tenant.example.com\"",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "wss://a",
+            "\"wss://a\" begins with wss://; write https://, adit opens the WebSocket",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "ws://a",
+            "\"ws://a\" begins with ws://; write http://, adit opens the WebSocket",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "mqtts://a",
+            "\"mqtts://a\" does not begin with https:// or http://",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a/path",
+            "\"https://a/path\" has something behind host and port, unlike \"https://tenant.example.com\"",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a?q",
+            "\"https://a?q\" has something behind host and port, unlike \"https://tenant.example.com\"",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://",
+            "\"https://\" does not name a host as \"https://tenant.example.com\" does",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a b",
+            "\"https://a b\" does not name a host as \"https://tenant.example.com\" does",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://[10.0.0.1]",
+            "\"https://[10.0.0.1]\" does not name a host as \"https://tenant.example.com\" does",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://::1",
+            "\"https://::1\" has an IPv6 address without [ and ]",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a:0",
+            "\"https://a:0\" does not have a port from 1 to 65535",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a:65536",
+            "\"https://a:65536\" does not have a port from 1 to 65535",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://a:",
+            "\"https://a:\" does not have a port from 1 to 65535",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://me:hunter2@a",
+            "\"https://…\" has a user or a password, which belong in the section auth",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "https://me:hun@ter2/@a",
+            "\"https://…\" has a user or a password, which belong in the section auth",
+        ),
+        (
+            "ADIT_CLOUD_URL",
+            "me:hunter2@a",
+            "\"…\" is not a URL such as \"https://tenant.example.com\"",
+        ),
+        (
+            "ADIT_MQTT_URL",
+            "wss://a",
+            "\"wss://a\" names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://",
+        ),
+        (
+            "ADIT_MQTT_URL",
+            "ssl://a",
+            "\"ssl://a\" does not begin with mqtts:// or mqtt://",
+        ),
+        (
+            "ADIT_MQTT_URL",
+            "mqtt://a/b",
+            "\"mqtt://a/b\" has something behind host and port, unlike \"mqtts://tenant.example.com:8883\"",
+        ),
+    ] {
+        let machine = Machine::with("").variable(variable, url);
+        assert_eq!(machine.complaint(), format!("{variable}: {complaint}"));
+    }
+}
+
+#[test]
+fn reads_a_url() {
+    for (url, expected) in [
+        ("https://a.example", endpoint(true, "a.example", 443)),
+        ("HTTPS://a.example:8443/", endpoint(true, "a.example", 8443)),
+        ("http://10.0.0.1", endpoint(false, "10.0.0.1", 80)),
+        ("https://[fd00::7]", endpoint(true, "fd00::7", 443)),
+        ("https://[fd00::7]:8443", endpoint(true, "fd00::7", 8443)),
+    ] {
+        let machine = Machine::with("").variable("ADIT_CLOUD_URL", url);
+        assert_eq!(machine.config().cloud.endpoint, expected, "{url}");
+    }
+}
+
+#[test]
+fn reports_all_faults_in_one_go() {
+    let file = "url = \"x\"\n\
+        [cloud]\nurl = \"wss://a\"\nca_file = \"/ca.pem\"\n\
+        [remote_access]\nallow = [\n  \"private\",\n  \"*\",\n  7,\n]\nmax_tunnel = 3\n\
+        [mqtts]\nurl = \"x\"\n\
+        [device.children]\nx = 1\n";
+    let machine = Machine::with_file(file)
+        .variable("ADIT_REMOTE_ACCESS_CONNECT_TIMEOUT", "10 parsecs")
+        .variable("ADIT_MQTT_KEEPALIVE", "1s")
+        .variable("ADIT_LOG_LEVL", "debug")
+        .set("remote_access.idle_timeout=soon")
+        .set("cloud.tenant=t1")
+        .set("auth.password=hunter2")
+        .set("hunter2");
+    let expected = "\
+        adit.toml, line 1, url: no such key\n\
+        adit.toml, line 3, cloud.url: \"wss://a\" begins with wss://; write https://, adit opens the WebSocket\n\
+        adit.toml, line 4, cloud.ca_file: \"/ca.pem\" cannot be read: no such file\n\
+        adit.toml, line 8, remote_access.allow: \"*\" does not say which hosts; \"0.0.0.0/0\" and \"::/0\" are all addresses\n\
+        adit.toml, line 9, remote_access.allow: 7 is not a text in quotes\n\
+        adit.toml, line 11, remote_access.max_tunnel: no such key; did you mean remote_access.max_tunnels?\n\
+        adit.toml, line 12, mqtts: no such section; did you mean [mqtt]?\n\
+        adit.toml, line 14, device.children: no such key\n\
+        ADIT_LOG_LEVL: no such key; did you mean ADIT_LOG_LEVEL?\n\
+        ADIT_MQTT_KEEPALIVE: no such key; did you mean ADIT_MQTT_KEEP_ALIVE?\n\
+        ADIT_REMOTE_ACCESS_CONNECT_TIMEOUT: \"10 parsecs\" is not a duration such as \"15s\" or \"2m\"\n\
+        --set auth.password: every user of the machine sees a command line; use auth.password_file or ADIT_AUTH_PASSWORD\n\
+        --set cloud.tenant: no such key; did you mean auth.tenant?\n\
+        --set remote_access.idle_timeout: \"soon\" is not a duration such as \"15s\" or \"2m\"\n\
+        --set …: is not of the form section.key=value\n\
+        auth.password: is not set (ADIT_AUTH_PASSWORD): password of that user; auth.password_file (ADIT_AUTH_PASSWORD_FILE) may name a file that holds it\n\
+        auth.username: is not set (ADIT_AUTH_USERNAME): user of the platform, as device_gateway-7 or t12345/device_gateway-7";
+    assert_eq!(machine.complaint(), expected);
+}
+
+#[test]
+fn refuses_keys_that_have_no_effect_yet() {
+    for line in [
+        "cloud.proxy = \"http://proxy:3128\"",
+        "auth.cert_file = \"/device.pem\"",
+        "device.children = []",
+        "remote_access.operation_ids = true",
+        "admin.listen = \"127.0.0.1:9590\"",
+    ] {
+        let machine = Machine::with_file(line);
+        assert!(machine.complaint().contains(": no such "), "{line}");
+    }
+}
+
+#[test]
+fn shows_no_line_that_is_no_toml() {
+    let file = "[cloud]\nurl = https\n[auth]\npassword = \"hunter2\nusername = hunter2\nhunter2\n";
+    let machine = Machine::with_file(file).variable("ADIT_MQTT_URL", "ws://a");
+    assert_eq!(
+        machine.complaint(),
+        "adit.toml, line 2, column 7: string values must be quoted, expected literal string\n\
+         adit.toml, line 4, column 20: invalid basic string, expected `\"`\n\
+         adit.toml, line 5, column 12: string values must be quoted, expected literal string\n\
+         adit.toml, line 6, column 8: key with no value, expected `=`\n\
+         ADIT_MQTT_URL: \"ws://a\" names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://"
+    );
+}
+
+#[test]
+fn says_why_a_file_cannot_be_used() {
+    for (machine, complaint) in [
+        (
+            Machine {
+                named_file: Some("missing.toml"),
+                host_name: Some("box".to_owned()),
+                ..Machine::default()
+            },
+            "missing.toml: cannot be read: no such file",
+        ),
+        (
+            Machine::with("").file("adit.toml", b"\xff"),
+            "adit.toml: is not UTF-8 text",
+        ),
+        (
+            Machine::with("")
+                .variable("ADIT_CLOUD_CA_FILE", "/ca.pem")
+                .file("/ca.pem", "hello"),
+            "ADIT_CLOUD_CA_FILE: \"/ca.pem\" holds no certificate in PEM form",
+        ),
+        (
+            Machine::with("")
+                .variable("ADIT_CLOUD_CA_FILE", "/ca.pem")
+                .file(
+                    "/ca.pem",
+                    "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
+                ),
+            "ADIT_CLOUD_CA_FILE: \"/ca.pem\" has a certificate, number 1, that cannot be parsed: \
+             invalid peer certificate: BadEncoding",
+        ),
+    ] {
+        assert_eq!(machine.complaint(), complaint);
+    }
+}
+
+#[test]
+fn reads_the_certificates_to_trust() {
+    let issue = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.self_signed(&key).unwrap()
+    };
+    let (one, two) = (issue("one"), issue("two"));
+    let machine = Machine::with("")
+        .variable("ADIT_CLOUD_CA_FILE", "/ca.pem")
+        .file("/ca.pem", format!("# ours\n{}\n{}", one.pem(), two.pem()));
+    let ca = machine.config().cloud.ca;
+    assert_eq!(ca, [one.der().clone(), two.der().clone()]);
+}
+
+const AUTH_WITH_FILE: &str =
+    "[auth]\ntenant = \"t1\"\nusername = \"device_gw\"\npassword_file = \"/password\"\n";
+
+#[test]
+fn reads_a_password_from_a_file() {
+    for (content, password) in [
+        ("hunter2", "hunter2"),
+        ("hunter2\n", "hunter2"),
+        ("hunter2\r\n", "hunter2"),
+        (" hunter 2 \n", " hunter 2 "),
+    ] {
+        let machine =
+            Machine::with_file(&format!("{CLOUD}{AUTH_WITH_FILE}")).file("/password", content);
+        let config = machine.config();
+        assert_eq!(config.auth.password.expose(), password);
+        assert_eq!(config.mqtt.password.expose(), password);
+    }
+}
+
+#[test]
+fn says_what_is_wrong_with_a_password_file() {
+    for (content, clause) in [
+        (b"".as_slice(), "is empty"),
+        (b"\n", "is empty"),
+        (
+            b"hunter2\nhunter3\n",
+            "has a control character such as a line break",
+        ),
+        (b"\xff", "is not UTF-8 text"),
+        (&[b'x'; 5000], "is longer than 4096 bytes"),
+    ] {
+        let machine =
+            Machine::with_file(&format!("{CLOUD}{AUTH_WITH_FILE}")).file("/password", content);
+        let place = "adit.toml, line 6, auth.password_file";
+        assert_eq!(
+            machine.complaint(),
+            format!("{place}: the content of \"/password\" {clause}")
+        );
+    }
+}
+
+#[test]
+fn refuses_what_does_not_go_together() {
+    let too_long = "x".repeat(251);
+    for (machine, complaint) in [
+        (
+            Machine::with("password_file = \"/password\"\n"),
+            "adit.toml, line 7, auth.password_file: auth.password is set too \
+             (adit.toml, line 6, auth.password); only one of them can be",
+        ),
+        (
+            Machine::with("").variable("ADIT_AUTH_USERNAME", "t2/device_gw"),
+            "adit.toml, line 4, auth.tenant: \"t1\" is not the tenant \"t2\" of auth.username",
+        ),
+        (
+            Machine::with("").set("auth.tenant="),
+            "auth.tenant: is not set (ADIT_AUTH_TENANT): tenant id, as t12345",
+        ),
+        (
+            Machine::with("").variable("ADIT_AUTH_USERNAME", "a:b"),
+            "ADIT_AUTH_USERNAME: \"a:b\" has a colon, which a user name cannot have",
+        ),
+        (
+            Machine::with("").variable("ADIT_AUTH_USERNAME", "/b"),
+            "ADIT_AUTH_USERNAME: \"/b\" is neither a user nor a tenant and a user with / between",
+        ),
+        (
+            Machine::with("").variable("ADIT_DEVICE_ID", &too_long),
+            &format!(
+                "ADIT_DEVICE_ID: \"{}…\" is longer than 250 bytes",
+                &too_long[..100]
+            ),
+        ),
+        (
+            Machine {
+                host_name: None,
+                ..Machine::with("")
+            },
+            "device.id: is not set (ADIT_DEVICE_ID): this machine has no host name to take instead",
+        ),
+        (
+            Machine {
+                host_name: Some("a:b".to_owned()),
+                ..Machine::with("")
+            },
+            "device.id: is not set (ADIT_DEVICE_ID): the host name \"a:b\" has one of the \
+             characters : / + # that a device id cannot have",
+        ),
+    ] {
+        assert_eq!(machine.complaint(), complaint);
+    }
+}
+
+#[test]
+fn refuses_a_variable_that_is_no_text() {
+    let mut machine = Machine::with("");
+    let text = OsString::from_vec(vec![0xff]);
+    machine.environment.push(("ADIT_DEVICE_ID".into(), text));
+    assert_eq!(machine.complaint(), "ADIT_DEVICE_ID: is not UTF-8 text");
+}
+
+#[test]
+fn leaves_the_variables_of_kubernetes_alone() {
+    let machine = Machine::with("").variable("ADIT_PORT", "tcp://10.0.0.1:80");
+    assert_eq!(machine.complaint(), "ADIT_PORT: no such key");
+    let machine = machine
+        .variable("ADIT_SERVICE_HOST", "10.0.0.1")
+        .variable("ADIT_SERVICE_PORT_HTTP", "80")
+        .variable("ADIT_PORT_80_TCP_ADDR", "10.0.0.1");
+    machine.config();
+}
+
+#[test]
+fn takes_an_empty_text_for_none() {
+    let machine = Machine::with(
+        "[mqtt]\nurl = \"\"\ntopic_prefix = \"\"\nusername = \"\"\npassword = \"\"\n",
+    );
+    assert_eq!(machine.config().mqtt.username, "t1/device_gw");
+}
+
+#[test]
+fn allows_nothing_if_the_list_is_empty() {
+    let config = Machine::with("[remote_access]\nallow = []\n").config();
+    assert_eq!(config.remote_access.policy.to_string(), "allow nothing");
+}
+
+#[test]
+fn warns_of_passwords_that_others_can_read() {
+    let file = format!("{CLOUD}{AUTH_WITH_FILE}");
+    for (machine, warnings) in [
+        (
+            Machine::with("").readable("adit.toml"),
+            vec!["every user of this machine can read the password in adit.toml"],
+        ),
+        (
+            Machine::with_file(&file)
+                .file("/password", "hunter2")
+                .readable("adit.toml"),
+            vec![],
+        ),
+        (
+            Machine::with_file(&file)
+                .file("/password", "hunter2")
+                .readable("/password"),
+            vec!["every user of this machine can read the password in /password"],
+        ),
+        (
+            Machine::with("").variable("ADIT_CLOUD_URL", "http://cloud"),
+            vec![
+                "without TLS, everybody on the way to cloud can read the password of auth.username (cloud.url)",
+            ],
+        ),
+        (
+            Machine::with("[mqtt]\nurl = \"mqtt://broker\"\n"),
+            vec![
+                "without TLS, everybody on the way to broker can read the password of auth.username (mqtt.url)",
+            ],
+        ),
+        (
+            Machine::with("[mqtt]\nurl = \"mqtt://127.0.0.1\"\n"),
+            vec![],
+        ),
+    ] {
+        assert_eq!(machine.config().warnings, warnings);
+    }
+}
+
+#[test]
+fn shows_no_secret_of_a_configuration() {
+    let config = Machine::with("[mqtt]\nusername = \"a\"\npassword = \"hunter3\"\n").config();
+    assert!(!format!("{config:?} {config:#?}").contains("hunter"));
+}
+
+#[test]
+fn reads_files_of_this_machine() {
+    let path = std::env::temp_dir().join(format!("adit-{}-password", std::process::id()));
+    std::fs::write(&path, "hunter2").unwrap();
+    let readable = |mode| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let content = read_file(&path).unwrap();
+        assert_eq!(content.bytes, b"hunter2");
+        content.world_readable
+    };
+    assert!(readable(0o644));
+    assert!(!readable(0o640));
+    std::fs::remove_file(&path).unwrap();
+    assert!(read_file(&path).is_err());
+    let endless = read_file(Path::new("/dev/zero"));
+    assert_eq!(
+        endless.map(|_| ()).unwrap_err().kind(),
+        io::ErrorKind::FileTooLarge
+    );
+}
+
+#[test]
+fn declares_every_key_once_and_with_a_default_that_it_takes() {
+    let mut names: Vec<_> = keys().iter().map(Key::variable).collect();
+    assert!(names.contains(&"ADIT_REMOTE_ACCESS_MAX_TUNNELS".to_owned()));
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), keys().len());
+    // A key whose default is refused would make this fail.
+    Machine::with("").config();
+    for key in keys() {
+        assert!(!key.about.is_empty(), "{}", key.full_name());
+        assert!(!key.about.contains('|') && !key.default_text().contains('|'));
+    }
+}
+
+proptest! {
+    #[test]
+    fn never_shows_a_secret_whatever_else_is_wrong(
+        text in "[ -~\\n]{0,40}",
+        position in 0..200usize,
+    ) {
+        let mut file = format!("{CLOUD}{AUTH}[mqtt]\nurl = \"mqtts://a\"\n");
+        file.insert_str(position.min(file.len()), &text);
+        let machine = Machine::with_file(&file);
+        if let Err(faults) = machine.load() {
+            prop_assert!(!format!("{faults} {faults:?}").contains("hunter2"), "{}", faults);
+        }
+    }
+}

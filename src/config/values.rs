@@ -1,0 +1,300 @@
+//! From the text of a value to the value. A refusal is a clause to stand behind the text; it never
+//! repeats the text, which may be a secret.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use super::Protocol;
+use super::keys::Shape;
+use crate::cloud::transport::Endpoint;
+use crate::secret::Secret;
+use crate::tunnel::policy::Pattern;
+
+/// The user, password and names of a device fit into one MQTT packet of the platform with ease.
+const NAME_LIMIT: usize = 250;
+/// Generous for a password, small for a file that was named by mistake.
+const SECRET_LIMIT: usize = 4096;
+const MAX_TUNNELS: usize = 10_000;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Who waits longer means never.
+const LONGEST_LIMIT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Anything shorter would be over before a packet has crossed a LAN.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(60 * 60);
+/// MQTT counts the keep-alive in two bytes.
+const LONGEST_MQTT_KEEP_ALIVE: Duration = Duration::from_secs(u16::MAX as u64);
+
+const HTTPS_PORT: u16 = 443;
+const HTTP_PORT: u16 = 80;
+/// MQTT over TLS.
+pub(super) const MQTTS_PORT: u16 = 8883;
+const MQTT_PORT: u16 = 1883;
+
+pub(super) fn device_id(text: &str) -> Result<String, String> {
+    // The platform parts a client id at `:`; the others have a meaning in topics.
+    if text.contains([':', '/', '+', '#']) {
+        return Err("has one of the characters : / + # that a device id cannot have".to_owned());
+    }
+    label(text)
+}
+
+pub(super) fn label(text: &str) -> Result<String, String> {
+    if text.len() > NAME_LIMIT {
+        return Err(format!("is longer than {NAME_LIMIT} bytes"));
+    }
+    if text.trim() != text {
+        return Err("begins or ends with a space".to_owned());
+    }
+    no_control(text)?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn operation(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err("is not the name of an operation such as \"c8y_Restart\"".to_owned());
+    }
+    label(text)
+}
+
+pub(super) fn topic_prefix(text: &str) -> Result<String, String> {
+    if !text.is_empty() && !text.ends_with('/') {
+        return Err("does not end with /".to_owned());
+    }
+    if text.starts_with(['/', '$']) || text.contains(['+', '#']) {
+        return Err("is not the beginning of a topic such as \"c8y/\"".to_owned());
+    }
+    label(text)
+}
+
+pub(super) fn tenant(text: &str) -> Result<String, String> {
+    if text.contains(['/', ':']) {
+        return Err("has one of the characters / : that a tenant id cannot have".to_owned());
+    }
+    label(text)
+}
+
+pub(super) fn platform_user(text: &str) -> Result<String, String> {
+    // HTTP Basic authentication parts user and password at the first colon.
+    if text.contains(':') {
+        return Err("has a colon, which a user name cannot have".to_owned());
+    }
+    let parts = text.split('/');
+    if parts.clone().count() > 2 || parts.clone().any(str::is_empty) {
+        return Err("is neither a user nor a tenant and a user with / between".to_owned());
+    }
+    label(text)
+}
+
+pub(super) fn user(text: &str) -> Result<String, String> {
+    label(text)
+}
+
+pub(super) fn secret(text: &str) -> Result<Secret, String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    if text.len() > SECRET_LIMIT {
+        return Err(format!("is longer than {SECRET_LIMIT} bytes"));
+    }
+    no_control(text)?;
+    Ok(Secret::new(text))
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    no_control(text)?;
+    Ok(PathBuf::from(text))
+}
+
+fn no_control(text: &str) -> Result<(), String> {
+    if text.chars().any(char::is_control) {
+        return Err("has a control character such as a line break".to_owned());
+    }
+    Ok(())
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("is not {}", Shape::Switch.expected())),
+    }
+}
+
+pub(super) fn max_tunnels(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=MAX_TUNNELS) => Ok(number),
+        _ => Err(format!("is not a whole number from 1 to {MAX_TUNNELS}")),
+    }
+}
+
+pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
+    let named = |protocol: &Protocol| protocol.as_str().eq_ignore_ascii_case(text);
+    let found = Protocol::ALL.into_iter().find(named);
+    found.ok_or_else(|| {
+        let known = Protocol::ALL.map(Protocol::as_str);
+        format!("is not one of {}", known.join(", "))
+    })
+}
+
+pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
+    text.parse()
+        .map_err(|error: crate::tunnel::policy::PatternError| error.to_string())
+}
+
+pub(super) fn allowed_pattern(text: &str) -> Result<Pattern, String> {
+    let pattern = pattern(text)?;
+    match pattern.never_reached() {
+        Some(kind) => Err(format!(
+            "is never reached, whatever is allowed: it is {kind}"
+        )),
+        None => Ok(pattern),
+    }
+}
+
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    between(duration(text)?, SHORTEST_WAIT, LONGEST_WAIT)
+}
+
+pub(super) fn mqtt_keep_alive(text: &str) -> Result<Duration, String> {
+    whole(
+        between(duration(text)?, SECOND, LONGEST_MQTT_KEEP_ALIVE)?,
+        SECOND,
+        "seconds",
+    )
+}
+
+pub(super) fn required_interval(text: &str) -> Result<Option<Duration>, String> {
+    let interval = duration(text)?;
+    if interval.is_zero() {
+        return Ok(None);
+    }
+    let interval = whole(interval, MINUTE, "minutes, or \"0\" to leave it alone")?;
+    between(interval, MINUTE, LONGEST_LIMIT).map(Some)
+}
+
+pub(super) fn limit(text: &str) -> Result<Option<Duration>, String> {
+    let limit = duration(text)?;
+    if limit.is_zero() {
+        return Ok(None);
+    }
+    let refusal = |clause| format!("{clause}, or \"0\" for never");
+    between(limit, SECOND, LONGEST_LIMIT)
+        .map(Some)
+        .map_err(refusal)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let expected = Shape::Duration.expected();
+    humantime::parse_duration(text).map_err(|_| format!("is not {expected}"))
+}
+
+fn between(value: Duration, shortest: Duration, longest: Duration) -> Result<Duration, String> {
+    if (shortest..=longest).contains(&value) {
+        return Ok(value);
+    }
+    let words = humantime::format_duration;
+    let (shortest, longest) = (words(shortest), words(longest));
+    Err(format!(
+        "is not a duration from \"{shortest}\" to \"{longest}\""
+    ))
+}
+
+fn whole(value: Duration, unit: Duration, units: &str) -> Result<Duration, String> {
+    if value.as_nanos().is_multiple_of(unit.as_nanos()) {
+        return Ok(value);
+    }
+    Err(format!("is not in whole {units}"))
+}
+
+pub(super) fn cloud_url(text: &str) -> Result<Endpoint, String> {
+    let url = Url::split(text, "https://tenant.example.com")?;
+    match url.scheme.as_str() {
+        "https" => url.endpoint(true, HTTPS_PORT),
+        "http" => url.endpoint(false, HTTP_PORT),
+        "wss" => Err("begins with wss://; write https://, adit opens the WebSocket".to_owned()),
+        "ws" => Err("begins with ws://; write http://, adit opens the WebSocket".to_owned()),
+        _ => Err("does not begin with https:// or http://".to_owned()),
+    }
+}
+
+pub(super) fn mqtt_url(text: &str) -> Result<Endpoint, String> {
+    let url = Url::split(text, "mqtts://tenant.example.com:8883")?;
+    match url.scheme.as_str() {
+        "mqtts" => url.endpoint(true, MQTTS_PORT),
+        "mqtt" => url.endpoint(false, MQTT_PORT),
+        "ws" | "wss" => Err(
+            "names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://".to_owned(),
+        ),
+        _ => Err("does not begin with mqtts:// or mqtt://".to_owned()),
+    }
+}
+
+/// A URL that names a server and nothing else.
+struct Url<'a> {
+    scheme: String,
+    /// Host, and port if it is given.
+    authority: &'a str,
+    example: &'static str,
+}
+
+impl<'a> Url<'a> {
+    fn split(text: &'a str, example: &'static str) -> Result<Self, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| format!("is not a URL such as \"{example}\""))?;
+        // Looked for in all of the text: a password may hold the characters that end a host.
+        if rest.contains('@') {
+            return Err("has a user or a password, which belong in the section auth".to_owned());
+        }
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#']) {
+            return Err(format!(
+                "has something behind host and port, unlike \"{example}\""
+            ));
+        }
+        Ok(Self {
+            scheme: scheme.to_ascii_lowercase(),
+            authority,
+            example,
+        })
+    }
+
+    fn endpoint(&self, tls: bool, default_port: u16) -> Result<Endpoint, String> {
+        let no_host = || format!("does not name a host as \"{}\" does", self.example);
+        let (host, port) = match self.authority.strip_prefix('[') {
+            Some(rest) => {
+                let (host, rest) = rest.split_once(']').ok_or_else(no_host)?;
+                if !host.contains(':') || !(rest.is_empty() || rest.starts_with(':')) {
+                    return Err(no_host());
+                }
+                (host, rest.strip_prefix(':'))
+            }
+            None => match self.authority.split_once(':') {
+                Some((_, rest)) if rest.contains(':') => {
+                    return Err("has an IPv6 address without [ and ]".to_owned());
+                }
+                Some((host, port)) => (host, Some(port)),
+                None => (self.authority, None),
+            },
+        };
+        // What TLS cannot check against a certificate is no host to speak to.
+        ServerName::try_from(host).map_err(|_| no_host())?;
+        let port = match port {
+            None => default_port,
+            Some(port) => match port.parse() {
+                Ok(number) if number > 0 && port.bytes().all(|b| b.is_ascii_digit()) => number,
+                _ => return Err("does not have a port from 1 to 65535".to_owned()),
+            },
+        };
+        let host = host.to_owned();
+        Ok(Endpoint { tls, host, port })
+    }
+}
