@@ -53,8 +53,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     let transport = Transport::new(&config.cloud.ca)?;
     let announcement = Announcement::of(config)?;
     let finish = CancellationToken::new();
-    let (session, publisher, mut events) =
-        Session::new(announcement.session_options(config), transport.clone(), finish.clone());
+    let (session, publisher, mut events) = Session::new(
+        announcement.session_options(config),
+        transport.clone(),
+        finish.clone(),
+    );
     let mut agent = Agent {
         gateway: config.device.id.clone(),
         topics: announcement.topics,
@@ -68,7 +71,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         requests: HashMap::new(),
         rows_left_out: false,
     };
-    info!(version = env!("CARGO_PKG_VERSION"), device = agent.gateway, "adit is starting");
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        device = agent.gateway,
+        "adit is starting"
+    );
     let session = tokio::spawn(session.run());
     loop {
         tokio::select! {
@@ -103,8 +110,10 @@ impl Agent {
     }
 
     fn received(&mut self, rows: &[Row]) {
-        let (requests, others): (Vec<Row>, Vec<Row>) =
-            rows.iter().cloned().partition(|row| row.template() == ConnectRequest::TEMPLATE);
+        let (requests, others): (Vec<Row>, Vec<Row>) = rows
+            .iter()
+            .cloned()
+            .partition(|row| row.template() == ConnectRequest::TEMPLATE);
         for row in others {
             debug!(template = row.template(), "row for another agent");
         }
@@ -112,8 +121,10 @@ impl Agent {
             return;
         }
         if !self.publisher.has_room() {
-            warn!(waiting = self.publisher.waiting(),
-                "operations left for later: too many statuses wait for the broker");
+            warn!(
+                waiting = self.publisher.waiting(),
+                "operations left for later: too many statuses wait for the broker"
+            );
             self.rows_left_out = true;
             return;
         }
@@ -153,7 +164,11 @@ impl Agent {
                     return;
                 };
                 self.finish(&device, OperationId(id), Outcome::Successful);
-                self.event(&device, "c8y_RemoteAccessOpened", &format!("tunnel to {target} opened"));
+                self.event(
+                    &device,
+                    "c8y_RemoteAccessOpened",
+                    &format!("tunnel to {target} opened"),
+                );
             }
             manager::Event::Failed(id, reason) => {
                 if let Some((device, _)) = self.requests.remove(&OperationId(id)) {
@@ -162,7 +177,11 @@ impl Agent {
             }
             manager::Event::Ended(id, ended) => {
                 if let Some((device, target)) = self.requests.remove(&OperationId(id)) {
-                    self.event(&device, "c8y_RemoteAccessClosed", &closed(&target, ended.as_ref()));
+                    self.event(
+                        &device,
+                        "c8y_RemoteAccessClosed",
+                        &closed(&target, ended.as_ref()),
+                    );
                 }
             }
         }
@@ -177,7 +196,13 @@ impl Agent {
         for Report { device, status } in reports {
             debug!(device, ?status, "operation status");
             let operation = smartrest::OperationRef::oldest_tunnel();
-            self.publish(device, &Request::Status { operation, status: status.clone() });
+            self.publish(
+                device,
+                &Request::Status {
+                    operation,
+                    status: status.clone(),
+                },
+            );
         }
     }
 
@@ -195,18 +220,28 @@ impl Agent {
             match self.topics.child_up(device) {
                 Ok(topic) => topic,
                 Err(error) => {
-                    warn!(error = error.to_string(), "status dropped: no topic for the device");
+                    warn!(
+                        error = error.to_string(),
+                        "status dropped: no topic for the device"
+                    );
                     return;
                 }
             }
         };
-        self.publisher.publish(Message { topic, payload: smartrest::encode([&request.to_row()]) });
+        self.publisher.publish(Message {
+            topic,
+            payload: smartrest::encode([&request.to_row()]),
+        });
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
     /// stay pending on the platform, which repeats them to the next adit.
     async fn wind_up(&mut self, events: &mut mpsc::Receiver<session::Event>) {
-        info!(tunnels = self.tunnels.len(), unsent = self.publisher.waiting(), "adit is stopping");
+        info!(
+            tunnels = self.tunnels.len(),
+            unsent = self.publisher.waiting(),
+            "adit is stopping"
+        );
         self.tunnels.stop();
         let ends = async {
             while !self.tunnels.is_empty() {
@@ -237,8 +272,10 @@ async fn end_session(
         }
     };
     if timeout(OUTBOX_END, delivered).await.is_err() {
-        warn!(unsent = publisher.waiting(),
-            "the broker did not take everything in time; the next start fails what is left executing");
+        warn!(
+            unsent = publisher.waiting(),
+            "the broker did not take everything in time; the next start fails what is left executing"
+        );
         session.abort();
     }
 }
@@ -246,13 +283,21 @@ async fn end_session(
 /// The platform tells on `s/e` that it did not understand something.
 fn platform_error(payload: &[u8]) {
     for row in smartrest::decode(payload) {
-        warn!(error = plain_text(&row.fields().join(","), EVENT_LIMIT), "the platform reports an error");
+        warn!(
+            error = plain_text(&row.fields().join(","), EVENT_LIMIT),
+            "the platform reports an error"
+        );
     }
 }
 
 fn closed(target: &Target, ended: Option<&Ended>) -> String {
     match ended {
-        Some(Ended { reason, up, down, lasted }) => format!(
+        Some(Ended {
+            reason,
+            up,
+            down,
+            lasted,
+        }) => format!(
             "tunnel to {target} closed: {reason}; open for {:.1} s, {up} bytes to the cloud, \
              {down} bytes to the device",
             lasted.as_secs_f64()

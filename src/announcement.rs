@@ -24,21 +24,30 @@ impl Announcement {
     /// # Errors
     /// The prefix cannot stand in a topic.
     pub fn of(config: &Config) -> Result<Self, TopicError> {
-        Ok(Self { topics: Topics::new(&config.mqtt.topic_prefix)? })
+        Ok(Self {
+            topics: Topics::new(&config.mqtt.topic_prefix)?,
+        })
     }
 
     /// Says what the session is to publish and to subscribe.
     pub fn session_options(&self, config: &Config) -> Options {
         let device = &config.device;
         let announced = |requests: Vec<Request>| {
-            let requests = if device.announce { requests } else { Vec::new() };
-            requests.iter().map(|request| self.message(request)).collect()
+            let requests = if device.announce {
+                requests
+            } else {
+                Vec::new()
+            };
+            requests
+                .iter()
+                .map(|request| self.message(request))
+                .collect()
         };
         let mqtt = &config.mqtt;
         Options {
             broker: mqtt.endpoint.clone(),
             client_id: device.id.clone(),
-            login: mqtt.username.clone().zip(mqtt.password.clone()),
+            login: Some((mqtt.username.clone(), mqtt.password.clone())),
             keep_alive: mqtt.keep_alive,
             create: announced(vec![Request::Device {
                 name: device.name.clone(),
@@ -56,21 +65,38 @@ impl Announcement {
     }
 
     fn message(&self, request: &Request) -> Message {
-        Message { topic: self.topics.up(), payload: smartrest::encode([&request.to_row()]) }
+        Message {
+            topic: self.topics.up(),
+            payload: smartrest::encode([&request.to_row()]),
+        }
     }
 }
 
 fn capabilities(config: &Config) -> Vec<Request> {
-    let others = config.device.supported_operations.iter().filter(|name| *name != REMOTE_ACCESS);
-    let operations = [REMOTE_ACCESS.to_owned()].into_iter().chain(others.cloned()).collect();
-    let protocols = config.remote_access.protocols.iter().map(ToString::to_string).collect();
+    let others = config
+        .device
+        .supported_operations
+        .iter()
+        .filter(|name| *name != REMOTE_ACCESS);
+    let operations = [REMOTE_ACCESS.to_owned()]
+        .into_iter()
+        .chain(others.cloned())
+        .collect();
+    let protocols = config
+        .remote_access
+        .protocols
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let mut requests = vec![
         Request::SupportedOperations(operations),
         Request::RemoteAccessProtocols(protocols),
     ];
     if let Some(interval) = config.device.required_interval {
         let minutes = interval.as_secs() / SECONDS_PER_MINUTE;
-        requests.push(Request::RequiredInterval(minutes.try_into().unwrap_or(u32::MAX)));
+        requests.push(Request::RequiredInterval(
+            minutes.try_into().unwrap_or(u32::MAX),
+        ));
     }
     requests.push(Request::Agent {
         name: AGENT_NAME.to_owned(),

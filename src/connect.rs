@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use smartrest::ConnectRequest;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::cli::Tunnel;
 use crate::cloud::transport::Transport;
 use crate::config::Config;
 use crate::reason::failure_reason;
@@ -23,18 +23,21 @@ const REASON_LIMIT: usize = 1024;
 /// The configuration cannot be used with TLS.
 pub async fn run(
     config: &Config,
-    request: &ConnectRequest,
+    Tunnel { target, key }: Tunnel,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let opener = Opener::new(config, Transport::new(&config.cloud.ca)?);
     let opened = tokio::select! {
-        opened = opener.open(request) => opened,
+        opened = opener.open(&target, &key) => opened,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),
     };
     let tunnel = match opened {
         Ok(tunnel) => tunnel,
         Err(failure) => {
-            error!(reason = failure_reason(&failure, REASON_LIMIT), "the tunnel did not open");
+            error!(
+                reason = failure_reason(&failure, REASON_LIMIT),
+                "the tunnel did not open"
+            );
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -43,5 +46,9 @@ pub async fn run(
     let ended = tunnel.relay(stop.cancelled()).await;
     info!(reason = ended.reason.to_string(), up = ended.up, down = ended.down,
         lasted = ?ended.lasted, "the tunnel has ended");
-    Ok(if ended.reason.is_orderly() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ended.reason.is_orderly() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

@@ -2,9 +2,13 @@
 //!
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
+pub mod agent;
+pub mod announcement;
 pub mod cli;
 pub mod cloud;
 pub mod config;
+pub mod connect;
+pub mod logging;
 pub mod operations;
 pub mod reason;
 pub mod secret;

@@ -1,11 +1,10 @@
 //! The `adit` command: command line, log and configuration to the agent or to one tunnel.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Command};
+use adit::cli::{self, Command, Connect, Invocation, Tunnel};
 use adit::config::{Config, Sources};
-use adit::reason::failure_reason;
 use adit::{agent, connect, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,21 +14,35 @@ use tracing::{error, warn};
 /// Exit code of a bad configuration or command line.
 const BAD_CONFIGURATION: u8 = 2;
 
+/// Bytes of a row on standard input: one row is far shorter, and no more is waited for.
+const ROW_LIMIT: u64 = 16 * 1024;
+
 fn main() -> ExitCode {
-    let cli = cli::parse();
-    logging::install(cli.log_level, cli.log_format);
-    let config = match Config::load(&Sources::of_this_machine(cli.config, cli.settings)) {
+    let Invocation {
+        config,
+        settings,
+        log_level,
+        log_format,
+        command,
+    } = cli::parse();
+    logging::install(log_level, log_format);
+    let config = match Config::load(&Sources::of_this_machine(config, settings)) {
         Ok(config) => config,
-        Err(faults) => {
-            // Faults are for the person at the terminal, also where logs are JSON.
-            let _ = writeln!(io::stderr(), "{faults}");
-            return ExitCode::from(BAD_CONFIGURATION);
-        }
+        // Faults are for the person at the terminal, also where logs are JSON.
+        Err(faults) => return refuse(&faults.to_string()),
+    };
+    let tunnel = match command {
+        Command::Run => None,
+        Command::Connect(Connect::Tunnel(tunnel)) => Some(tunnel),
+        Command::Connect(Connect::StandardInput) => match row_from_standard_input() {
+            Ok(tunnel) => Some(tunnel),
+            Err(error) => return refuse(&format!("standard input: {error:#}")),
+        },
     };
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    match run(cli.command, &config) {
+    match run(tunnel, &config) {
         Ok(code) => code,
         Err(error) => {
             error!(error = format!("{error:#}"), "adit cannot go on");
@@ -38,17 +51,30 @@ fn main() -> ExitCode {
     }
 }
 
+fn refuse(message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{message}");
+    ExitCode::from(BAD_CONFIGURATION)
+}
+
+fn row_from_standard_input() -> anyhow::Result<Tunnel> {
+    let mut row = String::new();
+    BufReader::new(io::stdin().take(ROW_LIMIT)).read_line(&mut row)?;
+    Ok(cli::parse_row(&row)?)
+}
+
+/// Runs the agent, or opens the one tunnel that was asked for.
+///
 /// One thread is enough to keep a gateway's link full, and costs least.
-fn run(command: Command, config: &Config) -> anyhow::Result<ExitCode> {
+fn run(tunnel: Option<Tunnel>, config: &Config) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
-        match command {
-            Command::Run => agent::run(config, stop).await.map(|()| ExitCode::SUCCESS),
-            Command::Connect(request) => connect::run(config, &request, stop).await,
+        match tunnel {
+            None => agent::run(config, stop).await.map(|()| ExitCode::SUCCESS),
+            Some(tunnel) => connect::run(config, tunnel, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

@@ -1,5 +1,6 @@
 //! Everything that is said to the platform.
 
+pub mod endpoint;
 pub mod outbox;
 pub mod reconnect;
 pub mod session;

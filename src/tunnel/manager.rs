@@ -80,10 +80,16 @@ impl Tunnels {
             return Err(TooMany(self.limit));
         }
         let span = info_span!("tunnel", id, target = %request.target);
-        let tunnel =
-            carry(id, request, Arc::clone(&self.opener), self.sender.clone(), self.stop.clone());
+        let tunnel = carry(
+            id,
+            request,
+            Arc::clone(&self.opener),
+            self.sender.clone(),
+            self.stop.clone(),
+        );
         let task = self.tasks.spawn(tunnel.instrument(span));
-        self.running.insert(task.id(), Running { id, opened: false });
+        self.running
+            .insert(task.id(), Running { id, opened: false });
         Ok(())
     }
 
@@ -124,7 +130,11 @@ impl Tunnels {
         let Running { id, opened } = self.running.remove(&task)?;
         fault?;
         error!(tunnel = id, "{OWN_FAULT}");
-        Some(if opened { Event::Ended(id, None) } else { Event::Failed(id, OWN_FAULT.into()) })
+        Some(if opened {
+            Event::Ended(id, None)
+        } else {
+            Event::Failed(id, OWN_FAULT.into())
+        })
     }
 
     /// Lets every tunnel come to its end; what is opening fails.
@@ -152,7 +162,7 @@ async fn carry(
     stop: CancellationToken,
 ) {
     let opened = tokio::select! {
-        opened = opener.open(&request) => {
+        opened = opener.open(&request.target, &request.key) => {
             opened.map_err(|error| failure_reason(&error, REASON_LIMIT))
         }
         () = stop.cancelled() => Err("adit is stopping".to_owned()),
