@@ -98,8 +98,6 @@ pub enum RowError {
     Request(#[from] RequestError),
 }
 
-/// The template id of the row that asks for a tunnel.
-const CONNECT_TEMPLATE: &str = "530";
 /// Stands for standard input in place of a row.
 const STANDARD_INPUT: &str = "-";
 
@@ -226,7 +224,7 @@ pub fn parse_row(text: &str) -> Result<Tunnel, RowError> {
         [row] => row,
         _ => return Err(RowError::Several),
     };
-    if row.template() != CONNECT_TEMPLATE {
+    if row.template() != ConnectRequest::TEMPLATE {
         return Err(RowError::Template);
     }
     let ConnectRequest { target, key, .. } = ConnectRequest::from_row(row)?;
