@@ -4,4 +4,5 @@ pub mod endpoint;
 pub mod outbox;
 pub mod reconnect;
 pub mod session;
+pub mod token;
 pub mod transport;

@@ -97,6 +97,7 @@ pub enum Event {
 #[derive(Clone, Debug, Default)]
 pub struct Publisher {
     outbox: Arc<Mutex<Outbox>>,
+    asked: Arc<Mutex<Vec<Message>>>,
     filled: Arc<Notify>,
 }
 
@@ -114,6 +115,22 @@ impl Publisher {
         }
         self.outbox().push(message);
         self.filled.notify_one();
+    }
+
+    /// Sends a message ahead of all others on the present or next connection. It is not kept when
+    /// that is lost: whoever asks has a time limit and asks again.
+    pub fn ask(&self, message: Message) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(&message) {
+            asked.push(message);
+        }
+        drop(asked);
+        self.filled.notify_one();
+    }
+
+    /// Takes what was asked and not sent.
+    pub(super) fn take_asked(&self) -> Vec<Message> {
+        std::mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether work may be begun that will have to be reported.
@@ -301,6 +318,9 @@ impl Session {
         connection.begin().await?;
         loop {
             if connection.may_deliver() {
+                for message in self.publisher.take_asked() {
+                    connection.publish_for_setup(&message).await?;
+                }
                 connection.deliver(&self.publisher).await?;
                 if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                     connection.disconnect().await;
