@@ -1,0 +1,74 @@
+//! Words for an error and its causes, as the operator reads them on an operation.
+
+use std::error::Error;
+use std::{io, iter};
+
+/// Words an error and its causes for the operator, in at most `limit` bytes and on one line.
+pub fn failure_reason(error: &(dyn Error + 'static), limit: usize) -> String {
+    let chain = iter::successors(Some(error), |&error| error.source());
+    let mut clauses: Vec<String> = chain
+        .map(|error| match error.downcast_ref::<io::Error>() {
+            Some(error) => words(error),
+            None => legible(&error.to_string()),
+        })
+        .collect();
+    // A cause that its wrapper has already told need not be told again.
+    clauses.dedup_by(|cause, effect| effect.ends_with(cause.as_str()));
+    let mut reason = clauses.join(": ");
+    reason.truncate(reason.floor_char_boundary(limit));
+    reason
+}
+
+/// Words what the system said as a clause: "connection refused", without the number.
+pub(crate) fn words(error: &io::Error) -> String {
+    let text = legible(&error.to_string());
+    let clause = text
+        .split_once(" (os error ")
+        .map_or(text.as_str(), |(clause, _)| clause);
+    let mut letters = clause.chars();
+    match letters.next() {
+        // The system begins with a capital; a name such as "DNS" keeps its own.
+        Some(first) if letters.clone().next().is_some_and(char::is_lowercase) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => clause.to_owned(),
+    }
+}
+
+/// Makes one line of a text from outside, without double quotes.
+///
+/// Software in the field disagrees on how a double quote is escaped in SmartREST, so none is sent.
+pub(crate) fn legible(text: &str) -> String {
+    let plain = text.replace('"', "'").replace(char::is_control, " ");
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot reach {0}")]
+    struct Reach(&'static str, #[source] io::Error);
+
+    #[test]
+    fn joins_an_error_and_its_causes() {
+        let refused = || io::Error::from_raw_os_error(111);
+        for (error, limit, text) in [
+            (
+                Reach("plc-7:22", refused()),
+                200,
+                "cannot reach plc-7:22: connection refused",
+            ),
+            (Reach("plc-7:22", refused()), 16, "cannot reach plc"),
+            (Reach("ü", refused()), 14, "cannot reach "),
+            (
+                Reach("a \"b\"\r\n", io::Error::other("DNS\tdown")),
+                200,
+                "cannot reach a 'b': DNS down",
+            ),
+        ] {
+            assert_eq!(failure_reason(&error, limit), text);
+        }
+    }
+}
