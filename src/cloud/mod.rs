@@ -1,3 +1,4 @@
 //! Everything that is said to the platform.
 
+pub mod endpoint;
 pub mod transport;

@@ -1,0 +1,440 @@
+//! The device WebSocket: the handshake, and its failures in words.
+//!
+//! The handshake is written here and not left to tungstenite, whose client gives up where a server
+//! names no subprotocol and reads no further than the head of a refusal; what the server says in
+//! the body is often the only hint. From the first frame on, the WebSocket is tungstenite's.
+//!
+//! The URL holds the connection key and a header the credentials. Nothing of the request is ever
+//! part of an error, not even where the server sends it back.
+
+use std::io;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use smartrest::ConnectionKey;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::transport::{Endpoint, Stream, Transport, TransportError};
+use crate::secret::Secret;
+use crate::tunnel::reason::legible;
+use crate::tunnel::relay::{self, CloudSocket, Link};
+
+const PATH: &str = "/service/remoteaccess/device/";
+const SUBPROTOCOL: &str = "binary";
+
+/// Bytes of an answer's head; the platform's have a tenth of it.
+const HEAD_LIMIT: usize = 16 << 10;
+const HEADER_LIMIT: usize = 64;
+/// Bytes of a refusal's body. A longer one is a page for a browser, and says little.
+const BODY_LIMIT: usize = 4 << 10;
+/// How long a refusal's body may come after its head.
+const BODY_WAIT: Duration = Duration::from_millis(500);
+/// Characters of an answer that are repeated.
+const HINT_LIMIT: usize = 120;
+/// Unsent bytes that the kernel takes for a connection. A ping waits behind them, and on a slow
+/// line the megabytes that the kernel would otherwise take delay it until the cloud seems dead.
+const UNSENT_LIMIT: u32 = 128 << 10;
+
+/// Why the WebSocket did not open.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// TCP, TLS or the name failed.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The cloud, or something on the way to it, was silent.
+    #[error("{cloud} did not open the WebSocket within {}", humantime::format_duration(*limit))]
+    Timeout {
+        /// Host and port.
+        cloud: String,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The cloud refused with an HTTP status.
+    #[error("{cloud} refused the WebSocket with HTTP {status}: {}{}", meaning(*status), said(hint))]
+    Refused {
+        /// Host and port.
+        cloud: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said in the answer, made legible; empty if nothing.
+        hint: String,
+    },
+    /// An answer that does not open a WebSocket as RFC 6455 says.
+    #[error("{cloud} does not speak WebSocket: {fault}")]
+    NotWebSocket {
+        /// Host and port.
+        cloud: String,
+        /// What is wrong with the answer.
+        fault: Fault,
+    },
+    /// The connection broke between the request and the answer.
+    #[error("the connection to {cloud} broke before the WebSocket was open")]
+    Broken {
+        /// Host and port.
+        cloud: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The credentials would change the request.
+    #[error("the credentials contain characters that cannot stand in an HTTP header")]
+    Credentials,
+}
+
+/// What is wrong with an answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// Not HTTP at all.
+    #[error("the answer is not HTTP")]
+    NotHttp,
+    /// The stream ended before the head was complete.
+    #[error("the connection was closed without an answer")]
+    Closed,
+    /// The head is longer than any that makes sense.
+    #[error("the answer's head has no end")]
+    Endless,
+    /// A 101 to something else.
+    #[error("the answer does not say \"upgrade: websocket\"")]
+    Upgrade,
+    /// The proof that the server has understood the request is wrong.
+    #[error("the answer belongs to another request (sec-websocket-accept)")]
+    Accept,
+    /// A subprotocol that was not asked for.
+    #[error("the answer names the subprotocol '{0}' where '{SUBPROTOCOL}' was asked for")]
+    Subprotocol(String),
+    /// An extension, and none was asked for.
+    #[error("the answer names an extension where none was asked for")]
+    Extension,
+}
+
+impl EndpointError {
+    /// Returns the HTTP status of a refusal; 401 may be worth another attempt with a new token.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the value of an `Authorization` header for a user, named with the tenant, and a password.
+pub fn basic(user: &str, password: &Secret) -> Secret {
+    let pair = format!("{user}:{}", password.expose());
+    Secret::new(format!("Basic {}", BASE64.encode(pair)))
+}
+
+/// Opens the device WebSocket of a connection key within `limit`.
+///
+/// `authorization` is the whole value of the header, such as [`basic`] makes. Dropping the future
+/// closes what is half open.
+pub async fn connect(
+    transport: &Transport,
+    cloud: &Endpoint,
+    key: &ConnectionKey,
+    authorization: &Secret,
+    limit: Duration,
+) -> Result<CloudSocket<Stream>, EndpointError> {
+    let open = async {
+        let stream = transport.connect(cloud).await?;
+        limit_unsent(&stream);
+        handshake(stream, cloud, key, authorization).await
+    };
+    timeout(limit, open)
+        .await
+        .map_err(|_| EndpointError::Timeout {
+            cloud: place(cloud),
+            limit,
+        })?
+}
+
+fn limit_unsent(stream: &Stream) {
+    let tcp = match stream {
+        Stream::Plain(tcp) => tcp,
+        Stream::Tls(tls) => tls.get_ref().0,
+    };
+    if let Err(error) = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_LIMIT) {
+        tracing::debug!(%error, "the kernel does not limit unsent bytes");
+    }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    cloud: &Endpoint,
+    key: &ConnectionKey,
+    authorization: &Secret,
+) -> Result<CloudSocket<S>, EndpointError> {
+    let nonce = generate_key();
+    let request = request(cloud, key, authorization, &nonce)?;
+    let place = place(cloud);
+    let broken = |source| EndpointError::Broken {
+        cloud: place.clone(),
+        source,
+    };
+    let no_websocket = |fault| EndpointError::NotWebSocket {
+        cloud: place.clone(),
+        fault,
+    };
+    stream
+        .write_all(request.expose().as_bytes())
+        .await
+        .map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
+
+    let mut received = Vec::new();
+    let answer = loop {
+        match Answer::parse(&received).map_err(no_websocket)? {
+            Some(answer) => break answer,
+            None if received.len() >= HEAD_LIMIT => return Err(no_websocket(Fault::Endless)),
+            None => {}
+        }
+        match stream.read_buf(&mut received).await {
+            Ok(0) => return Err(no_websocket(Fault::Closed)),
+            Ok(_) => {}
+            // TLS that ended without saying so.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(no_websocket(Fault::Closed));
+            }
+            Err(error) => return Err(broken(error)),
+        }
+    };
+    let mut rest = received.split_off(answer.length);
+    if answer.status != 101 {
+        let body = answer.read_body(&mut stream, &mut rest).await;
+        return Err(EndpointError::Refused {
+            cloud: place,
+            status: answer.status,
+            hint: hint(&answer, body.as_deref(), key, authorization),
+        });
+    }
+    answer
+        .check(&nonce)
+        .map_err(|fault| no_websocket(without_secrets(fault, key, authorization)))?;
+    let link = Link::new(stream);
+    let config = Some(relay::config());
+    Ok(WebSocketStream::from_partially_read(link, rest, Role::Client, config).await)
+}
+
+fn request(
+    cloud: &Endpoint,
+    key: &ConnectionKey,
+    authorization: &Secret,
+    nonce: &str,
+) -> Result<Secret, EndpointError> {
+    let authorization = authorization.expose();
+    if !authorization.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Err(EndpointError::Credentials);
+    }
+    let default_port = if cloud.tls { 443 } else { 80 };
+    let host = match place(cloud) {
+        place if cloud.port == default_port => place
+            .rsplit_once(':')
+            .map_or_else(String::new, |(host, _)| host.to_owned()),
+        place => place,
+    };
+    Ok(Secret::new(format!(
+        "GET {PATH}{key} HTTP/1.1\r\n\
+         Host: {host}\r\n\
+         Connection: Upgrade\r\n\
+         Upgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: {nonce}\r\n\
+         Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\
+         Authorization: {authorization}\r\n\
+         User-Agent: adit/{version}\r\n\
+         \r\n",
+        key = key.expose(),
+        version = env!("CARGO_PKG_VERSION"),
+    )))
+}
+
+fn place(cloud: &Endpoint) -> String {
+    let Endpoint { host, port, .. } = cloud;
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// The head of an answer.
+struct Answer {
+    status: u16,
+    /// Names in lower case.
+    headers: Vec<(String, String)>,
+    /// Bytes that the head has.
+    length: usize,
+}
+
+impl Answer {
+    /// Reads a head, `None` if it is not complete yet.
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, Fault> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
+        let mut answer = httparse::Response::new(&mut headers);
+        let length = match answer.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) => return Ok(None),
+            Err(httparse::Error::TooManyHeaders) => return Err(Fault::Endless),
+            Err(_) => return Err(Fault::NotHttp),
+        };
+        let text = |value: &[u8]| String::from_utf8_lossy(value).trim().to_owned();
+        Ok(Some(Self {
+            status: answer.code.ok_or(Fault::NotHttp)?,
+            headers: answer
+                .headers
+                .iter()
+                .map(|header| (header.name.to_ascii_lowercase(), text(header.value)))
+                .collect(),
+            length,
+        }))
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let named = self.headers.iter().filter(move |header| header.0 == name);
+        named.map(|header| header.1.as_str())
+    }
+
+    /// The values of a header that is a list of words.
+    fn words<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.all(name).flat_map(|v| v.split(',')).map(str::trim)
+    }
+
+    /// Holds an answer with status 101 against RFC 6455, 4.1.
+    fn check(&self, nonce: &str) -> Result<(), Fault> {
+        let lists = |name, word| self.words(name).any(|w| w.eq_ignore_ascii_case(word));
+        if !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
+            return Err(Fault::Upgrade);
+        }
+        let accept = derive_accept_key(nonce.as_bytes());
+        if !self.all("sec-websocket-accept").eq([accept.as_str()]) {
+            return Err(Fault::Accept);
+        }
+        if self
+            .words("sec-websocket-extensions")
+            .any(|w| !w.is_empty())
+        {
+            return Err(Fault::Extension);
+        }
+        // None at all is against the RFC's spirit, but means no harm: bytes are bytes.
+        match self
+            .words("sec-websocket-protocol")
+            .find(|&word| word != SUBPROTOCOL)
+        {
+            Some(other) => Err(Fault::Subprotocol(legible(other))),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the body of a refusal, `None` if it is not text, or does not come whole and soon.
+    async fn read_body(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        body: &mut Vec<u8>,
+    ) -> Option<String> {
+        let length = match self.all("content-length").next() {
+            Some(length) => Some(length.parse::<usize>().ok()?),
+            None => None,
+        };
+        let chunked = self
+            .words("transfer-encoding")
+            .any(|word| word == "chunked");
+        let whole = |body: &[u8]| match length {
+            Some(length) => length <= body.len(),
+            None => chunked && body.ends_with(b"\r\n0\r\n\r\n"),
+        };
+        let read = async {
+            while !whole(body) && body.len() <= BODY_LIMIT {
+                if stream.read_buf(body).await.ok()? == 0 {
+                    return (length.is_none() && !chunked).then_some(());
+                }
+            }
+            (body.len() <= BODY_LIMIT).then_some(())
+        };
+        timeout(BODY_WAIT, read).await.ok()??;
+        let text = std::str::from_utf8(body).ok()?;
+        if !chunked {
+            return Some(text.to_owned());
+        }
+        // A short body comes in one chunk; it stands between its length and the end of all chunks.
+        let (_, text) = text.split_once("\r\n")?;
+        Some(text.strip_suffix("\r\n0\r\n\r\n")?.to_owned())
+    }
+}
+
+fn meaning(status: u16) -> &'static str {
+    match status {
+        300..=399 => "the platform is somewhere else, check cloud.url",
+        400 => "the request was not understood",
+        401 => "the credentials are refused, or the connection key was used or has expired",
+        403 => "the device's user may not open tunnels, or the connection key has expired",
+        404 => "the connection key is unknown, was used or has expired",
+        407 => "a proxy on the way wants credentials",
+        429 => "the platform is asked too often",
+        500..=599 => "the platform, or something in front of it, has a fault",
+        200..=299 => "this is a web server, but not a WebSocket, check cloud.url",
+        _ => "the platform does not want the tunnel",
+    }
+}
+
+fn said(hint: &str) -> String {
+    match hint {
+        "" => String::new(),
+        hint => format!(" ({hint})"),
+    }
+}
+
+/// Returns what a refusal says, if that is short text for people, and nothing of what it repeats.
+fn hint(
+    answer: &Answer,
+    body: Option<&str>,
+    key: &ConnectionKey,
+    authorization: &Secret,
+) -> String {
+    let text = match answer.status {
+        300..=399 => answer.all("location").next(),
+        _ => body.filter(|body| !body.trim_start().starts_with('<')),
+    };
+    let text = text.unwrap_or_default();
+    if repeats_secret(text, key, authorization) {
+        return String::new();
+    }
+    legible(text).chars().take(HINT_LIMIT).collect()
+}
+
+fn without_secrets(fault: Fault, key: &ConnectionKey, authorization: &Secret) -> Fault {
+    match fault {
+        Fault::Subprotocol(name) if repeats_secret(&name, key, authorization) => {
+            Fault::Subprotocol("…".into())
+        }
+        Fault::Subprotocol(name) => Fault::Subprotocol(name.chars().take(HINT_LIMIT).collect()),
+        fault => fault,
+    }
+}
+
+/// Whether a text repeats something that nobody may read, in JSON or broken over lines as well.
+fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bool {
+    let squeeze = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    let credentials = authorization.expose();
+    let token = credentials
+        .split_once(' ')
+        .map_or(credentials, |pair| pair.1);
+    let decoded = BASE64.decode(token).ok();
+    let password = decoded
+        .as_deref()
+        .and_then(|pair| std::str::from_utf8(pair).ok())
+        .and_then(|pair| pair.split_once(':'))
+        .map(|pair| pair.1);
+    let squeezed = squeeze(text);
+    [Some(key.expose()), Some(token), password]
+        .into_iter()
+        .flatten()
+        .any(|secret| {
+            let bare = squeeze(secret);
+            (!secret.is_empty() && text.contains(secret))
+                || (!bare.is_empty() && squeezed.contains(&bare))
+        })
+}

@@ -1,0 +1,452 @@
+//! Reaches a machine on the LAN: resolve its name, ask the policy about each address, connect.
+//!
+//! The policy is asked about the address that is dialled, because whoever controls the DNS decides
+//! where a name leads. The addresses of a name are tried as RFC 8305 says: families in turn, each
+//! attempt a moment after the one before, the first to connect wins.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use smartrest::Target;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use super::policy::{Denied, Policy};
+
+/// How long an attempt runs alone: the "Connection Attempt Delay" of RFC 8305.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried. More come from a mistake or from somebody who uses the
+/// gateway to knock on doors.
+const ADDRESS_LIMIT: usize = 16;
+
+/// Silence after which the kernel asks whether a machine still exists. One that was switched off
+/// would otherwise hold its tunnel for ever.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Why a machine was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The policy forbids the target, or every address of it.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The name has no address.
+    #[error("cannot resolve {host}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address accepted the connection.
+    #[error("cannot reach {target}")]
+    Reach {
+        /// The target.
+        target: Target,
+        /// What the most telling attempt failed with.
+        source: io::Error,
+    },
+    /// No address of several accepted the connection.
+    #[error("cannot reach {target} at any of {count} addresses")]
+    ReachAny {
+        /// The target.
+        target: Target,
+        /// How many addresses were tried.
+        count: usize,
+        /// What the most telling attempt failed with.
+        source: io::Error,
+    },
+    /// At least one address was silent.
+    #[error("{target} did not answer within {}", humantime::format_duration(*limit))]
+    Timeout {
+        /// The target.
+        target: Target,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// The resolver was silent.
+    #[error("no answer about the name {host} within {}", humantime::format_duration(*limit))]
+    ResolveTimeout {
+        /// The name.
+        host: String,
+        /// The time the resolver had.
+        limit: Duration,
+    },
+}
+
+/// Connects to a target within `limit`; names are resolved by the system.
+///
+/// Dropping the future closes what is half open. A question to the system's resolver cannot be
+/// taken back and occupies a thread until the resolver gives up.
+pub async fn connect(
+    target: &Target,
+    policy: &Policy,
+    limit: Duration,
+) -> Result<TcpStream, DialError> {
+    policy.check_name(target)?;
+    connect_to(target, policy, limit, resolve(target)).await
+}
+
+async fn resolve(target: &Target) -> io::Result<Vec<IpAddr>> {
+    let addresses = lookup_host((target.host(), target.port())).await?;
+    Ok(addresses.map(|address| address.ip()).collect())
+}
+
+async fn connect_to(
+    target: &Target,
+    policy: &Policy,
+    limit: Duration,
+    addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
+) -> Result<TcpStream, DialError> {
+    let began = Instant::now();
+    let host = || target.host().to_owned();
+    let addresses = timeout(limit, addresses)
+        .await
+        .map_err(|_| DialError::ResolveTimeout {
+            host: host(),
+            limit,
+        })?
+        .and_then(|addresses| match addresses.as_slice() {
+            [] => Err(io::Error::other("the name has no address")),
+            _ => Ok(addresses),
+        })
+        .map_err(|source| DialError::Resolve {
+            host: host(),
+            source,
+        })?;
+    let addresses = admit(target, policy, &addresses)?;
+    let count = addresses.len();
+    let left = limit.saturating_sub(began.elapsed());
+    let target = target.clone();
+    match timeout(left, race(&addresses, target.port())).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) if count == 1 => Err(DialError::Reach { target, source }),
+        Ok(Err(source)) => Err(DialError::ReachAny {
+            target,
+            count,
+            source,
+        }),
+        Err(_) => Err(DialError::Timeout { target, limit }),
+    }
+}
+
+/// Returns the addresses that may be dialled in the order in which they are, or why none may.
+fn admit(target: &Target, policy: &Policy, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Denied> {
+    let mut admitted: Vec<IpAddr> = Vec::new();
+    let mut first_denied = None;
+    for address in addresses.iter().map(IpAddr::to_canonical) {
+        match policy.check(target, address) {
+            Ok(()) if admitted.contains(&address) => {}
+            Ok(()) => admitted.push(address),
+            Err(denied) => {
+                debug!(%address, error = %denied, "address skipped");
+                first_denied.get_or_insert(denied);
+            }
+        }
+    }
+    match first_denied {
+        Some(denied) if admitted.is_empty() => Err(denied),
+        _ => {
+            let mut ordered = alternate(admitted);
+            ordered.truncate(ADDRESS_LIMIT);
+            Ok(ordered)
+        }
+    }
+}
+
+/// Puts the families in turn, the one that the resolver prefers first.
+fn alternate(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let preferred = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == preferred);
+    let longer = first.len().max(second.len());
+    (0..longer)
+        .flat_map(|i| [first.get(i), second.get(i)])
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// Returns the first connection that stands, or the most telling error once all have failed.
+async fn race(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
+    let mut attempts = FuturesUnordered::new();
+    let mut telling: Option<io::Error> = None;
+    let mut next_at = Instant::now();
+    loop {
+        if next_at <= Instant::now() || attempts.is_empty() {
+            match waiting.next() {
+                Some(address) => attempts.push(dial(address)),
+                None if attempts.is_empty() => break,
+                None => {}
+            }
+            next_at = Instant::now() + ATTEMPT_DELAY;
+        }
+        tokio::select! {
+            Some(attempt) = attempts.next() => match attempt {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    next_at = Instant::now();
+                    if telling.as_ref().is_none_or(|other| weight(other) <= weight(&error)) {
+                        telling = Some(error);
+                    }
+                }
+            },
+            () = sleep_until(next_at), if waiting.len() > 0 => {}
+        }
+    }
+    Err(telling.unwrap_or_else(|| io::Error::other("no address")))
+}
+
+/// How much an error says about the machine, and not just about the way to it.
+fn weight(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => 0,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut => 1,
+        _ => 2,
+    }
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Where nobody listens on a port of this machine that is also in the range for outgoing
+    // connections, TCP can connect a socket to itself.
+    if stream.local_addr()? == address {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    let probes = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_INTERVAL);
+    SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::tunnel::reason::failure_reason;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn target(host: &str, port: u16) -> Target {
+        Target::parse(host, &port.to_string()).unwrap()
+    }
+
+    fn policy(allow: &[&str], deny: &[&str]) -> Policy {
+        let patterns = |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect();
+        Policy::new(patterns(allow), patterns(deny))
+    }
+
+    fn local(last: u8) -> IpAddr {
+        Ipv4Addr::new(127, 0, 0, last).into()
+    }
+
+    /// Listens on one loopback address only; its neighbours refuse the same port.
+    async fn listener(last: u8) -> (TcpListener, u16) {
+        let listener = TcpListener::bind((local(last), 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    /// A port whose queue of unaccepted connections is full, so that a further one hangs.
+    async fn black_hole() -> (Vec<TcpStream>, socket2::Socket, SocketAddr) {
+        use socket2::{Domain, Socket, Type};
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::new(local(1), 0).into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        let mut held = Vec::new();
+        while let Ok(Ok(stream)) =
+            timeout(Duration::from_millis(200), TcpStream::connect(address)).await
+        {
+            held.push(stream);
+        }
+        (held, socket, address)
+    }
+
+    async fn outcome(
+        target: &Target,
+        policy: &Policy,
+        limit: Duration,
+        addresses: &[IpAddr],
+    ) -> Result<SocketAddr, String> {
+        match connect_to(target, policy, limit, ready(Ok(addresses.to_vec()))).await {
+            Ok(stream) => Ok(stream.peer_addr().unwrap()),
+            Err(error) => Err(failure_reason(&error, 200)),
+        }
+    }
+
+    #[tokio::test]
+    async fn reaches_a_name_without_nagle() {
+        let (_listener, port) = listener(1).await;
+        let target = target("localhost", port);
+        let stream = connect(&target, &policy(&["private"], &[]), LIMIT)
+            .await
+            .unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert!(SockRef::from(&stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn goes_on_to_the_next_address_when_one_refuses() {
+        let (_listener, port) = listener(3).await;
+        let began = Instant::now();
+        let reached = outcome(
+            &target("plc-7", port),
+            &policy(&["private"], &[]),
+            LIMIT,
+            &[local(1), local(2), local(3)],
+        )
+        .await;
+        assert_eq!(reached, Ok(SocketAddr::new(local(3), port)));
+        assert!(
+            began.elapsed() < ATTEMPT_DELAY,
+            "waited although it was refused"
+        );
+    }
+
+    #[tokio::test]
+    async fn does_not_wait_for_a_silent_address() {
+        let (_held, _socket, silent) = black_hole().await;
+        let (_listener, _) = listener(2).await;
+        let answering = TcpListener::bind((local(2), silent.port())).await.unwrap();
+        let reached = outcome(
+            &target("plc-7", silent.port()),
+            &policy(&["private"], &[]),
+            LIMIT,
+            &[local(1), local(2)],
+        )
+        .await;
+        assert_eq!(reached, Ok(answering.local_addr().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn says_what_failed() {
+        let (_, port) = listener(1).await;
+        let plc = target("plc-7", port);
+        let private = policy(&["private"], &[]);
+        assert_eq!(
+            outcome(&plc, &private, LIMIT, &[local(1)]).await,
+            Err(format!("cannot reach plc-7:{port}: connection refused"))
+        );
+        assert_eq!(
+            outcome(&plc, &private, LIMIT, &[local(1), local(2), local(1)]).await,
+            Err(format!(
+                "cannot reach plc-7:{port} at any of 2 addresses: connection refused"
+            ))
+        );
+        assert_eq!(
+            outcome(&plc, &private, LIMIT, &[]).await,
+            Err("cannot resolve plc-7: the name has no address".into())
+        );
+
+        let (_held, _socket, silent) = black_hole().await;
+        let limit = Duration::from_millis(100);
+        assert_eq!(
+            outcome(
+                &target("plc-7", silent.port()),
+                &private,
+                limit,
+                &[local(1)]
+            )
+            .await,
+            Err(format!(
+                "plc-7:{} did not answer within 100ms",
+                silent.port()
+            ))
+        );
+        let error = connect_to(&plc, &private, limit, pending())
+            .await
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no answer about the name plc-7 within 100ms"
+        );
+    }
+
+    #[tokio::test]
+    async fn names_what_does_not_resolve() {
+        let target = target("plc-7.invalid", 22);
+        let error = connect(&target, &policy(&["private"], &[]), LIMIT)
+            .await
+            .unwrap_err();
+        let reason = failure_reason(&error, 200);
+        assert!(
+            reason.starts_with("cannot resolve plc-7.invalid: failed to lookup"),
+            "{reason}"
+        );
+    }
+
+    #[tokio::test]
+    async fn is_not_led_around_the_policy_by_dns() {
+        let (_listener, port) = listener(1).await;
+        let target = target("plc-7", port);
+        let mapped = IpAddr::V6(Ipv4Addr::LOCALHOST.to_ipv6_mapped());
+        let no_loopback = policy(&["0.0.0.0/0", "::/0"], &["127.0.0.0/8", "::1/128"]);
+        let metadata: IpAddr = [169, 254, 169, 254].into();
+        for (policy, led_to) in [
+            (&no_loopback, vec![local(1)]),
+            (&no_loopback, vec![mapped]),
+            (&no_loopback, vec![IpAddr::V6(Ipv6Addr::LOCALHOST)]),
+            (&self::policy(&["private"], &[]), vec![metadata]),
+            (&self::policy(&[], &[]), vec![local(1)]),
+        ] {
+            let outcome = connect_to(&target, policy, LIMIT, ready(Ok(led_to.clone()))).await;
+            assert!(
+                matches!(outcome, Err(DialError::Denied(_))),
+                "{led_to:?}: {outcome:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn skips_denied_addresses_among_allowed_ones() {
+        let (_listener, port) = listener(2).await;
+        let reached = outcome(
+            &target("plc-7", port),
+            &policy(&["private"], &["127.0.0.1/32"]),
+            LIMIT,
+            &[local(1), local(2)],
+        )
+        .await;
+        assert_eq!(reached, Ok(SocketAddr::new(local(2), port)));
+    }
+
+    #[test]
+    fn puts_families_in_turn_and_knocks_on_few_doors() {
+        let v4 = |n| IpAddr::from([10, 0, 0, n]);
+        let v6 = |n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]);
+        assert_eq!(
+            alternate(vec![v6(1), v6(2), v6(3), v4(1)]),
+            [v6(1), v4(1), v6(2), v6(3)]
+        );
+        let many: Vec<_> = (1..100).map(v4).collect();
+        let admitted = admit(&target("plc-7", 22), &policy(&["private"], &[]), &many).unwrap();
+        assert_eq!(admitted.len(), ADDRESS_LIMIT);
+    }
+
+    #[test]
+    fn tells_of_the_machine_rather_than_of_the_way() {
+        let order = [
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::ConnectionRefused,
+        ];
+        let weights = order.map(|kind| weight(&kind.into()));
+        assert!(weights.is_sorted() && weights[0] < weights[2]);
+    }
+}
