@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
 use super::outbox::Message;
-use super::session::Publisher;
+use super::publisher::Publisher;
 use crate::secret::Secret;
 
 /// How long the platform may take to answer. Less than a tunnel has to open, so that the operator
