@@ -18,9 +18,10 @@ use crate::forward::Forward;
 use crate::handshake::Handshake;
 use crate::misbehaviour::Misbehaviour;
 use crate::mqtt::{Client, Link};
-use crate::options::Options;
+use crate::options::{Login, Options};
 use crate::platform::{
     Complaint, DOWN, Delivery, Device, Event, Operation, OperationId, Platform, Record, Status,
+    TokenAnswer,
 };
 use crate::rendezvous::Rendezvous;
 use crate::tunnel::Tunnel;
@@ -147,6 +148,23 @@ impl Cloud {
     pub fn set_live_delivery(&self, live: bool) {
         self.board()
             .change(|state| state.platform.set_live_delivery(live));
+    }
+
+    /// Says what requests for a token are answered from now on; at first a token for an hour.
+    pub fn answer_token_requests(&self, answer: TokenAnswer) {
+        self.board()
+            .change(|state| state.platform.answer_token_requests(answer));
+    }
+
+    /// Takes back all tokens, as the platform may at any time.
+    pub fn revoke_tokens(&self) {
+        self.board().change(|state| state.platform.revoke_tokens());
+    }
+
+    /// Accepts the registration of the device, which gets these credentials when it next asks.
+    pub fn accept_registration(&self, credentials: Login) {
+        self.board()
+            .change(|state| state.platform.accept_registration(credentials));
     }
 
     /// Creates an operation that is delivered as `row`, whatever that says.

@@ -197,7 +197,10 @@ impl Endpoint {
         request: &Request,
         key: &Key,
     ) -> Result<(oneshot::Sender<DeviceSocket>, String), u16> {
-        if !request.is_from(&self.options.device_login) {
+        let bearer = request
+            .bearer()
+            .is_some_and(|token| self.board.look(|state| state.platform.is_token_good(token)));
+        if !bearer && !request.is_from(&self.options.device_login) {
             return Err(401);
         }
         let accept_key = request.accept_key().ok_or(400_u16)?;

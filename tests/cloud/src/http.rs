@@ -76,6 +76,12 @@ impl Request {
         self.header("authorization")?.split_whitespace().next()
     }
 
+    /// Returns the token of `Authorization: Bearer`.
+    pub(crate) fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
     /// Returns the subprotocols that are asked for.
     pub(crate) fn protocols(&self) -> Vec<String> {
         self.header("sec-websocket-protocol")

@@ -29,6 +29,7 @@ pub use misbehaviour::Misbehaviour;
 pub use options::{Broker, Login, Options};
 pub use platform::{
     Complaint, Device, Event, Key, Operation, OperationId, Platform, REMOTE_ACCESS, Record, Status,
+    TokenAnswer,
 };
 pub use stream::Stream;
 pub use tunnel::{DeviceSocket, Tunnel, reset};

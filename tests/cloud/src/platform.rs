@@ -4,6 +4,7 @@
 //! whose topic carries them, and so they do here, whoever is hurt by it. What cannot be applied
 //! is answered on `s/e` and kept, because a device that causes it has miscounted.
 
+mod access;
 mod device;
 mod operation;
 
@@ -12,6 +13,10 @@ use std::time::Instant;
 
 use smartrest::{Row, decode, encode};
 
+use crate::options::Login;
+use access::Access;
+
+pub use access::TokenAnswer;
 pub use device::{Device, Event};
 pub use operation::{Key, Operation, OperationId, Status};
 
@@ -22,6 +27,11 @@ pub const REMOTE_ACCESS: &str = "c8y_RemoteAccessConnect";
 pub const DOWN: &str = "s/ds";
 /// The topic for complaints about a device's own rows, without prefix.
 pub const ERRORS: &str = "s/e";
+
+const TOKEN_REQUEST: &str = "s/uat";
+const TOKEN: &str = "s/dat";
+const REGISTRATION_REQUEST: &str = "s/ucr";
+const REGISTRATION: &str = "s/dcr";
 
 /// The topic of the gateway's own rows; a child's has the child's id behind another slash.
 const UP: &str = "s/us";
@@ -81,6 +91,7 @@ pub struct Platform {
     events: Vec<Event>,
     log: Vec<Record>,
     errors: Vec<Complaint>,
+    access: Access,
 }
 
 impl Platform {
@@ -99,6 +110,7 @@ impl Platform {
             events: Vec::new(),
             log: Vec::new(),
             errors: Vec::new(),
+            access: Access::default(),
         }
     }
 
@@ -117,6 +129,7 @@ impl Platform {
                 row: row.clone(),
             });
             let Some(device) = self.device_of(topic) else {
+                out.extend(self.answer(topic));
                 continue;
             };
             match self.apply(&device, &row, at) {
@@ -136,6 +149,38 @@ impl Platform {
             }
         }
         out
+    }
+
+    /// Says what requests for a token are answered from now on.
+    pub fn answer_token_requests(&mut self, answer: TokenAnswer) {
+        self.access.answer = answer;
+    }
+
+    /// Returns whether a token was given out, is not revoked and has not expired.
+    pub fn is_token_good(&self, token: &str) -> bool {
+        self.access.is_good(token)
+    }
+
+    /// Takes back all tokens.
+    pub fn revoke_tokens(&mut self) {
+        self.access.revoke();
+    }
+
+    /// Accepts the registration of the device, which gets these credentials when it next asks.
+    pub fn accept_registration(&mut self, credentials: Login) {
+        self.access.registered = Some(credentials);
+    }
+
+    fn answer(&mut self, topic: &str) -> Option<Delivery> {
+        let (topic, row) = match topic {
+            TOKEN_REQUEST => (TOKEN, self.access.token()?),
+            REGISTRATION_REQUEST => (REGISTRATION, self.access.registration()?),
+            _ => return None,
+        };
+        Some(Delivery {
+            topic: topic.to_owned(),
+            payload: encode([&row]).into(),
+        })
     }
 
     /// Creates a device, or leaves it alone if it exists; all but the gateway are its children.
@@ -388,6 +433,8 @@ fn fail(operation: &mut Operation, reason: Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use Status::{Executing, Failed, Pending, Successful};
 
@@ -627,11 +674,44 @@ mod tests {
     #[test]
     fn only_records_what_the_other_topics_carry() {
         let mut platform = platform();
-        assert!(tell(&mut platform, "s/uat", "").is_empty());
+        assert!(tell(&mut platform, "s/ucr", "").is_empty());
         assert!(tell(&mut platform, "s/uc/adit", "503,x").is_empty());
         let log: Vec<_> = platform.log().iter().map(|record| &*record.topic).collect();
-        assert_eq!(log, ["s/uat", "s/uc/adit"]);
+        assert_eq!(log, ["s/ucr", "s/uc/adit"]);
         assert!(platform.errors().is_empty());
+    }
+
+    #[test]
+    fn gives_out_a_token_when_it_is_asked() {
+        let mut platform = platform();
+        let answers = tell(&mut platform, "s/uat", "");
+        let token = answers[0].strip_prefix("s/dat 71,").unwrap().to_owned();
+        assert!(platform.is_token_good(&token));
+        platform.revoke_tokens();
+        assert!(!platform.is_token_good(&token));
+        for (answer, said) in [
+            (TokenAnswer::Silence, 0),
+            (TokenAnswer::Text("rubbish".into()), 1),
+            (TokenAnswer::Refused(Duration::from_secs(60)), 1),
+            (TokenAnswer::Good(Duration::ZERO), 1),
+        ] {
+            platform.answer_token_requests(answer);
+            let answers = tell(&mut platform, "s/uat", "");
+            assert_eq!(answers.len(), said);
+            let good = |answer: &String| platform.is_token_good(&answer["s/dat 71,".len()..]);
+            assert!(!answers.iter().any(good));
+        }
+    }
+
+    #[test]
+    fn gives_out_credentials_once_the_registration_is_accepted() {
+        let mut platform = platform();
+        assert!(tell(&mut platform, "s/ucr", "").is_empty());
+        platform.accept_registration(Login::new("t1", "device_gw", "secret"));
+        assert_eq!(
+            tell(&mut platform, "s/ucr", ""),
+            ["s/dcr 70,t1,device_gw,secret"]
+        );
     }
 
     #[test]

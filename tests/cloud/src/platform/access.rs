@@ -1,0 +1,103 @@
+//! How a device comes by credentials: tokens on request, and registration.
+//!
+//! Tokens carry the time of this machine, because devices read it from them; nothing else here
+//! looks at a clock.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use smartrest::{Credentials, Row};
+
+use crate::options::Login;
+
+/// What is answered to a request for a token.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum TokenAnswer {
+    /// Nothing.
+    Silence,
+    /// A token that is good for this long.
+    Good(Duration),
+    /// A token that the WebSocket refuses.
+    Refused(Duration),
+    /// This text in place of a token.
+    Text(String),
+}
+
+/// Credentials that are handed out.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) answer: TokenAnswer,
+    pub(super) registered: Option<Login>,
+    issued: Vec<(String, SystemTime)>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            answer: TokenAnswer::Good(HOUR),
+            registered: None,
+            issued: Vec::new(),
+        }
+    }
+}
+
+impl Access {
+    /// Returns the row that answers a request for a token.
+    pub(super) fn token(&mut self) -> Option<Row> {
+        let token = match &self.answer {
+            TokenAnswer::Silence => return None,
+            TokenAnswer::Text(text) => text.clone(),
+            TokenAnswer::Good(life) => {
+                let now = SystemTime::now();
+                let token = token(now, *life, self.issued.len());
+                self.issued.push((token.clone(), now + *life));
+                token
+            }
+            TokenAnswer::Refused(life) => token(SystemTime::now(), *life, usize::MAX),
+        };
+        Some(Row::new(["71", &token]))
+    }
+
+    pub(super) fn is_good(&self, token: &str) -> bool {
+        let now = SystemTime::now();
+        self.issued
+            .iter()
+            .any(|(issued, ends)| issued == token && now < *ends)
+    }
+
+    pub(super) fn revoke(&mut self) {
+        self.issued.clear();
+    }
+
+    /// Returns the row that answers a request for credentials, once an operator has accepted it.
+    pub(super) fn registration(&self) -> Option<Row> {
+        let Login {
+            tenant,
+            user,
+            password,
+        } = self.registered.clone()?;
+        Some(
+            Credentials {
+                tenant,
+                user,
+                password,
+            }
+            .to_row(),
+        )
+    }
+}
+
+fn token(now: SystemTime, life: Duration, number: usize) -> String {
+    let made = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    let ends = made + life.as_secs_f64();
+    let claims = format!(r#"{{"iat":{made:.3},"exp":{ends:.3},"jti":"{number}"}}"#);
+    format!(
+        "eyJhbGciOiJSUzI1NiJ9.{}.c2lnbmF0dXJl",
+        URL_SAFE_NO_PAD.encode(claims)
+    )
+}
