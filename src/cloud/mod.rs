@@ -5,6 +5,7 @@ pub mod endpoint;
 pub mod outbox;
 pub mod publisher;
 pub mod reconnect;
+pub mod registration;
 pub mod session;
 pub mod token;
 pub mod transport;

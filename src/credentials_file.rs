@@ -1,0 +1,164 @@
+//! The file that keeps the credentials of a registration.
+//!
+//! It is TOML with `tenant`, `username` and `password`, readable by its owner only. It is written
+//! beside its place and moved there when it is on the disk, so that a power cut leaves the whole
+//! file or none: half of one would make the gateway unreachable.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use smartrest::Credentials;
+
+const OWNER_ONLY: u32 = 0o600;
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    tenant: String,
+    username: String,
+    password: String,
+}
+
+/// Why a credentials file is of no use. Says nothing of its content.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsFileError {
+    /// It is not TOML with the three values.
+    #[error("does not hold tenant, username and password as adit writes them")]
+    Content,
+    /// It could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// What could not be written: the file, or the one beside it that is moved there.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Reads the content of a credentials file.
+///
+/// # Errors
+/// It is none.
+pub fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
+    let text = str::from_utf8(content).map_err(|_| CredentialsFileError::Content)?;
+    // The library's error repeats the line, and a line may be the password.
+    let Content {
+        tenant,
+        username,
+        password,
+    } = toml::from_str(text).map_err(|_| CredentialsFileError::Content)?;
+    Ok(Credentials {
+        tenant,
+        user: username,
+        password,
+    })
+}
+
+/// Writes a credentials file, whole or not at all.
+///
+/// # Errors
+/// The directory is missing or may not be written, or the disk is full.
+pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+    let Credentials {
+        tenant,
+        user,
+        password,
+    } = credentials.clone();
+    let content = Content {
+        tenant,
+        username: user,
+        password,
+    };
+    let text = toml::to_string(&content).map_err(|_| CredentialsFileError::Content)?;
+    let beside = path.with_extension("new");
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| CredentialsFileError::Write { path, source }
+    };
+    // One that is left from a power cut may have other rights.
+    match fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&beside)(error)),
+        _ => Ok(()),
+    }?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_ONLY)
+        .open(&beside)
+        .map_err(failed(&beside))?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(failed(&beside))?;
+    fs::rename(&beside, path).map_err(failed(path))?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn credentials(password: &str) -> Credentials {
+        let (tenant, user) = ("t12345".to_owned(), "device_gw".to_owned());
+        Credentials {
+            tenant,
+            user,
+            password: password.to_owned(),
+        }
+    }
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("adit-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    #[test]
+    fn reads_what_it_wrote_and_lets_nobody_else_read_it() {
+        let directory = directory("credentials");
+        let path = directory.join("credentials.toml");
+        for password in ["secret", "\"quoted\" \\ ü\t", ""] {
+            fs::write(directory.join("credentials.new"), "half a fi").unwrap();
+            write(&path, &credentials(password)).unwrap();
+            let read = parse(&fs::read(&path).unwrap()).unwrap();
+            assert_eq!(read, credentials(password));
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o600
+            );
+        }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn says_what_is_wrong_without_the_content() {
+        for content in [
+            "",
+            "password = hunter2",
+            "tenant = \"t\"\nhunter2 = 1",
+            "\u{0}hunter2",
+        ] {
+            let complaint = parse(content.as_bytes()).unwrap_err().to_string();
+            assert_eq!(
+                complaint,
+                "does not hold tenant, username and password as adit writes them"
+            );
+        }
+        let path = Path::new("/nonexistent/credentials.toml");
+        let error = write(path, &credentials("hunter2")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot write /nonexistent/credentials.new"
+        );
+    }
+}
