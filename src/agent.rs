@@ -135,6 +135,15 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
+        let (requests, unanswerable): (Vec<Row>, Vec<Row>) =
+            requests.into_iter().partition(|row| self.can_answer(row));
+        for row in unanswerable {
+            let fields = row.fields().len();
+            warn!(
+                fields,
+                "row dropped: no topic can name its device, so nobody can be answered"
+            );
+        }
         let received = self.operations.receive(&requests);
         for ignored in &received.ignored {
             match ignored {
@@ -148,6 +157,13 @@ impl Agent {
         for (id, request) in received.start {
             self.open(id, request);
         }
+    }
+
+    /// Whether statuses for the row's device have a topic. A row that names no device is left to
+    /// the operations.
+    fn can_answer(&self, row: &Row) -> bool {
+        let device = ConnectRequest::device_of(row).unwrap_or(&self.gateway);
+        device == self.gateway || self.topics.child_up(device).is_ok()
     }
 
     fn open(&mut self, id: OperationId, request: ConnectRequest) {
