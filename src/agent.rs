@@ -3,7 +3,7 @@
 //! Only this module knows both the session and the tunnels. It does no I/O of its own and never
 //! waits for either: what it publishes goes to an outbox, what it opens goes to a task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use smartrest::{ConnectRequest, Request, Row, Target, Topic, Topics, plain_text};
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::announcement::Announcement;
+use crate::announcement::{self, Announcement};
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
 use crate::cloud::session::{self, Session};
@@ -32,6 +32,9 @@ const OUTBOX_END: Duration = Duration::from_secs(5);
 /// Bytes of an event's text.
 const EVENT_LIMIT: usize = 500;
 
+/// More children than a gateway has; their names come from outside.
+const CHILDREN_LIMIT: usize = 4096;
+
 /// The running agent.
 struct Agent {
     gateway: String,
@@ -44,6 +47,8 @@ struct Agent {
     requests: HashMap<OperationId, (String, Target)>,
     /// Rows were left out because too much waits for the broker.
     rows_left_out: bool,
+    /// The children on which nothing is executing any more that a former life left.
+    cleared: HashSet<String>,
 }
 
 /// Runs the agent until `stop`, then brings what is open to its end.
@@ -71,6 +76,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         ),
         requests: HashMap::new(),
         rows_left_out: false,
+        cleared: HashSet::new(),
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -129,6 +135,15 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
+        let (requests, unanswerable): (Vec<Row>, Vec<Row>) =
+            requests.into_iter().partition(|row| self.can_answer(row));
+        for row in unanswerable {
+            let fields = row.fields().len();
+            warn!(
+                fields,
+                "row dropped: no topic can name its device, so nobody can be answered"
+            );
+        }
         let received = self.operations.receive(&requests);
         for ignored in &received.ignored {
             match ignored {
@@ -142,6 +157,13 @@ impl Agent {
         for (id, request) in received.start {
             self.open(id, request);
         }
+    }
+
+    /// Whether statuses for the row's device have a topic. A row that names no device is left to
+    /// the operations.
+    fn can_answer(&self, row: &Row) -> bool {
+        let device = ConnectRequest::device_of(row).unwrap_or(&self.gateway);
+        device == self.gateway || self.topics.child_up(device).is_ok()
     }
 
     fn open(&mut self, id: OperationId, request: ConnectRequest) {
@@ -193,8 +215,9 @@ impl Agent {
         self.report(&reports);
     }
 
-    fn report(&self, reports: &[Report]) {
+    fn report(&mut self, reports: &[Report]) {
         for Report { device, status } in reports {
+            self.clear_child(device);
             debug!(device, ?status, "operation status");
             let operation = smartrest::OperationRef::oldest_tunnel();
             self.publish(
@@ -204,6 +227,17 @@ impl Agent {
                     status: status.clone(),
                 },
             );
+        }
+    }
+
+    /// Fails what a former life left executing on a child, before the first word about it: the
+    /// first result would land there. The session does the same for the gateway, but nobody knows
+    /// the children before something is asked of them.
+    fn clear_child(&mut self, device: &str) {
+        let is_known = device == self.gateway || self.cleared.contains(device);
+        if !is_known && self.cleared.len() < CHILDREN_LIMIT {
+            self.publish(device, &announcement::fail_orphans());
+            self.cleared.insert(device.to_owned());
         }
     }
 

@@ -59,10 +59,7 @@ impl Announcement {
             subscribe: vec![self.topics.down()],
             subscribe_if_granted: vec![self.topics.errors()],
             announce: announced(capabilities(config)),
-            once: vec![self.message(&Request::FailExecuting {
-                fragment: REMOTE_ACCESS.to_owned(),
-                reason: ORPHAN_REASON.to_owned(),
-            })],
+            once: vec![self.message(&fail_orphans())],
             resume: vec![self.message(&Request::PendingOperations)],
         }
     }
@@ -72,6 +69,14 @@ impl Announcement {
             topic: self.topics.up(),
             payload: smartrest::encode([&request.to_row()]),
         }
+    }
+}
+
+/// Fails what a former life of adit left executing on the device whose topic carries it.
+pub fn fail_orphans() -> Request {
+    Request::FailExecuting {
+        fragment: REMOTE_ACCESS.to_owned(),
+        reason: ORPHAN_REASON.to_owned(),
     }
 }
 
