@@ -8,6 +8,7 @@ pub mod cli;
 pub mod cloud;
 pub mod config;
 pub mod connect;
+pub mod dial;
 pub mod logging;
 pub mod operations;
 pub mod reason;
