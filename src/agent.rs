@@ -50,12 +50,13 @@ struct Agent {
 /// # Errors
 /// The configuration cannot be used with TLS; nothing that happens later is an error.
 pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let transport = Transport::new(&config.cloud.ca)?;
+    let transport =
+        Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
     let announcement = Announcement::of(config)?;
     let finish = CancellationToken::new();
     let (session, publisher, mut events) = Session::new(
         announcement.session_options(config),
-        transport.clone(),
+        transport.clone().through(config.mqtt.proxy.clone()),
         finish.clone(),
     );
     let mut agent = Agent {

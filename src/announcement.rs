@@ -47,7 +47,7 @@ impl Announcement {
         Options {
             broker: mqtt.endpoint.clone(),
             client_id: device.id.clone(),
-            login: Some((mqtt.username.clone(), mqtt.password.clone())),
+            login: mqtt.login.clone(),
             keep_alive: mqtt.keep_alive,
             create: announced(vec![Request::Device {
                 name: device.name.clone(),

@@ -26,7 +26,9 @@ pub async fn run(
     Tunnel { target, key }: Tunnel,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opener = Opener::new(config, Transport::new(&config.cloud.ca)?);
+    let transport =
+        Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
+    let opener = Opener::new(config, transport);
     let opened = tokio::select! {
         opened = opener.open(&target, &key) => opened,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

@@ -24,11 +24,11 @@ use tracing::{debug, info, trace, warn};
 
 use super::outbox::{Message, Outbox};
 use super::reconnect::{Loss, NextStep, Reconnects};
-use super::transport::{Endpoint, Stream, Transport, TransportError};
+use super::transport::{BrokerEndpoint, Stream, Transport, TransportError};
 use crate::reason::failure_reason;
 use crate::secret::Secret;
 
-/// Name resolution, TCP, TLS and the answer to CONNECT together.
+/// Everything from the broker's name to its answer to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long the network may take to accept one packet.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
@@ -58,10 +58,10 @@ const EVENT_QUEUE: usize = 16;
 #[derive(Debug)]
 pub struct Options {
     /// The broker.
-    pub broker: Endpoint,
+    pub broker: BrokerEndpoint,
     /// The MQTT client id.
     pub client_id: String,
-    /// User name and password.
+    /// User name and password; none where a certificate says who the device is.
     pub login: Option<(String, Secret)>,
     /// Time between two pings.
     pub keep_alive: Duration,
@@ -147,7 +147,7 @@ pub struct Session {
 enum Lost {
     #[error(transparent)]
     Unreachable(#[from] TransportError),
-    #[error("no connection within {CONNECT_LIMIT:?}")]
+    #[error("the broker did not answer CONNECT within {CONNECT_LIMIT:?}")]
     ConnectTimeout,
     #[error("the broker refused the connection: {}", in_words(*.0))]
     Refused(ConnectReturnCode),
@@ -244,12 +244,23 @@ impl Session {
     }
 
     async fn connect(&self) -> Result<Link, Lost> {
-        timeout(CONNECT_LIMIT, self.log_in())
+        let broker = &self.options.broker;
+        debug!(
+            host = broker.server.host,
+            port = broker.server.port,
+            tls = broker.server.tls,
+            websocket = broker.websocket,
+            "connecting to the broker"
+        );
+        let began = Instant::now();
+        let stream = self.transport.connect_broker(broker, CONNECT_LIMIT).await?;
+        let left = CONNECT_LIMIT.saturating_sub(began.elapsed());
+        timeout(left, self.log_in(stream))
             .await
             .unwrap_or(Err(Lost::ConnectTimeout))
     }
 
-    async fn log_in(&self) -> Result<Link, Lost> {
+    async fn log_in(&self, stream: Stream) -> Result<Link, Lost> {
         let Options {
             broker,
             client_id,
@@ -257,13 +268,6 @@ impl Session {
             keep_alive,
             ..
         } = &self.options;
-        debug!(
-            host = broker.host,
-            port = broker.port,
-            tls = broker.tls,
-            "connecting to the broker"
-        );
-        let stream = self.transport.connect(broker).await?;
         let codec = Codec {
             max_incoming_size: INCOMING_LIMIT,
             max_outgoing_size: OUTGOING_LIMIT,
@@ -282,8 +286,8 @@ impl Session {
         match framed.next().await {
             Some(Ok(Packet::ConnAck(answer))) if answer.code == ConnectReturnCode::Success => {
                 info!(
-                    host = broker.host,
-                    port = broker.port,
+                    host = broker.server.host,
+                    port = broker.server.port,
                     client_id,
                     "connected to the broker"
                 );

@@ -20,7 +20,7 @@ use tracing::debug;
 
 use crate::cloud::endpoint::{self, EndpointError};
 use crate::cloud::transport::{Endpoint, Stream, Transport};
-use crate::config::Config;
+use crate::config::{Auth, Config};
 use crate::secret::Secret;
 use policy::{Denied, Policy};
 use relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic};
@@ -37,8 +37,9 @@ pub struct Opener {
     policy: Policy,
     transport: Transport,
     cloud: Endpoint,
-    /// The whole value of the `Authorization` header.
-    authorization: Secret,
+    /// The whole value of the `Authorization` header. There is none without a user, and no other
+    /// way in yet.
+    authorization: Option<Secret>,
     connect_timeout: Duration,
     limits: Limits,
 }
@@ -60,6 +61,9 @@ pub enum OpenError {
     /// The cloud did not open the WebSocket.
     #[error(transparent)]
     Cloud(#[from] EndpointError),
+    /// Without a user and a password the cloud opens no WebSocket.
+    #[error("adit has no user and password to open the WebSocket with")]
+    NoCredentials,
 }
 
 impl From<Denied> for OpenError {
@@ -72,7 +76,7 @@ impl OpenError {
     /// Returns the HTTP status of a refusal by the cloud.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Dial(_) => None,
+            Self::Dial(_) | Self::NoCredentials => None,
             Self::Cloud(error) => error.status(),
         }
     }
@@ -84,9 +88,12 @@ impl Opener {
         let settings = &config.remote_access;
         Self {
             policy: settings.policy.clone(),
-            transport,
+            transport: transport.through(config.cloud.proxy.clone()),
             cloud: config.cloud.endpoint.clone(),
-            authorization: endpoint::basic(&config.auth.user, &config.auth.password),
+            authorization: match &config.auth {
+                Auth::Password { user, password } => Some(endpoint::basic(user, password)),
+                Auth::Certificate(_) | Auth::None => None,
+            },
             connect_timeout: settings.connect_timeout,
             limits: Limits {
                 keep_alive: settings.keep_alive,
@@ -108,12 +115,14 @@ impl Opener {
     ) -> Result<OpenTunnel<'_>, OpenError> {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
+        let authorization = self.authorization.as_ref();
+        let authorization = authorization.ok_or(OpenError::NoCredentials)?;
         let lan = pin!(target::connect(target, &self.policy, limit));
         let cloud = pin!(endpoint::connect(
             &self.transport,
             &self.cloud,
             key,
-            &self.authorization,
+            authorization,
             limit
         ));
         let (lan, cloud) = match select(lan, cloud).await {
