@@ -4,6 +4,7 @@
 //! waits for either: what it publishes goes to an outbox, what it opens goes to a task.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use smartrest::{ConnectRequest, Request, Row, Target, Topic, Topics, plain_text};
@@ -13,12 +14,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
 use crate::announcement::{self, Announcement};
+use crate::cloud::authorization::Authorization;
+use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
+use crate::cloud::registration;
 use crate::cloud::session::{self, Session};
+use crate::cloud::token::Tokens;
 use crate::cloud::transport::Transport;
-use crate::config::Config;
+use crate::config::{Auth, Config};
+use crate::credentials_file;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use crate::reason::failure_reason;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::{Ended, Opener};
 
@@ -49,6 +56,8 @@ struct Agent {
     rows_left_out: bool,
     /// The children on which nothing is executing any more that a former life left.
     cleared: HashSet<String>,
+    /// Where tunnels need a token.
+    tokens: Option<Arc<Tokens>>,
 }
 
 /// Runs the agent until `stop`, then brings what is open to its end.
@@ -56,14 +65,22 @@ struct Agent {
 /// # Errors
 /// The configuration cannot be used with TLS; nothing that happens later is an error.
 pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let transport = Transport::new(&config.cloud.ca)?;
+    let transport =
+        Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
+    let Some(config) = &registered(config, &transport, &stop).await? else {
+        return Ok(());
+    };
     let announcement = Announcement::of(config)?;
     let finish = CancellationToken::new();
     let (session, publisher, mut events) = Session::new(
         announcement.session_options(config),
-        transport.clone(),
+        transport.clone().through(config.mqtt.proxy.clone()),
         finish.clone(),
     );
+    let tokens = announcement
+        .needs_token(config)
+        .then(|| Arc::new(Tokens::new(publisher.clone(), announcement.token_request())));
+    let authorization = Authorization::new(config, tokens.clone());
     let mut agent = Agent {
         gateway: config.device.id.clone(),
         topics: announcement.topics,
@@ -71,12 +88,13 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         publisher,
         operations: Operations::default(),
         tunnels: Tunnels::new(
-            Opener::new(config, transport),
+            Opener::new(config, transport, authorization),
             config.remote_access.max_tunnels,
         ),
         requests: HashMap::new(),
         rows_left_out: false,
         cleared: HashSet::new(),
+        tokens,
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -97,6 +115,47 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     Ok(())
 }
 
+/// Returns the configuration to run with: of a gateway that nobody knows, once it is registered;
+/// `None` if it is to stop before.
+///
+/// # Errors
+/// What comes could not be kept.
+async fn registered(
+    config: &Config,
+    transport: &Transport,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Config>> {
+    let Auth::Bootstrap(bootstrap) = &config.auth else {
+        return Ok(Some(config.clone()));
+    };
+    // The platform hands credentials out once, so a place for them must be sure before.
+    credentials_file::check(&bootstrap.credentials_file)?;
+    let account = Account {
+        broker: config.mqtt.endpoint.clone(),
+        client_id: config.device.id.clone(),
+        login: Some((bootstrap.user.clone(), bootstrap.password.clone())),
+        keep_alive: config.mqtt.keep_alive,
+    };
+    let topics = Topics::new(&config.mqtt.topic_prefix)?;
+    let transport = transport.clone().through(config.mqtt.proxy.clone());
+    let credentials = tokio::select! {
+        credentials = registration::register(&account, &topics, &transport) => credentials,
+        () = stop.cancelled() => return Ok(None),
+    };
+    let path = &bootstrap.credentials_file;
+    match credentials_file::write(path, &credentials) {
+        Ok(()) => info!(file = path.display().to_string(), "credentials kept"),
+        Err(error) => {
+            let error = failure_reason(&error, EVENT_LIMIT);
+            warn!(
+                error,
+                "the credentials are not kept: after a restart, adit must register again"
+            );
+        }
+    }
+    Ok(Some(config.with_credentials(credentials)))
+}
+
 impl Agent {
     fn session_event(&mut self, event: session::Event) {
         match event {
@@ -105,6 +164,7 @@ impl Agent {
                 match self.topics.parse(&topic) {
                     Some(Topic::Down) => self.received(&smartrest::decode(&payload)),
                     Some(Topic::Errors) => platform_error(&payload),
+                    Some(Topic::Token) => self.token(&payload),
                     _ => debug!(topic, "message on a topic that means nothing here"),
                 }
             }
@@ -113,6 +173,12 @@ impl Agent {
                     self.publish(&self.gateway, &Request::PendingOperations);
                 }
             }
+        }
+    }
+
+    fn token(&self, payload: &[u8]) {
+        if let (Some(tokens), Some(row)) = (&self.tokens, smartrest::decode(payload).first()) {
+            tokens.take(row);
         }
     }
 

@@ -5,7 +5,7 @@ use smartrest::{REMOTE_ACCESS, Request, TopicError, Topics};
 use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
 use crate::cloud::session::Options;
-use crate::config::Config;
+use crate::config::{Auth, Config};
 
 const AGENT_NAME: &str = "adit";
 const AGENT_URL: &str = env!("CARGO_PKG_REPOSITORY");
@@ -49,19 +49,37 @@ impl Announcement {
             account: Account {
                 broker: mqtt.endpoint.clone(),
                 client_id: device.id.clone(),
-                login: Some((mqtt.username.clone(), mqtt.password.clone())),
+                login: mqtt.login.clone(),
                 keep_alive: mqtt.keep_alive,
             },
             create: announced(vec![Request::Device {
                 name: device.name.clone(),
                 kind: device.device_type.clone(),
             }]),
-            subscribe: vec![self.topics.down()],
+            subscribe: self.subscriptions(config),
             subscribe_if_granted: vec![self.topics.errors()],
             announce: announced(capabilities(config)),
             once: vec![self.message(&fail_orphans())],
             resume: vec![self.message(&Request::PendingOperations)],
         }
+    }
+
+    /// Whether tunnels need a token: there is no user of the platform whose password would do.
+    pub fn needs_token(&self, config: &Config) -> bool {
+        !matches!(config.auth, Auth::Password { .. })
+    }
+
+    /// Asks for a token.
+    pub fn token_request(&self) -> Message {
+        Message {
+            topic: self.topics.token_request(),
+            payload: String::new(),
+        }
+    }
+
+    fn subscriptions(&self, config: &Config) -> Vec<String> {
+        let token = self.needs_token(config).then(|| self.topics.token());
+        [self.topics.down()].into_iter().chain(token).collect()
     }
 
     fn message(&self, request: &Request) -> Message {

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::cli::Tunnel;
+use crate::cloud::authorization::Authorization;
 use crate::cloud::transport::Transport;
 use crate::config::Config;
 use crate::reason::failure_reason;
@@ -26,7 +27,9 @@ pub async fn run(
     Tunnel { target, key }: Tunnel,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let opener = Opener::new(config, Transport::new(&config.cloud.ca)?);
+    let transport =
+        Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
+    let opener = Opener::new(config, transport, Authorization::new(config, None));
     let opened = tokio::select! {
         opened = opener.open(&target, &key) => opened,
         () = stop.cancelled() => return Ok(ExitCode::SUCCESS),

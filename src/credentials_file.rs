@@ -57,6 +57,16 @@ pub fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
     })
 }
 
+/// Makes sure that a credentials file can be written where it is to be.
+///
+/// # Errors
+/// It cannot; says what stands in the way.
+pub fn check(path: &Path) -> Result<(), CredentialsFileError> {
+    let beside = beside(path);
+    create(&beside)?;
+    fs::remove_file(&beside).map_err(failed(&beside))
+}
+
 /// Writes a credentials file, whole or not at all.
 ///
 /// # Errors
@@ -73,22 +83,8 @@ pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFi
         password,
     };
     let text = toml::to_string(&content).map_err(|_| CredentialsFileError::Content)?;
-    let beside = path.with_extension("new");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CredentialsFileError::Write { path, source }
-    };
-    // One that is left from a power cut may have other rights.
-    match fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&beside)(error)),
-        _ => Ok(()),
-    }?;
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(OWNER_ONLY)
-        .open(&beside)
-        .map_err(failed(&beside))?;
+    let beside = beside(path);
+    let mut file = create(&beside)?;
     file.write_all(text.as_bytes())
         .and_then(|()| file.sync_all())
         .map_err(failed(&beside))?;
@@ -99,6 +95,29 @@ pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFi
     File::open(directory.unwrap_or(Path::new(".")))
         .and_then(|directory| directory.sync_all())
         .map_err(failed(path))
+}
+
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn create(beside: &Path) -> Result<File, CredentialsFileError> {
+    // One that is left from a power cut may have other rights.
+    match fs::remove_file(beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(beside)(error)),
+        _ => {}
+    }
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_ONLY)
+        .open(beside)
+        .map_err(failed(beside))
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> CredentialsFileError {
+    let path = path.to_owned();
+    move |source| CredentialsFileError::Write { path, source }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod cloud;
 pub mod config;
 pub mod connect;
 pub mod credentials_file;
+pub mod dial;
 pub mod logging;
 pub mod operations;
 pub mod reason;

@@ -1,6 +1,7 @@
 //! The README says what the code does: the table of the configuration, and the first example.
 
 use std::io;
+use std::time::SystemTime;
 
 use adit::config::{Config, Fallback, Key, Sources, keys};
 
@@ -45,6 +46,7 @@ fn shows_a_first_configuration_that_can_be_used() {
         settings: Vec::new(),
         environment: Vec::new(),
         host_name: Some("gateway-7".to_owned()),
+        now: SystemTime::now(),
         read: &|path| {
             let named = |(name, _): &&(String, String)| path.to_str() == Some(name);
             let (_, text) = files.iter().find(named).ok_or(io::ErrorKind::NotFound)?;

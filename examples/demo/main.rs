@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use adit::agent;
 use adit::config::{Config, Sources};
@@ -210,6 +210,7 @@ fn config(cloud: &Cloud, broker: &Broker, target: &Target) -> anyhow::Result<Con
             .map(|(name, value)| (name.into(), value.into()))
             .into(),
         host_name: None,
+        now: SystemTime::now(),
         read: &no_file,
     });
     config.with_context(|| format!("the agent cannot be configured to reach {target}"))

@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{Codec, Connect, ConnectReturnCode, Login, Packet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 use tracing::{debug, info};
 
-use super::transport::{Endpoint, Stream, Transport, TransportError};
+use super::transport::{BrokerEndpoint, Stream, Transport, TransportError};
 use crate::secret::Secret;
 
-/// Name resolution, TCP, TLS and the answer to CONNECT together.
+/// Everything from the broker's name to its answer to CONNECT.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 /// How long the network may take to accept one packet.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
@@ -28,10 +28,10 @@ const INCOMING_LIMIT: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Account {
     /// The broker.
-    pub broker: Endpoint,
+    pub broker: BrokerEndpoint,
     /// The MQTT client id.
     pub client_id: String,
-    /// User name and password.
+    /// User name and password; none where a certificate says who the device is.
     pub login: Option<(String, Secret)>,
     /// Time between two pings.
     pub keep_alive: Duration,
@@ -49,7 +49,7 @@ pub enum Lost {
     #[error(transparent)]
     Unreachable(#[from] TransportError),
     /// The log-in took too long.
-    #[error("no connection within {CONNECT_LIMIT:?}")]
+    #[error("the broker did not answer CONNECT within {CONNECT_LIMIT:?}")]
     ConnectTimeout,
     /// The broker answered the log-in with a code.
     #[error("the broker refused the connection: {}", in_words(*.0))]
@@ -79,26 +79,42 @@ pub enum Lost {
 
 impl Account {
     /// Connects and logs in.
+    ///
+    /// # Errors
+    /// The broker was not reached, or did not take the login.
     pub async fn log_in(&self, transport: &Transport) -> Result<Link, Lost> {
-        timeout(CONNECT_LIMIT, self.connect(transport))
+        let server = &self.broker.server;
+        debug!(
+            host = server.host,
+            port = server.port,
+            tls = server.tls,
+            websocket = self.broker.websocket,
+            "connecting to the broker"
+        );
+        let began = Instant::now();
+        let stream = transport
+            .connect_broker(&self.broker, CONNECT_LIMIT)
+            .await?;
+        let left = CONNECT_LIMIT.saturating_sub(began.elapsed());
+        let link = timeout(left, self.introduce(stream))
             .await
-            .unwrap_or(Err(Lost::ConnectTimeout))
+            .unwrap_or(Err(Lost::ConnectTimeout))?;
+        info!(
+            host = server.host,
+            port = server.port,
+            self.client_id,
+            "connected to the broker"
+        );
+        Ok(link)
     }
 
-    async fn connect(&self, transport: &Transport) -> Result<Link, Lost> {
+    async fn introduce(&self, stream: Stream) -> Result<Link, Lost> {
         let Self {
-            broker,
             client_id,
             login,
             keep_alive,
+            ..
         } = self;
-        debug!(
-            host = broker.host,
-            port = broker.port,
-            tls = broker.tls,
-            "connecting to the broker"
-        );
-        let stream = transport.connect(broker).await?;
         let codec = Codec {
             max_incoming_size: INCOMING_LIMIT,
             max_outgoing_size: smartrest::row::PACKET_LIMIT,
@@ -115,15 +131,7 @@ impl Account {
         });
         link.send(packet).await?;
         match link.next().await? {
-            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => {
-                info!(
-                    host = broker.host,
-                    port = broker.port,
-                    client_id,
-                    "connected to the broker"
-                );
-                Ok(link)
-            }
+            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => Ok(link),
             Packet::ConnAck(answer) => Err(Lost::Refused(answer.code)),
             _ => Err(Lost::NoConnAck),
         }

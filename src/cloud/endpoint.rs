@@ -1,9 +1,5 @@
 //! The device WebSocket: the handshake, and its failures in words.
 //!
-//! The handshake is written here and not left to tungstenite, whose client gives up where a server
-//! names no subprotocol and reads no further than the head of a refusal; what the server says in
-//! the body is often the only hint. From the first frame on, the WebSocket is tungstenite's.
-//!
 //! The URL holds the connection key and a header the credentials. Nothing of the request is ever
 //! part of an error, not even where the server sends it back.
 
@@ -13,13 +9,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use smartrest::ConnectionKey;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::handshake::{self, Answer, ReceiveError};
 use super::transport::{Endpoint, Stream, Transport, TransportError};
 use crate::reason::legible;
 use crate::secret::Secret;
@@ -28,13 +24,6 @@ use crate::tunnel::relay::{self, CloudSocket, Link};
 const PATH: &str = "/service/remoteaccess/device/";
 const SUBPROTOCOL: &str = "binary";
 
-/// Bytes of an answer's head; the platform's have a tenth of it.
-const HEAD_LIMIT: usize = 16 << 10;
-const HEADER_LIMIT: usize = 64;
-/// Bytes of a refusal's body. A longer one is a page for a browser, and says little.
-const BODY_LIMIT: usize = 4 << 10;
-/// How long a refusal's body may come after its head.
-const BODY_WAIT: Duration = Duration::from_millis(500);
 /// Characters of an answer that are repeated.
 const HINT_LIMIT: usize = 120;
 /// Unsent bytes that the kernel takes for a connection. A ping waits behind them, and on a slow
@@ -47,7 +36,7 @@ pub enum EndpointError {
     /// TCP, TLS or the name failed.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The cloud, or something on the way to it, was silent.
+    /// The cloud was reached and said nothing.
     #[error("{cloud} did not open the WebSocket within {}", humantime::format_duration(*limit))]
     Timeout {
         /// Host and port.
@@ -86,31 +75,7 @@ pub enum EndpointError {
     Credentials,
 }
 
-/// What is wrong with an answer.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// Not HTTP at all.
-    #[error("the answer is not HTTP")]
-    NotHttp,
-    /// The stream ended before the head was complete.
-    #[error("the connection was closed without an answer")]
-    Closed,
-    /// The head is longer than any that makes sense.
-    #[error("the answer's head has no end")]
-    Endless,
-    /// A 101 to something else.
-    #[error("the answer does not say \"upgrade: websocket\"")]
-    Upgrade,
-    /// The proof that the server has understood the request is wrong.
-    #[error("the answer belongs to another request (sec-websocket-accept)")]
-    Accept,
-    /// A subprotocol that was not asked for.
-    #[error("the answer names the subprotocol '{0}' where '{SUBPROTOCOL}' was asked for")]
-    Subprotocol(String),
-    /// An extension, and none was asked for.
-    #[error("the answer names an extension where none was asked for")]
-    Extension,
-}
+pub use super::handshake::Fault;
 
 impl EndpointError {
     /// Returns the HTTP status of a refusal; 401 may be worth another attempt with a new token.
@@ -139,30 +104,25 @@ pub async fn connect(
     authorization: &Secret,
     limit: Duration,
 ) -> Result<CloudSocket<Stream>, EndpointError> {
-    let open = async {
-        let stream = transport.connect(cloud).await?;
-        limit_unsent(&stream);
-        handshake(stream, cloud, key, authorization).await
-    };
-    timeout(limit, open)
+    let began = Instant::now();
+    let stream = transport.connect(cloud, limit).await?;
+    limit_unsent(&stream);
+    let left = limit.saturating_sub(began.elapsed());
+    timeout(left, open(stream, cloud, key, authorization))
         .await
         .map_err(|_| EndpointError::Timeout {
-            cloud: place(cloud),
+            cloud: cloud.to_string(),
             limit,
         })?
 }
 
 fn limit_unsent(stream: &Stream) {
-    let tcp = match stream {
-        Stream::Plain(tcp) => tcp,
-        Stream::Tls(tls) => tls.get_ref().0,
-    };
-    if let Err(error) = socket2::SockRef::from(tcp).set_tcp_notsent_lowat(UNSENT_LIMIT) {
+    if let Err(error) = socket2::SockRef::from(stream.tcp()).set_tcp_notsent_lowat(UNSENT_LIMIT) {
         tracing::debug!(%error, "the kernel does not limit unsent bytes");
     }
 }
 
-async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     cloud: &Endpoint,
     key: &ConnectionKey,
@@ -170,7 +130,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<CloudSocket<S>, EndpointError> {
     let nonce = generate_key();
     let request = request(cloud, key, authorization, &nonce)?;
-    let place = place(cloud);
+    let place = cloud.to_string();
     let broken = |source| EndpointError::Broken {
         cloud: place.clone(),
         source,
@@ -185,24 +145,12 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(broken)?;
     stream.flush().await.map_err(broken)?;
 
-    let mut received = Vec::new();
-    let answer = loop {
-        match Answer::parse(&received).map_err(no_websocket)? {
-            Some(answer) => break answer,
-            None if received.len() >= HEAD_LIMIT => return Err(no_websocket(Fault::Endless)),
-            None => {}
-        }
-        match stream.read_buf(&mut received).await {
-            Ok(0) => return Err(no_websocket(Fault::Closed)),
-            Ok(_) => {}
-            // TLS that ended without saying so.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(no_websocket(Fault::Closed));
-            }
-            Err(error) => return Err(broken(error)),
-        }
-    };
-    let mut rest = received.split_off(answer.length);
+    let (answer, mut rest) = Answer::receive(&mut stream)
+        .await
+        .map_err(|error| match error {
+            ReceiveError::Fault(fault) => no_websocket(fault),
+            ReceiveError::Broken(source) => broken(source),
+        })?;
     if answer.status != 101 {
         let body = answer.read_body(&mut stream, &mut rest).await;
         return Err(EndpointError::Refused {
@@ -212,7 +160,7 @@ async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
         });
     }
     answer
-        .check(&nonce)
+        .check(&nonce, SUBPROTOCOL)
         .map_err(|fault| no_websocket(without_secrets(fault, key, authorization)))?;
     let link = Link::new(stream);
     let config = Some(relay::config());
@@ -229,140 +177,11 @@ fn request(
     if !authorization.bytes().all(|b| matches!(b, b' '..=b'~')) {
         return Err(EndpointError::Credentials);
     }
-    let default_port = if cloud.tls { 443 } else { 80 };
-    let host = match place(cloud) {
-        place if cloud.port == default_port => place
-            .rsplit_once(':')
-            .map_or_else(String::new, |(host, _)| host.to_owned()),
-        place => place,
-    };
+    let path = format!("{PATH}{}", key.expose());
+    let head = handshake::request(cloud, &path, SUBPROTOCOL, nonce);
     Ok(Secret::new(format!(
-        "GET {PATH}{key} HTTP/1.1\r\n\
-         Host: {host}\r\n\
-         Connection: Upgrade\r\n\
-         Upgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {nonce}\r\n\
-         Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\
-         Authorization: {authorization}\r\n\
-         User-Agent: adit/{version}\r\n\
-         \r\n",
-        key = key.expose(),
-        version = env!("CARGO_PKG_VERSION"),
+        "{head}Authorization: {authorization}\r\n\r\n"
     )))
-}
-
-fn place(cloud: &Endpoint) -> String {
-    let Endpoint { host, port, .. } = cloud;
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
-}
-
-/// The head of an answer.
-struct Answer {
-    status: u16,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
-    /// Bytes that the head has.
-    length: usize,
-}
-
-impl Answer {
-    /// Reads a head, `None` if it is not complete yet.
-    fn parse(bytes: &[u8]) -> Result<Option<Self>, Fault> {
-        let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
-        let mut answer = httparse::Response::new(&mut headers);
-        let length = match answer.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(httparse::Error::TooManyHeaders) => return Err(Fault::Endless),
-            Err(_) => return Err(Fault::NotHttp),
-        };
-        let text = |value: &[u8]| String::from_utf8_lossy(value).trim().to_owned();
-        Ok(Some(Self {
-            status: answer.code.ok_or(Fault::NotHttp)?,
-            headers: answer
-                .headers
-                .iter()
-                .map(|header| (header.name.to_ascii_lowercase(), text(header.value)))
-                .collect(),
-            length,
-        }))
-    }
-
-    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let named = self.headers.iter().filter(move |header| header.0 == name);
-        named.map(|header| header.1.as_str())
-    }
-
-    /// The values of a header that is a list of words.
-    fn words<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.all(name).flat_map(|v| v.split(',')).map(str::trim)
-    }
-
-    /// Holds an answer with status 101 against RFC 6455, 4.1.
-    fn check(&self, nonce: &str) -> Result<(), Fault> {
-        let lists = |name, word| self.words(name).any(|w| w.eq_ignore_ascii_case(word));
-        if !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
-            return Err(Fault::Upgrade);
-        }
-        let accept = derive_accept_key(nonce.as_bytes());
-        if !self.all("sec-websocket-accept").eq([accept.as_str()]) {
-            return Err(Fault::Accept);
-        }
-        if self
-            .words("sec-websocket-extensions")
-            .any(|w| !w.is_empty())
-        {
-            return Err(Fault::Extension);
-        }
-        // None at all is against the RFC's spirit, but means no harm: bytes are bytes.
-        match self
-            .words("sec-websocket-protocol")
-            .find(|&word| word != SUBPROTOCOL)
-        {
-            Some(other) => Err(Fault::Subprotocol(legible(other))),
-            None => Ok(()),
-        }
-    }
-
-    /// Reads the body of a refusal, `None` if it is not text, or does not come whole and soon.
-    async fn read_body(
-        &self,
-        stream: &mut (impl AsyncRead + Unpin),
-        body: &mut Vec<u8>,
-    ) -> Option<String> {
-        let length = match self.all("content-length").next() {
-            Some(length) => Some(length.parse::<usize>().ok()?),
-            None => None,
-        };
-        let chunked = self
-            .words("transfer-encoding")
-            .any(|word| word == "chunked");
-        let whole = |body: &[u8]| match length {
-            Some(length) => length <= body.len(),
-            None => chunked && body.ends_with(b"\r\n0\r\n\r\n"),
-        };
-        let read = async {
-            while !whole(body) && body.len() <= BODY_LIMIT {
-                if stream.read_buf(body).await.ok()? == 0 {
-                    return (length.is_none() && !chunked).then_some(());
-                }
-            }
-            (body.len() <= BODY_LIMIT).then_some(())
-        };
-        timeout(BODY_WAIT, read).await.ok()??;
-        let text = std::str::from_utf8(body).ok()?;
-        if !chunked {
-            return Some(text.to_owned());
-        }
-        // A short body comes in one chunk; it stands between its length and the end of all chunks.
-        let (_, text) = text.split_once("\r\n")?;
-        Some(text.strip_suffix("\r\n0\r\n\r\n")?.to_owned())
-    }
 }
 
 fn meaning(status: u16) -> &'static str {
@@ -407,10 +226,13 @@ fn hint(
 
 fn without_secrets(fault: Fault, key: &ConnectionKey, authorization: &Secret) -> Fault {
     match fault {
-        Fault::Subprotocol(name) if repeats_secret(&name, key, authorization) => {
-            Fault::Subprotocol("…".into())
-        }
-        Fault::Subprotocol(name) => Fault::Subprotocol(name.chars().take(HINT_LIMIT).collect()),
+        Fault::Subprotocol { named, asked } => Fault::Subprotocol {
+            named: match repeats_secret(&named, key, authorization) {
+                true => "…".to_owned(),
+                false => named.chars().take(HINT_LIMIT).collect(),
+            },
+            asked,
+        },
         fault => fault,
     }
 }
@@ -442,11 +264,14 @@ fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bo
 #[cfg(test)]
 mod tests {
     use futures_util::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
     use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
+    use crate::cloud::handshake::{BODY_LIMIT, HEAD_LIMIT};
     use crate::reason::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -513,7 +338,7 @@ mod tests {
         let error = connect(&transport(), &cloud, &key(), &credentials(), LIMIT)
             .await
             .unwrap_err();
-        let text = failure_reason(&error, 1000).replace(&place(&cloud), "CLOUD");
+        let text = failure_reason(&error, 1000).replace(&cloud.to_string(), "CLOUD");
         serving.await.unwrap();
         (error, text)
     }
@@ -530,7 +355,7 @@ mod tests {
             "{request}"
         );
         for (name, value) in [
-            ("Host", place(&cloud).as_str()),
+            ("Host", cloud.to_string().as_str()),
             ("Authorization", "Basic dDEvZGV2aWNlX2d3Omh1bnRlcjI="),
             ("Sec-WebSocket-Protocol", "binary"),
             ("Sec-WebSocket-Version", "13"),
@@ -706,7 +531,7 @@ mod tests {
             let error = connect(&transport(), &cloud, &key(), &credentials(), limit)
                 .await
                 .unwrap_err();
-            failure_reason(&error, 1000).replace(&place(&cloud), "CLOUD")
+            failure_reason(&error, 1000).replace(&cloud.to_string(), "CLOUD")
         };
         assert_eq!(
             attempt(Duration::from_millis(50)).await,

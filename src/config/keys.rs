@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Protocol;
 use super::values;
-use crate::cloud::transport::Endpoint;
+use crate::cloud::transport::proxy::Proxy;
+use crate::cloud::transport::{BrokerEndpoint, Endpoint};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 
@@ -118,7 +119,7 @@ use Fallback::{Derived, Required, Value};
 
 settings! {
     DEVICE_ID: String = device.id as Text by values::device_id,
-        Derived("the host name"),
+        Derived("the certificate's common name, else the host name"),
         "external id of this gateway, and its MQTT client id";
     DEVICE_NAME: String = device.name as Text by values::label,
         Derived("the id"),
@@ -145,10 +146,14 @@ settings! {
     CLOUD_CA_FILE: PathBuf = cloud.ca_file as Text by values::path,
         Derived("none"),
         "PEM file of certificates to trust in addition to the system's";
+    CLOUD_PROXY: Option<Proxy> = cloud.proxy as Url by values::proxy,
+        Derived("HTTPS_PROXY, http_proxy, ALL_PROXY as curl reads them"),
+        "HTTP proxy for MQTT and tunnels, as http://user:password@proxy:3128, or none; \
+         what NO_PROXY names is reached directly";
 
-    MQTT_URL: Endpoint = mqtt.url as Url by values::mqtt_url,
+    MQTT_URL: BrokerEndpoint = mqtt.url as Url by values::mqtt_url,
         Derived("mqtts at the cloud's host, port 8883"),
-        "address of the broker, mqtts:// or mqtt://";
+        "address of the broker, mqtts://, mqtt://, or wss:// and ws:// for MQTT over WebSocket";
     MQTT_TOPIC_PREFIX: String = mqtt.topic_prefix as Text by values::topic_prefix,
         Value(""),
         "what a bridging broker puts before every topic, as c8y/";
@@ -169,7 +174,7 @@ settings! {
         Derived("required, unless the user name begins with it"),
         "tenant id, as t12345";
     AUTH_USERNAME: String = auth.username as Text by values::platform_user,
-        Required,
+        Derived("required"),
         "user of the platform, as device_gateway-7 or t12345/device_gateway-7";
     AUTH_PASSWORD: Secret = auth.password as Secret by values::secret,
         Derived("required, here or in a file"),
@@ -177,6 +182,28 @@ settings! {
     AUTH_PASSWORD_FILE: PathBuf = auth.password_file as Text by values::path,
         Derived("none"),
         "file that holds that password";
+    AUTH_CERT_FILE: PathBuf = auth.cert_file as Text by values::path,
+        Derived("none"),
+        "PEM file of the device's certificate and those of its issuers, instead of a user";
+    AUTH_KEY_FILE: PathBuf = auth.key_file as Text by values::path,
+        Derived("none"),
+        "PEM file of that certificate's key, not encrypted";
+
+    AUTH_BOOTSTRAP_TENANT: String = auth.bootstrap_tenant as Text by values::tenant,
+        Value("management"),
+        "tenant of the user that registers new devices";
+    AUTH_BOOTSTRAP_USERNAME: String = auth.bootstrap_username as Text by values::user,
+        Derived("none"),
+        "user that all new devices register with, as devicebootstrap, instead of a user of its own";
+    AUTH_BOOTSTRAP_PASSWORD: Secret = auth.bootstrap_password as Secret by values::secret,
+        Derived("none"),
+        "password of that user";
+    AUTH_BOOTSTRAP_PASSWORD_FILE: PathBuf = auth.bootstrap_password_file as Text by values::path,
+        Derived("none"),
+        "file that holds that password";
+    AUTH_CREDENTIALS_FILE: PathBuf = auth.credentials_file as Text by values::path,
+        Value("/var/lib/adit/credentials.toml"),
+        "where the credentials of the registration are kept";
 
     REMOTE_ACCESS_PROTOCOLS: Protocol = remote_access.protocols as List by values::protocol,
         Value("SSH, TELNET, VNC, PASSTHROUGH"),

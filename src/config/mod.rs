@@ -5,25 +5,33 @@
 
 mod fault;
 mod keys;
+mod proxy;
 mod sources;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use smartrest::Credentials;
 
-use crate::cloud::transport::Endpoint;
+use crate::cloud::transport::certificate::{Certificate, date};
+use crate::cloud::transport::identity::{Files, Identity, IdentityError};
+use crate::cloud::transport::proxy::Proxy;
+use crate::cloud::transport::{BrokerEndpoint, Endpoint};
+use crate::credentials_file;
+use crate::reason::legible;
 use crate::secret::Secret;
 use crate::tunnel::policy::Policy;
 use fault::{Fault, Place};
 use keys::Setting;
+use proxy::{Proxies, Unusable, is_this_machine};
 use sources::{Content, Gathered, Given, Item};
 
 pub use fault::Faults;
@@ -52,7 +60,8 @@ pub struct Config {
 /// Who this gateway is.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// External id and MQTT client id. The host name unless set.
+    /// External id and MQTT client id. The certificate's common name unless set, which it must be
+    /// where there is a certificate; else the host name.
     pub id: String,
     /// The id unless set.
     pub name: String,
@@ -73,30 +82,62 @@ pub struct Cloud {
     pub endpoint: Endpoint,
     /// Trusted in addition to the system's roots. None unless set.
     pub ca: Vec<CertificateDer<'static>>,
+    /// The way to the endpoint. As the environment says unless set.
+    pub proxy: Option<Proxy>,
 }
 
 /// Where the broker is.
 #[derive(Clone, Debug)]
 pub struct Mqtt {
     /// MQTT over TLS at the cloud's host unless set.
-    pub endpoint: Endpoint,
+    pub endpoint: BrokerEndpoint,
+    /// The way to the endpoint. That of the cloud, but for a local broker.
+    pub proxy: Option<Proxy>,
     /// Empty, or with `/` at its end. Empty unless set.
     pub topic_prefix: String,
     /// In whole seconds. 60 seconds unless set.
     pub keep_alive: Duration,
-    /// The broker's own user if one is set, else that of the platform.
-    pub username: String,
-    /// Belongs to `username`.
-    pub password: Secret,
+    /// The broker's own user and password if they are set, else those of the platform.
+    pub login: Option<(String, Secret)>,
 }
 
 /// Who adit is to the platform.
 #[derive(Clone, Debug)]
-pub struct Auth {
-    /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
+pub enum Auth {
+    /// A user of the platform.
+    Password {
+        /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
+        user: String,
+        /// Belongs to `user`.
+        password: Secret,
+    },
+    /// A certificate, whose common name is the device id.
+    Certificate(Identity),
+    /// Nobody yet: it has to be registered.
+    Bootstrap(Bootstrap),
+    /// Nobody: a broker that bridges to the platform vouches for the device.
+    None,
+}
+
+/// What a gateway registers with.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Tenant and user that all new devices share, as `management/devicebootstrap`.
     pub user: String,
     /// Belongs to `user`.
     pub password: Secret,
+    /// Where the credentials are kept that the platform hands out.
+    pub credentials_file: PathBuf,
+}
+
+impl Auth {
+    /// Returns the certificate to show to servers.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Certificate(identity) => Some(identity),
+            Self::Password { .. } | Self::Bootstrap(_) | Self::None => None,
+        }
+    }
 }
 
 /// What tunnels may do.
@@ -161,6 +202,19 @@ pub fn keys() -> &'static [Key] {
 }
 
 impl Config {
+    /// Returns the configuration of a gateway that has been registered.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Credentials) -> Self {
+        let (user, password) = login_of(credentials);
+        let mut config = self.clone();
+        config
+            .mqtt
+            .login
+            .get_or_insert_with(|| (user.clone(), password.clone()));
+        config.auth = Auth::Password { user, password };
+        config
+    }
+
     /// Reads flags over environment over file over default.
     ///
     /// # Errors
@@ -172,10 +226,11 @@ impl Config {
             warnings: Vec::new(),
         };
         reader.warn_of_exposed_file();
-        let device = reader.device();
-        let cloud = reader.cloud();
         let auth = reader.auth();
-        let mqtt = reader.mqtt(cloud.as_ref(), auth.as_ref());
+        let device = reader.device(auth.as_ref().and_then(Auth::identity));
+        let proxies = reader.proxies();
+        let cloud = reader.cloud(proxies.as_ref());
+        let mqtt = reader.mqtt(cloud.as_ref(), proxies.as_ref(), auth.as_ref());
         let remote_access = reader.remote_access();
         let Reader {
             gathered, warnings, ..
@@ -206,9 +261,12 @@ struct Reader<'a> {
     warnings: Vec<String>,
 }
 
-impl Reader<'_> {
-    fn device(&mut self) -> Option<Device> {
-        let id = self.device_id();
+impl<'a> Reader<'a> {
+    fn device(&mut self, identity: Option<&Identity>) -> Option<Device> {
+        let id = match identity {
+            Some(identity) => self.certified_device_id(identity),
+            None => self.device_id(),
+        };
         let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
         let device_type = self.get(&keys::DEVICE_TYPE);
         let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
@@ -243,23 +301,91 @@ impl Reader<'_> {
         }
     }
 
-    fn cloud(&mut self) -> Option<Cloud> {
+    /// The platform takes a certificate only from the device that it names.
+    fn certified_device_id(&mut self, identity: &Identity) -> Option<String> {
+        let name = identity.name();
+        if let Err(clause) = (keys::DEVICE_ID.parse)(name) {
+            let place = self.place(&keys::AUTH_CERT_FILE.key)?;
+            let words = format!("the certificate's common name {name:?}, the device id, {clause}");
+            self.refuse(&place, words);
+            return None;
+        }
+        let Some(place) = self.place(&keys::DEVICE_ID.key) else {
+            return Some(name.to_owned());
+        };
+        let id = self.get(&keys::DEVICE_ID)?;
+        if id == name {
+            return Some(id);
+        }
+        let words = format!(
+            "{id:?} is not {name:?}, the common name of the certificate in auth.cert_file; the \
+             platform takes the certificate only from the device that it names"
+        );
+        self.refuse(&place, words);
+        None
+    }
+
+    fn cloud(&mut self, proxies: Option<&Proxies<'_>>) -> Option<Cloud> {
         let endpoint = self.get(&keys::CLOUD_URL);
         let ca = self.certificates();
         let endpoint = endpoint?;
         self.warn_of_plain_text(&keys::CLOUD_URL.key, &endpoint);
-        Some(Cloud { endpoint, ca: ca? })
+        let proxy = self.usable(proxies?.to_cloud(&endpoint));
+        Some(Cloud {
+            endpoint,
+            ca: ca?,
+            proxy,
+        })
     }
 
-    fn mqtt(&mut self, cloud: Option<&Cloud>, auth: Option<&Auth>) -> Option<Mqtt> {
+    /// What is said of proxies; `None` if `cloud.proxy` is faulty.
+    fn proxies(&mut self) -> Option<Proxies<'a>> {
+        let configured = match self.place(&keys::CLOUD_PROXY.key) {
+            Some(_) => Some(self.get_optional(&keys::CLOUD_PROXY)?),
+            None => None,
+        };
+        Some(Proxies {
+            configured,
+            environment: &self.sources.environment,
+        })
+    }
+
+    /// Goes on without a proxy that adit does not speak: the variable is meant for others too.
+    fn usable(&mut self, proxy: Result<Option<Proxy>, Unusable>) -> Option<Proxy> {
+        proxy.unwrap_or_else(
+            |Unusable {
+                 variable,
+                 complaint,
+             }| {
+                let words = format!("the proxy of {variable} is not used: the value {complaint}");
+                if !self.warnings.contains(&words) {
+                    self.warnings.push(words);
+                }
+                None
+            },
+        )
+    }
+
+    fn mqtt(
+        &mut self,
+        cloud: Option<&Cloud>,
+        proxies: Option<&Proxies<'_>>,
+        auth: Option<&Auth>,
+    ) -> Option<Mqtt> {
         let endpoint = match self.place(&keys::MQTT_URL.key) {
             Some(_) => self.get(&keys::MQTT_URL),
-            None => cloud.map(|cloud| Endpoint {
-                tls: true,
-                host: cloud.endpoint.host.clone(),
-                port: values::MQTTS_PORT,
+            None => cloud.map(|cloud| {
+                let server = Endpoint {
+                    tls: true,
+                    host: cloud.endpoint.host.clone(),
+                    port: values::MQTTS_PORT,
+                };
+                server.into()
             }),
         };
+        if let (Some(Auth::Certificate(_)), Some(endpoint)) = (auth, &endpoint) {
+            self.check_certified_broker(endpoint);
+        }
         let topic_prefix = self.get(&keys::MQTT_TOPIC_PREFIX);
         let keep_alive = self.get(&keys::MQTT_KEEP_ALIVE);
 
@@ -269,38 +395,161 @@ impl Reader<'_> {
             .place(&keys::MQTT_PASSWORD.key)
             .or_else(|| self.place(&keys::MQTT_PASSWORD_FILE.key));
         let password = self.password(&keys::MQTT_PASSWORD, &keys::MQTT_PASSWORD_FILE);
-        let (username, password) = match (&user_place, &password_place) {
+        let login = match (&user_place, &password_place) {
             (Some(place), None) => {
                 self.refuse(
                     place,
                     "has no password: set mqtt.password or mqtt.password_file",
                 );
-                (None, None)
+                None
             }
             (None, Some(place)) => {
                 self.refuse(place, "has no user: set mqtt.username");
-                (None, None)
+                None
             }
-            (Some(_), Some(_)) => (user, password),
-            (None, None) => {
-                if let Some(endpoint) = &endpoint {
-                    self.warn_of_plain_text(&keys::MQTT_URL.key, endpoint);
+            (Some(_), Some(_)) => user.zip(password).map(Some),
+            (None, None) => match auth {
+                Some(Auth::Password { user, password }) => {
+                    if let Some(endpoint) = &endpoint {
+                        self.warn_of_plain_text(&keys::MQTT_URL.key, &endpoint.server);
+                    }
+                    Some(Some((user.clone(), password.clone())))
                 }
-                let own = auth.map(|auth| (auth.user.clone(), auth.password.clone()));
-                own.unzip()
-            }
+                Some(Auth::Certificate(_) | Auth::Bootstrap(_) | Auth::None) => Some(None),
+                None => None,
+            },
         };
+        let endpoint = endpoint?;
+        let proxy = self.usable(proxies?.to_broker(&endpoint));
         Some(Mqtt {
-            endpoint: endpoint?,
+            endpoint,
+            proxy,
             topic_prefix: topic_prefix?,
             keep_alive: keep_alive?,
-            username: username?,
-            password: password?,
+            login: login?,
         })
     }
 
+    fn check_certified_broker(&mut self, broker: &BrokerEndpoint) {
+        let Some(place) = self.place(&keys::MQTT_URL.key) else {
+            return;
+        };
+        if broker.websocket.is_some() {
+            let words = "names a WebSocket, and the platform takes no certificate over \
+                         MQTT-WebSocket; use mqtts:// or a user and a password";
+            self.refuse(&place, words);
+        } else if !broker.server.tls {
+            let words = "the certificate of auth.cert_file is not shown to the broker: mqtt.url \
+                         is without TLS";
+            self.warnings.push(words.to_owned());
+        }
+    }
+
     fn auth(&mut self) -> Option<Auth> {
-        let user = self.user();
+        let place = |reader: &Self, keys: &[Key]| keys.iter().find_map(|key| reader.place(key));
+        let certificate = [keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key];
+        let login = [
+            keys::AUTH_USERNAME.key,
+            keys::AUTH_PASSWORD.key,
+            keys::AUTH_PASSWORD_FILE.key,
+        ];
+        let bootstrap = [
+            keys::AUTH_BOOTSTRAP_TENANT.key,
+            keys::AUTH_BOOTSTRAP_USERNAME.key,
+            keys::AUTH_BOOTSTRAP_PASSWORD.key,
+            keys::AUTH_BOOTSTRAP_PASSWORD_FILE.key,
+        ];
+        let places = [
+            (place(self, &certificate), "a certificate"),
+            (place(self, &login), "a user"),
+            (place(self, &bootstrap), "a registration"),
+        ];
+        let given: Vec<_> = places
+            .iter()
+            .filter_map(|(place, what)| Some((place.as_ref()?, what)))
+            .collect();
+        if let [(other, what), (place, _), ..] = given[..] {
+            self.refuse(
+                place,
+                format!("{what} is set too ({other}); only one of them can be"),
+            );
+            return None;
+        }
+        match places {
+            [(Some(_), _), ..] => self.identity().map(Auth::Certificate),
+            [_, (Some(_), _), _] => self.login(),
+            [.., (Some(_), _)] => self.bootstrap(),
+            _ if self.place(&keys::MQTT_URL.key).is_some() => Some(Auth::None),
+            // The platform itself takes nobody without a login; says what is missing.
+            _ => self.login(),
+        }
+    }
+
+    /// The credentials of an earlier registration, or else what it takes to register.
+    fn bootstrap(&mut self) -> Option<Auth> {
+        let tenant = self.get(&keys::AUTH_BOOTSTRAP_TENANT);
+        let username_key = &keys::AUTH_BOOTSTRAP_USERNAME;
+        if self.place(&username_key.key).is_none() {
+            self.refuse_missing(&username_key.key, username_key.key.about);
+        }
+        let username = self.get(username_key);
+        let password_key = &keys::AUTH_BOOTSTRAP_PASSWORD;
+        let file_key = &keys::AUTH_BOOTSTRAP_PASSWORD_FILE;
+        if self.place(&password_key.key).is_none() && self.place(&file_key.key).is_none() {
+            self.refuse_missing(&password_key.key, password_key.key.about);
+        }
+        let password = self.password(password_key, file_key);
+        let credentials_file = self.get(&keys::AUTH_CREDENTIALS_FILE);
+        let (tenant, username, password) = (tenant?, username?, password?);
+        let credentials_file = credentials_file?;
+        match (self.sources.read)(&credentials_file) {
+            Ok(content) => self.earlier_credentials(&credentials_file, &content),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let user = format!("{tenant}/{username}");
+                Some(Auth::Bootstrap(Bootstrap {
+                    user,
+                    password,
+                    credentials_file,
+                }))
+            }
+            Err(error) => {
+                self.refuse(
+                    &Place::File(credentials_file),
+                    format!("cannot be read: {error}"),
+                );
+                None
+            }
+        }
+    }
+
+    fn earlier_credentials(&mut self, path: &Path, content: &FileContent) -> Option<Auth> {
+        if content.world_readable {
+            self.warn_of_readable("password", path);
+        }
+        match credentials_file::parse(&content.bytes) {
+            Ok(credentials) => {
+                let (user, password) = login_of(credentials);
+                Some(Auth::Password { user, password })
+            }
+            Err(error) => {
+                self.refuse(
+                    &Place::File(path.to_owned()),
+                    format!("{error}; remove it to register again"),
+                );
+                None
+            }
+        }
+    }
+
+    fn login(&mut self) -> Option<Auth> {
+        let username_key = &keys::AUTH_USERNAME.key;
+        let user = match self.place(username_key) {
+            Some(_) => self.user(),
+            None => {
+                self.refuse_missing(username_key, username_key.about);
+                None
+            }
+        };
         let password_key = &keys::AUTH_PASSWORD.key;
         let password_place = self
             .place(password_key)
@@ -316,10 +565,68 @@ impl Reader<'_> {
             self.refuse_missing(password_key, &words);
         }
         let password = self.password(&keys::AUTH_PASSWORD, &keys::AUTH_PASSWORD_FILE);
-        Some(Auth {
+        Some(Auth::Password {
             user: user?,
             password: password?,
         })
+    }
+
+    /// The certificate and its key, which come in two files.
+    fn identity(&mut self) -> Option<Identity> {
+        for (key, other) in [
+            (keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key),
+            (keys::AUTH_KEY_FILE.key, keys::AUTH_CERT_FILE.key),
+        ] {
+            if let (Some(place), None) = (self.place(&key), self.place(&other)) {
+                let words = format!("needs {} ({}) too", other.full_name(), other.variable());
+                self.refuse(&place, words);
+                return None;
+            }
+        }
+        let certificate = self.file(&keys::AUTH_CERT_FILE);
+        let key = self.file(&keys::AUTH_KEY_FILE);
+        let (certificate_place, certificate_path, certificate) = certificate?;
+        let (key_place, key_path, key) = key?;
+        if key.world_readable {
+            self.warn_of_readable("key", &key_path);
+        }
+        let files = Files {
+            certificate: certificate_path.clone(),
+            key: key_path.clone(),
+        };
+        match Identity::parse(files, &certificate.bytes, &key.bytes) {
+            Ok(identity) => {
+                self.warn_of_life(&certificate_path, identity.life);
+                Some(identity)
+            }
+            Err(error) => {
+                let (place, path) = match error {
+                    IdentityError::Certificate(_) => (certificate_place, certificate_path),
+                    IdentityError::Key(_) => (key_place, key_path),
+                };
+                self.refuse(&place, format!("{:?} {error}", path.display().to_string()));
+                None
+            }
+        }
+    }
+
+    /// A certificate may be renewed while adit runs, and a clock may be set.
+    fn warn_of_life(&mut self, path: &Path, (begins, ends): (SystemTime, SystemTime)) {
+        let now = self.sources.now;
+        let (path, clock) = (path.display(), date(now));
+        if now > ends {
+            let ended = date(ends);
+            self.warnings.push(format!(
+                "the certificate in {path} expired at {ended}, and now is {clock}; it is read \
+                 again at each connect"
+            ));
+        } else if now < begins {
+            let begins = date(begins);
+            self.warnings.push(format!(
+                "the certificate in {path} is valid from {begins}, and now is {clock}; is the \
+                 clock of this machine right?"
+            ));
+        }
     }
 
     /// Tenant and user. The user name may begin with the tenant, as it does in MQTT.
@@ -400,7 +707,7 @@ impl Reader<'_> {
         }
         let (place, path, content) = self.file(file)?;
         if content.world_readable {
-            self.warn_of_readable(&path);
+            self.warn_of_readable("password", &path);
         }
         let text = String::from_utf8(content.bytes).map_err(|_| "is not UTF-8 text".to_owned());
         let password = text.and_then(|text| {
@@ -425,11 +732,34 @@ impl Reader<'_> {
         }
         let (place, path, content) = self.file(&keys::CLOUD_CA_FILE)?;
         let complaint = match parse_certificates(&content.bytes) {
-            Ok(certificates) => return Some(certificates),
+            Ok(certificates) => {
+                self.warn_of_no_authority(&path, &certificates);
+                return Some(certificates);
+            }
             Err(clause) => format!("{:?} {clause}", path.display().to_string()),
         };
         self.refuse(&place, complaint);
         None
+    }
+
+    /// A server's own certificate in the place of its issuer's is a common mistake. One that a
+    /// server has issued for itself is trusted as it is.
+    fn warn_of_no_authority(&mut self, path: &Path, certificates: &[CertificateDer<'static>]) {
+        for (number, certificate) in (1..).zip(certificates) {
+            match Certificate::read(certificate) {
+                Some(read) if !read.is_ca && !read.is_self_issued => {
+                    let issuer = read.issuer.as_deref().unwrap_or("somebody without a name");
+                    self.warnings.push(format!(
+                        "certificate number {number} in {} makes nothing trusted: {} is no CA; \
+                         the certificate of its issuer, '{}', is needed",
+                        path.display(),
+                        read.title(),
+                        legible(issuer)
+                    ));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Reads a file that is named in the configuration.
@@ -448,13 +778,13 @@ impl Reader<'_> {
 
     fn warn_of_exposed_file(&mut self) {
         if let Some(path) = self.gathered.exposed.take() {
-            self.warn_of_readable(&path);
+            self.warn_of_readable("password", &path);
         }
     }
 
-    fn warn_of_readable(&mut self, path: &Path) {
+    fn warn_of_readable(&mut self, secret: &str, path: &Path) {
         self.warnings.push(format!(
-            "every user of this machine can read the password in {}",
+            "every user of this machine can read the {secret} in {}",
             path.display()
         ));
     }
@@ -462,8 +792,7 @@ impl Reader<'_> {
     /// The platform's password goes there as it is.
     fn warn_of_plain_text(&mut self, key: &Key, endpoint: &Endpoint) {
         let host = endpoint.host.as_str();
-        let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-        if !endpoint.tls && !is_here {
+        if !endpoint.tls && !is_this_machine(host) {
             let name = key.full_name();
             let words = format!(
                 "without TLS, everybody on the way to {host} can read the password of \
@@ -533,6 +862,16 @@ impl Reader<'_> {
             self.refuse(&Place::Key(key.full_name()), complaint);
         }
     }
+}
+
+/// The user as both MQTT and HTTP want it, and the password.
+fn login_of(credentials: Credentials) -> (String, Secret) {
+    let Credentials {
+        tenant,
+        user,
+        password,
+    } = credentials;
+    (format!("{tenant}/{user}"), Secret::new(password))
 }
 
 fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -37,6 +38,8 @@ pub struct Sources<'a> {
     pub environment: Vec<(OsString, OsString)>,
     /// Stands in for a device id.
     pub host_name: Option<String>,
+    /// Tells whether a certificate has expired.
+    pub now: SystemTime,
     /// Reads the file, and the files that are named in it.
     pub read: &'a dyn Fn(&Path) -> io::Result<FileContent>,
 }
@@ -97,6 +100,7 @@ impl Sources<'static> {
             settings,
             environment: std::env::vars_os().collect(),
             host_name,
+            now: SystemTime::now(),
             read: &read_file,
         }
     }
@@ -158,9 +162,14 @@ impl Gathered {
             self.incomplete = true;
             self.faults.extend(reader.syntax_faults(&errors));
         }
-        let given = |key: &&Key| self.values.contains_key(&key.full_name());
-        let secret = |key: &&Key| key.shape == Shape::Secret;
-        if content.world_readable && KEYS.iter().filter(secret).any(|key| given(&key)) {
+        let secret = |key: &Key| match (self.values.get(&key.full_name()), key.shape) {
+            (Some(_), Shape::Secret) => true,
+            (Some(given), Shape::Url) => {
+                matches!(&given.content, Content::Text(text) if text.contains('@'))
+            }
+            _ => false,
+        };
+        if content.world_readable && KEYS.iter().any(secret) {
             self.exposed = Some(path.to_owned());
         }
     }
@@ -257,6 +266,13 @@ impl Gathered {
             let place = Place::Flag(name.to_owned());
             match find(name) {
                 None => self.refuse_name(place, name),
+                Some(key) if key.shape == Shape::Url && text.contains('@') => {
+                    let words = format!(
+                        "every user of the machine sees a command line; use the file or {}",
+                        key.variable()
+                    );
+                    self.faults.push(Fault::new(&place, words));
+                }
                 Some(key) if key.shape == Shape::Secret => {
                     let complaint = format!(
                         "every user of the machine sees a command line; use {}_file or {}",

@@ -70,6 +70,7 @@ impl Machine {
             settings: self.settings.clone(),
             environment: self.environment.clone(),
             host_name: self.host_name.clone(),
+            now: SystemTime::now(),
             read: &|path| self.files.get(path).cloned().ok_or_else(not_found),
         })
     }
@@ -84,6 +85,20 @@ impl Machine {
             |_| panic!("nothing was refused"),
         )
     }
+}
+
+/// The user and the password of a configuration that has them.
+fn user(config: &Config) -> (&str, &str) {
+    match &config.auth {
+        Auth::Password { user, password } => (user, password.expose()),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same, for the broker.
+fn broker_user(config: &Config) -> (&str, &str) {
+    let (user, password) = config.mqtt.login.as_ref().unwrap();
+    (user, password.expose())
 }
 
 fn endpoint(tls: bool, host: &str, port: u16) -> Endpoint {
@@ -111,14 +126,13 @@ fn needs_little_more_than_a_cloud_and_a_user() {
     assert!(config.cloud.ca.is_empty());
     assert_eq!(
         config.mqtt.endpoint,
-        endpoint(true, "tenant.example.com", 8883)
+        endpoint(true, "tenant.example.com", 8883).into()
     );
     assert_eq!(config.mqtt.topic_prefix, "");
     assert_eq!(config.mqtt.keep_alive, seconds(60));
-    assert_eq!(config.mqtt.username, "t1/device_gw");
-    assert_eq!(config.mqtt.password.expose(), "hunter2");
-    assert_eq!(config.auth.user, "t1/device_gw");
-    assert_eq!(config.auth.password.expose(), "hunter2");
+    assert_eq!(broker_user(&config), ("t1/device_gw", "hunter2"));
+    assert_eq!(user(&config), ("t1/device_gw", "hunter2"));
+    assert_eq!((config.cloud.proxy, config.mqtt.proxy), (None, None));
     assert_eq!(config.remote_access.protocols, Protocol::ALL);
     assert_eq!(config.remote_access.policy.to_string(), "allow private");
     assert_eq!(config.remote_access.max_tunnels, 64);
@@ -143,6 +157,7 @@ announce = false
 
 [cloud]
 url = "http://127.0.0.1:8080/"
+proxy = "http://user:hunter2@proxy:3128"
 
 [mqtt]
 url = "MQTT://[::1]"
@@ -175,13 +190,14 @@ events = false
     assert_eq!(config.device.supported_operations, operations);
     assert!(!config.device.announce);
     assert_eq!(config.cloud.endpoint, endpoint(false, "127.0.0.1", 8080));
-    assert_eq!(config.mqtt.endpoint, endpoint(false, "::1", 1883));
+    assert_eq!(config.mqtt.endpoint, endpoint(false, "::1", 1883).into());
     assert_eq!(config.mqtt.topic_prefix, "c8y/");
     assert_eq!(config.mqtt.keep_alive, seconds(120));
-    assert_eq!(config.mqtt.username, "local");
-    assert_eq!(config.mqtt.password.expose(), "secret-1");
-    assert_eq!(config.auth.user, "t1/device_gateway-7");
-    assert_eq!(config.auth.password.expose(), "secret-2");
+    assert_eq!(broker_user(&config), ("local", "secret-1"));
+    assert_eq!(user(&config), ("t1/device_gateway-7", "secret-2"));
+    let proxies = [config.cloud.proxy, config.mqtt.proxy];
+    let proxies = proxies.map(|proxy| proxy.map(|proxy| proxy.to_string()));
+    assert_eq!(proxies, [Some("proxy:3128".to_owned()), None]);
     let remote_access = config.remote_access;
     assert_eq!(remote_access.protocols, [Protocol::Ssh, Protocol::Vnc]);
     assert_eq!(
@@ -237,7 +253,7 @@ fn takes_all_from_the_environment_where_there_is_no_file() {
         machine = machine.variable(name, text);
     }
     let config = machine.config();
-    assert_eq!(config.auth.password.expose(), " hunter2 ");
+    assert_eq!(user(&config).1, " hunter2 ");
     assert!(!config.device.announce);
     assert_eq!(config.remote_access.max_tunnels, 7);
     assert_eq!(
@@ -258,7 +274,7 @@ fn reads_the_default_file_if_none_is_named() {
         )
     );
     let machine = machine.file(DEFAULT_FILE, format!("{CLOUD}{AUTH}"));
-    assert_eq!(machine.config().auth.user, "t1/device_gw");
+    assert_eq!(user(&machine.config()).0, "t1/device_gw");
 }
 
 #[test]
@@ -570,13 +586,48 @@ fn says_what_is_wrong_with_a_url() {
         ),
         (
             "ADIT_MQTT_URL",
-            "wss://a",
-            "\"wss://a\" names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://",
+            "wss://a/mqtt#x",
+            "\"wss://a/mqtt#x\" has a character in its path that cannot stand there",
+        ),
+        (
+            "ADIT_MQTT_URL",
+            "wss://me:hunter2@a/mqtt",
+            "\"wss://…\" has a user or a password, which belong in the section auth",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "proxy:3128",
+            "\"proxy:3128\" is neither \"none\" nor a URL such as \"http://user:password@proxy:3128\"",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "socks5://proxy:1080",
+            "\"socks5://proxy:1080\" does not begin with http:// or https://",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "http://proxy",
+            "\"http://proxy\" names no port, unlike \"http://user:password@proxy:3128\"",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "http://me:hun/ter2@proxy:3128",
+            "\"http://…\" has one of the characters / ? # in its user or password; write %2F, %3F, %23",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "http://me:hunter2%@proxy:3128",
+            "\"http://…\" has a % in its user or password that does not begin %25 or the like",
+        ),
+        (
+            "ADIT_CLOUD_PROXY",
+            "http://me:hunter2%0a@proxy:3128",
+            "\"http://…\" has a control character such as a line break",
         ),
         (
             "ADIT_MQTT_URL",
             "ssl://a",
-            "\"ssl://a\" does not begin with mqtts:// or mqtt://",
+            "\"ssl://a\" does not begin with mqtts://, mqtt://, wss:// or ws://",
         ),
         (
             "ADIT_MQTT_URL",
@@ -600,6 +651,280 @@ fn reads_a_url() {
     ] {
         let machine = Machine::with("").variable("ADIT_CLOUD_URL", url);
         assert_eq!(machine.config().cloud.endpoint, expected, "{url}");
+    }
+}
+
+#[test]
+fn reads_the_url_of_a_broker() {
+    for (url, server, path) in [
+        ("mqtts://a", endpoint(true, "a", 8883), None),
+        ("mqtt://a/", endpoint(false, "a", 1883), None),
+        ("wss://a", endpoint(true, "a", 443), Some("/mqtt")),
+        ("WSS://a/", endpoint(true, "a", 443), Some("/mqtt")),
+        (
+            "ws://[::1]:8080/x/y?z=1",
+            endpoint(false, "::1", 8080),
+            Some("/x/y?z=1"),
+        ),
+        ("ws://a?z=1", endpoint(false, "a", 80), Some("/mqtt?z=1")),
+    ] {
+        let machine = Machine::with("").variable("ADIT_MQTT_URL", url);
+        let websocket = path.map(str::to_owned);
+        let expected = BrokerEndpoint { server, websocket };
+        assert_eq!(machine.config().mqtt.endpoint, expected, "{url}");
+    }
+}
+
+#[test]
+fn reads_the_url_of_a_proxy() {
+    let server = |tls, port| endpoint(tls, "proxy", port);
+    let secret = Secret::new("p@ss:1%");
+    for (url, expected) in [
+        (
+            "http://proxy:3128",
+            Some(Proxy::new(server(false, 3128), None)),
+        ),
+        ("HTTPS://proxy/", Some(Proxy::new(server(true, 443), None))),
+        (
+            "http://me:p%40ss:1%25@proxy:3128",
+            Some(Proxy::new(server(false, 3128), Some(("me", &secret)))),
+        ),
+        (
+            "http://me@proxy:3128",
+            Some(Proxy::new(
+                server(false, 3128),
+                Some(("me", &Secret::new(""))),
+            )),
+        ),
+        ("none", None),
+    ] {
+        let machine = Machine::with("")
+            .variable("ADIT_CLOUD_PROXY", url)
+            .variable("https_proxy", "http://other:1");
+        let config = machine.config();
+        assert_eq!(config.cloud.proxy, expected, "{url}");
+        assert_eq!(config.mqtt.proxy, expected, "{url}");
+    }
+}
+
+#[test]
+fn decides_about_proxies_for_the_cloud_and_the_broker_apart() {
+    let machine = Machine::with("[mqtt]\nurl = \"mqtts://broker.lan\"\n")
+        .variable("HTTPS_PROXY", "proxy:3128");
+    for (exception, cloud, broker) in [
+        ("", true, true),
+        ("lan", true, false),
+        ("tenant.example.com", false, true),
+    ] {
+        for machine in [
+            machine.clone(),
+            machine
+                .clone()
+                .variable("ADIT_CLOUD_PROXY", "http://proxy:1"),
+        ] {
+            let config = machine.variable("no_proxy", exception).config();
+            let ways = (config.cloud.proxy.is_some(), config.mqtt.proxy.is_some());
+            assert_eq!(ways, (cloud, broker), "{exception}");
+        }
+    }
+}
+
+#[test]
+fn goes_on_without_a_proxy_of_the_environment_that_it_cannot_use() {
+    let machine = Machine::with("").variable("ALL_PROXY", "socks5://me:hunter2@proxy:1080");
+    let config = machine.config();
+    assert_eq!(config.cloud.proxy, None);
+    let warning =
+        "the proxy of ALL_PROXY is not used: the value does not begin with http:// or https://";
+    assert_eq!(config.warnings, [warning]);
+}
+
+/// A certificate for `name`, the PEM form of it and of its key.
+fn certificate(name: &str, until: i32) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.not_before = rcgen::date_time_ymd(2001, 1, 1);
+    parameters.not_after = rcgen::date_time_ymd(until, 12, 31);
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    if !name.is_empty() {
+        let common_name = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(common_name, name);
+    }
+    let certificate = parameters.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+/// A machine whose device has a certificate and no user.
+fn certified((certificate, key): &(String, String)) -> Machine {
+    Machine::with_file(CLOUD)
+        .file("/device.pem", certificate)
+        .file("/device.key", key)
+        .variable("ADIT_AUTH_CERT_FILE", "/device.pem")
+        .variable("ADIT_AUTH_KEY_FILE", "/device.key")
+}
+
+#[test]
+fn says_what_is_wrong_with_a_certificate() {
+    let good = certificate("gw-7", 4000);
+    let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\naGVsbG8=\n\
+                     -----END ENCRYPTED PRIVATE KEY-----\n";
+    let old_encrypted = good
+        .1
+        .replace("KEY-----\nM", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nM");
+    let hello = "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
+    let no_key = "-----BEGIN PRIVATE KEY-----\naGVsbG8=\n-----END PRIVATE KEY-----\n";
+    let broken = "-----BEGIN PRIVATE KEY-----\nhunter2 ü\n-----END PRIVATE KEY-----\n";
+    let decrypt = "ADIT_AUTH_KEY_FILE: \"/device.key\" is encrypted, and nobody is there to type the \
+                   pass phrase; decrypt it with: openssl pkey -in '/device.key' -out '/device.key.plain'";
+    for (machine, complaint) in [
+        (
+            certified(&good).variable("ADIT_DEVICE_ID", "gw-8"),
+            "ADIT_DEVICE_ID: \"gw-8\" is not \"gw-7\", the common name of the certificate in \
+             auth.cert_file; the platform takes the certificate only from the device that it names",
+        ),
+        (
+            certified(&certificate("a/b", 4000)),
+            "ADIT_AUTH_CERT_FILE: the certificate's common name \"a/b\", the device id, has one of \
+             the characters : / + # that a device id cannot have",
+        ),
+        (
+            certified(&certificate("", 4000)),
+            "ADIT_AUTH_CERT_FILE: \"/device.pem\" holds a certificate without a common name, which \
+             must be the device id",
+        ),
+        (
+            certified(&(good.0.clone(), certificate("gw-7", 4000).1)),
+            "ADIT_AUTH_KEY_FILE: \"/device.key\" is not the key of the certificate 'gw-7' in \
+             \"/device.pem\"",
+        ),
+        (certified(&(good.0.clone(), encrypted.to_owned())), decrypt),
+        (certified(&(good.0.clone(), old_encrypted)), decrypt),
+        (
+            certified(&(good.0.clone(), no_key.to_owned())),
+            "ADIT_AUTH_KEY_FILE: \"/device.key\" holds a key that adit cannot use; it can use P-256, \
+             P-384, Ed25519 and RSA from 2048 bits",
+        ),
+        (
+            certified(&(good.0.clone(), broken.to_owned())),
+            "ADIT_AUTH_KEY_FILE: \"/device.key\" is not well-formed PEM",
+        ),
+        (
+            certified(&(good.0.clone(), good.0.clone())),
+            "ADIT_AUTH_KEY_FILE: \"/device.key\" holds no private key in PEM form (PKCS#8, SEC1 or \
+             PKCS#1)",
+        ),
+        (
+            certified(&(good.1.clone(), good.1.clone())),
+            "ADIT_AUTH_CERT_FILE: \"/device.pem\" holds no certificate in PEM form",
+        ),
+        (
+            certified(&(hello.to_owned(), good.1.clone())),
+            "ADIT_AUTH_CERT_FILE: \"/device.pem\" holds a certificate that cannot be parsed",
+        ),
+        (
+            certified(&good).variable("ADIT_AUTH_KEY_FILE", "/none"),
+            "ADIT_AUTH_KEY_FILE: \"/none\" cannot be read: no such file",
+        ),
+        (
+            certified(&good).variable("ADIT_MQTT_URL", "wss://tenant.example.com/mqtt"),
+            "ADIT_MQTT_URL: names a WebSocket, and the platform takes no certificate over \
+             MQTT-WebSocket; use mqtts:// or a user and a password",
+        ),
+        (
+            certified(&good).set("auth.key_file="),
+            "ADIT_AUTH_CERT_FILE: needs auth.key_file (ADIT_AUTH_KEY_FILE) too",
+        ),
+        (
+            certified(&good).set("auth.cert_file="),
+            "ADIT_AUTH_KEY_FILE: needs auth.cert_file (ADIT_AUTH_CERT_FILE) too",
+        ),
+        (
+            certified(&good).variable("ADIT_AUTH_USERNAME", "device_gw"),
+            "ADIT_AUTH_CERT_FILE: a user is set too (ADIT_AUTH_USERNAME); only one of them can be",
+        ),
+    ] {
+        assert_eq!(machine.complaint(), complaint);
+    }
+}
+
+#[test]
+fn takes_the_device_id_from_the_certificate() {
+    let sources = certified(&certificate("gw-7", 2020));
+    let read = |path: &Path| Ok(sources.files[path].clone());
+    let sources = Sources {
+        file: sources.named_file.map(PathBuf::from),
+        settings: Vec::new(),
+        environment: sources.environment.clone(),
+        host_name: None,
+        now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
+        read: &read,
+    };
+    let mut reader = Reader {
+        gathered: sources::gather(&sources),
+        sources: &sources,
+        warnings: Vec::new(),
+    };
+    let auth = reader.auth().unwrap();
+    assert_eq!(reader.device(auth.identity()).unwrap().id, "gw-7");
+    let proxies = reader.proxies();
+    let cloud = reader.cloud(proxies.as_ref());
+    let mqtt = reader.mqtt(cloud.as_ref(), proxies.as_ref(), Some(&auth));
+    assert_eq!(mqtt.unwrap().login, None);
+    let warning = "the certificate in /device.pem expired at 2020-12-31T00:00:00Z, and now is \
+                   2027-01-15T08:00:00Z; it is read again at each connect";
+    assert_eq!(reader.warnings, [warning]);
+}
+
+#[test]
+fn warns_of_a_certificate_to_trust_that_is_no_authority() {
+    let issuer_key = rcgen::KeyPair::generate().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let names = vec!["cloud".to_owned()];
+    let mut parameters = rcgen::CertificateParams::new(names).unwrap();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    let issuer = rcgen::Issuer::new(rcgen::CertificateParams::default(), issuer_key);
+    let leaf = parameters.signed_by(&key, &issuer).unwrap();
+    let machine = Machine::with("")
+        .variable("ADIT_CLOUD_CA_FILE", "/ca.pem")
+        .file("/ca.pem", leaf.pem());
+    assert_eq!(
+        machine.config().warnings,
+        [
+            "certificate number 1 in /ca.pem makes nothing trusted: 'cloud' is no CA; the \
+          certificate of its issuer, 'rcgen self signed cert', is needed"
+        ]
+    );
+}
+
+#[test]
+fn reads_a_key_in_every_form() {
+    for name in ["pkcs8", "sec1", "pkcs1"] {
+        let directory = std::env::temp_dir().join(format!("adit-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let make = match name {
+            "pkcs8" => "openssl genpkey -algorithm ed25519 -out device.key",
+            "sec1" => "openssl ecparam -name prime256v1 -genkey -out device.key",
+            _ => "openssl genrsa -traditional -out device.key 2048",
+        };
+        let issue = "openssl req -x509 -new -key device.key -subj /O=Acme/CN=gw-7 -out device.pem";
+        let made = std::process::Command::new("sh")
+            .args(["-ec", &format!("{make} 2>&1; {issue} 2>&1")])
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stdout)
+        );
+        let read = |name: &str| std::fs::read(directory.join(name)).unwrap();
+        let files = Files {
+            certificate: "device.pem".into(),
+            key: "device.key".into(),
+        };
+        let identity = Identity::parse(files, &read("device.pem"), &read("device.key"));
+        assert_eq!(identity.unwrap().name(), "gw-7", "{name}");
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }
 
@@ -642,8 +967,6 @@ fn reports_all_faults_in_one_go() {
 #[test]
 fn refuses_keys_that_have_no_effect_yet() {
     for line in [
-        "cloud.proxy = \"http://proxy:3128\"",
-        "auth.cert_file = \"/device.pem\"",
         "device.children = []",
         "remote_access.operation_ids = true",
         "admin.listen = \"127.0.0.1:9590\"",
@@ -656,14 +979,14 @@ fn refuses_keys_that_have_no_effect_yet() {
 #[test]
 fn shows_no_line_that_is_no_toml() {
     let file = "[cloud]\nurl = https\n[auth]\npassword = \"hunter2\nusername = hunter2\nhunter2\n";
-    let machine = Machine::with_file(file).variable("ADIT_MQTT_URL", "ws://a");
+    let machine = Machine::with_file(file).variable("ADIT_MQTT_URL", "ssl://a");
     assert_eq!(
         machine.complaint(),
         "adit.toml, line 2, column 7: string values must be quoted, expected literal string\n\
          adit.toml, line 4, column 20: invalid basic string, expected `\"`\n\
          adit.toml, line 5, column 12: string values must be quoted, expected literal string\n\
          adit.toml, line 6, column 8: key with no value, expected `=`\n\
-         ADIT_MQTT_URL: \"ws://a\" names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://"
+         ADIT_MQTT_URL: \"ssl://a\" does not begin with mqtts://, mqtt://, wss:// or ws://"
     );
 }
 
@@ -732,8 +1055,8 @@ fn reads_a_password_from_a_file() {
         let machine =
             Machine::with_file(&format!("{CLOUD}{AUTH_WITH_FILE}")).file("/password", content);
         let config = machine.config();
-        assert_eq!(config.auth.password.expose(), password);
-        assert_eq!(config.mqtt.password.expose(), password);
+        assert_eq!(user(&config).1, password);
+        assert_eq!(broker_user(&config).1, password);
     }
 }
 
@@ -835,7 +1158,7 @@ fn takes_an_empty_text_for_none() {
     let machine = Machine::with(
         "[mqtt]\nurl = \"\"\ntopic_prefix = \"\"\nusername = \"\"\npassword = \"\"\n",
     );
-    assert_eq!(machine.config().mqtt.username, "t1/device_gw");
+    assert_eq!(broker_user(&machine.config()).0, "t1/device_gw");
 }
 
 #[test]
@@ -940,4 +1263,71 @@ proptest! {
             prop_assert!(!format!("{faults} {faults:?}").contains("hunter2"), "{}", faults);
         }
     }
+}
+
+const BOOTSTRAP: &str = "[auth]\nbootstrap_username = \"devicebootstrap\"\n\
+                         bootstrap_password = \"hunter2\"\ncredentials_file = \"/kept.toml\"\n";
+
+#[test]
+fn registers_a_gateway_that_has_no_credentials_yet() {
+    let config = Machine::with_file(&format!("{CLOUD}{BOOTSTRAP}")).config();
+    let Auth::Bootstrap(bootstrap) = &config.auth else {
+        panic!("{config:?}")
+    };
+    assert_eq!(bootstrap.user, "management/devicebootstrap");
+    assert_eq!(bootstrap.credentials_file, Path::new("/kept.toml"));
+    assert!(config.mqtt.login.is_none());
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let credentials = Credentials {
+        tenant: "t1".to_owned(),
+        user: "device_box".to_owned(),
+        password: "s3cret".to_owned(),
+    };
+    let config = config.with_credentials(credentials);
+    assert_eq!(user(&config), ("t1/device_box", "s3cret"));
+    assert_eq!(config.mqtt.login.unwrap().0, "t1/device_box");
+}
+
+#[test]
+fn uses_the_credentials_of_an_earlier_registration() {
+    let kept = "tenant = \"t1\"\nusername = \"device_box\"\npassword = \"s3cret\"\n";
+    let machine = Machine::with_file(&format!("{CLOUD}{BOOTSTRAP}")).file("/kept.toml", kept);
+    let config = machine.config();
+    assert_eq!(user(&config), ("t1/device_box", "s3cret"));
+    assert_eq!(config.mqtt.login.unwrap().0, "t1/device_box");
+}
+
+#[test]
+fn says_what_is_wrong_with_a_registration() {
+    let machine = |more: &str| Machine::with_file(&format!("{CLOUD}{BOOTSTRAP}{more}"));
+    for (machine, complaint) in [
+        (
+            machine("").file("/kept.toml", "half a fi"),
+            "/kept.toml: does not hold tenant, username and password as adit writes them; remove \
+             it to register again",
+        ),
+        (
+            machine("username = \"device_box\"\n"),
+            "adit.toml, line 4, auth.bootstrap_username: a user is set too (adit.toml, line 7, \
+             auth.username); only one of them can be",
+        ),
+        (
+            machine("").set("auth.bootstrap_username="),
+            "auth.bootstrap_username: is not set (ADIT_AUTH_BOOTSTRAP_USERNAME): user that all new \
+             devices register with, as devicebootstrap, instead of a user of its own",
+        ),
+    ] {
+        assert_eq!(machine.complaint(), complaint);
+    }
+}
+
+#[test]
+fn needs_no_login_at_a_broker_of_its_own() {
+    let bridge = format!("{CLOUD}[mqtt]\nurl = \"mqtt://127.0.0.1\"\ntopic_prefix = \"c8y/\"\n");
+    let config = Machine::with_file(&bridge).config();
+    assert!(matches!(config.auth, Auth::None), "{config:?}");
+    assert!(config.mqtt.login.is_none());
+    let config = certified(&certificate("gw-7", 4000)).config();
+    assert!(matches!(config.auth, Auth::Certificate(_)), "{config:?}");
+    assert!(config.mqtt.login.is_none());
 }

@@ -8,7 +8,8 @@ use rustls::pki_types::ServerName;
 
 use super::Protocol;
 use super::keys::Shape;
-use crate::cloud::transport::Endpoint;
+use crate::cloud::transport::proxy::Proxy;
+use crate::cloud::transport::{BrokerEndpoint, Endpoint};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 
@@ -33,6 +34,8 @@ const HTTP_PORT: u16 = 80;
 /// MQTT over TLS.
 pub(super) const MQTTS_PORT: u16 = 8883;
 const MQTT_PORT: u16 = 1883;
+/// Where the platform, and brokers by custom, take MQTT over WebSocket.
+const MQTT_PATH: &str = "/mqtt";
 
 pub(super) fn device_id(text: &str) -> Result<String, String> {
     // The platform parts a client id at `:`; the others have a meaning in topics.
@@ -225,16 +228,125 @@ pub(super) fn cloud_url(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-pub(super) fn mqtt_url(text: &str) -> Result<Endpoint, String> {
-    let url = Url::split(text, "mqtts://tenant.example.com:8883")?;
-    match url.scheme.as_str() {
+pub(super) fn mqtt_url(text: &str) -> Result<BrokerEndpoint, String> {
+    const EXAMPLE: &str = "mqtts://tenant.example.com:8883";
+    let scheme = text.split("://").next().unwrap_or_default();
+    let scheme = scheme.to_ascii_lowercase();
+    let (text, path) = match scheme.as_str() {
+        "ws" | "wss" => split_path(text)?,
+        _ => (text, None),
+    };
+    let url = Url::split(text, EXAMPLE)?;
+    let server = match scheme.as_str() {
         "mqtts" => url.endpoint(true, MQTTS_PORT),
         "mqtt" => url.endpoint(false, MQTT_PORT),
-        "ws" | "wss" => Err(
-            "names a WebSocket; adit speaks to the broker over TCP, mqtts:// or mqtt://".to_owned(),
-        ),
-        _ => Err("does not begin with mqtts:// or mqtt://".to_owned()),
+        "wss" => url.endpoint(true, HTTPS_PORT),
+        "ws" => url.endpoint(false, HTTP_PORT),
+        _ => Err("does not begin with mqtts://, mqtt://, wss:// or ws://".to_owned()),
+    }?;
+    Ok(BrokerEndpoint {
+        server,
+        websocket: path,
+    })
+}
+
+/// Takes the path off the URL of a WebSocket.
+fn split_path(text: &str) -> Result<(&str, Option<String>), String> {
+    let start = text.find("://").map_or(0, |at| at + "://".len());
+    let rest = text.get(start..).unwrap_or_default();
+    let length = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (_, path) = rest.split_at(length);
+    // An `@` in it may end a password: the rest of the URL's reading says so.
+    if path.contains('@') {
+        return Ok((text, None));
     }
+    if path.contains('#') || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("has a character in its path that cannot stand there".to_owned());
+    }
+    let path = match path {
+        "" | "/" => MQTT_PATH.to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        query => format!("{MQTT_PATH}{query}"),
+    };
+    let authority = text.get(..start + length).unwrap_or(text);
+    Ok((authority, Some(path)))
+}
+
+/// A proxy, or "none".
+pub(super) fn proxy(text: &str) -> Result<Option<Proxy>, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(None);
+    }
+    any_proxy(text, None).map(Some)
+}
+
+/// Reads a proxy's URL as curl does: what stands behind host and port means nothing.
+pub(super) fn any_proxy(text: &str, default_http_port: Option<u16>) -> Result<Proxy, String> {
+    const EXAMPLE: &str = "http://user:password@proxy:3128";
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| format!("is neither \"none\" nor a URL such as \"{EXAMPLE}\""))?;
+    let (tls, default_port) = match scheme.to_ascii_lowercase().as_str() {
+        "https" => (true, Some(HTTPS_PORT)),
+        "http" => (false, default_http_port),
+        _ => return Err("does not begin with http:// or https://".to_owned()),
+    };
+    let length = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(length);
+    if path.contains('@') {
+        return Err(
+            "has one of the characters / ? # in its user or password; write %2F, %3F, %23"
+                .to_owned(),
+        );
+    }
+    let (credentials, authority) = match authority.rsplit_once('@') {
+        Some((credentials, authority)) => (Some(credentials), authority),
+        None => (None, authority),
+    };
+    let server = Url {
+        scheme: String::new(),
+        authority,
+        example: EXAMPLE,
+    };
+    // No server listens on port 0, so it can stand for none.
+    let server = server.endpoint(tls, default_port.unwrap_or(0))?;
+    if server.port == 0 {
+        return Err(format!("names no port, unlike \"{EXAMPLE}\""));
+    }
+    let Some(credentials) = credentials else {
+        return Ok(Proxy::new(server, None));
+    };
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let user = percent_decoded(user)?;
+    if user.contains(':') {
+        return Err("has a colon in its user, which HTTP cannot carry".to_owned());
+    }
+    let password = Secret::new(percent_decoded(password)?);
+    Ok(Proxy::new(server, Some((&user, &password))))
+}
+
+fn percent_decoded(text: &str) -> Result<String, String> {
+    let refusal =
+        || "has a % in its user or password that does not begin %25 or the like".to_owned();
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+        let (high, low) = (digit(rest.next()), digit(rest.next()));
+        let value = high.zip(low).map(|(high, low)| high * 16 + low);
+        bytes.push(
+            value
+                .and_then(|value| u8::try_from(value).ok())
+                .ok_or_else(refusal)?,
+        );
+    }
+    let text = String::from_utf8(bytes).map_err(|_| refusal())?;
+    no_control(&text)?;
+    Ok(text)
 }
 
 /// A URL that names a server and nothing else.

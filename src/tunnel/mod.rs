@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
+use crate::cloud::authorization::{Authorization, Unauthorized};
 use crate::cloud::endpoint::{self, EndpointError};
 use crate::cloud::transport::{Endpoint, Stream, Transport};
 use crate::config::Config;
@@ -29,6 +30,9 @@ use target::DialError;
 
 use crate::reason::failure_reason;
 
+/// HTTP status of a refused `Authorization` header.
+const UNAUTHORIZED: u16 = 401;
+
 /// How long the cloud may take to answer the Close frame of a tunnel that does not come about.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -37,8 +41,7 @@ pub struct Opener {
     policy: Policy,
     transport: Transport,
     cloud: Endpoint,
-    /// The whole value of the `Authorization` header.
-    authorization: Secret,
+    authorization: Authorization,
     connect_timeout: Duration,
     limits: Limits,
 }
@@ -60,6 +63,9 @@ pub enum OpenError {
     /// The cloud did not open the WebSocket.
     #[error(transparent)]
     Cloud(#[from] EndpointError),
+    /// There is nothing to show the cloud who the device is.
+    #[error(transparent)]
+    Unauthorized(#[from] Unauthorized),
 }
 
 impl From<Denied> for OpenError {
@@ -72,7 +78,7 @@ impl OpenError {
     /// Returns the HTTP status of a refusal by the cloud.
     pub fn status(&self) -> Option<u16> {
         match self {
-            Self::Dial(_) => None,
+            Self::Dial(_) | Self::Unauthorized(_) => None,
             Self::Cloud(error) => error.status(),
         }
     }
@@ -80,13 +86,13 @@ impl OpenError {
 
 impl Opener {
     /// Takes what the configuration says of tunnels.
-    pub fn new(config: &Config, transport: Transport) -> Self {
+    pub fn new(config: &Config, transport: Transport, authorization: Authorization) -> Self {
         let settings = &config.remote_access;
         Self {
             policy: settings.policy.clone(),
-            transport,
+            transport: transport.through(config.cloud.proxy.clone()),
             cloud: config.cloud.endpoint.clone(),
-            authorization: endpoint::basic(&config.auth.user, &config.auth.password),
+            authorization,
             connect_timeout: settings.connect_timeout,
             limits: Limits {
                 keep_alive: settings.keep_alive,
@@ -109,13 +115,7 @@ impl Opener {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
         let lan = pin!(target::connect(target, &self.policy, limit));
-        let cloud = pin!(endpoint::connect(
-            &self.transport,
-            &self.cloud,
-            key,
-            &self.authorization,
-            limit
-        ));
+        let cloud = pin!(self.reach_cloud(key));
         let (lan, cloud) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
             Either::Right((cloud, lan)) => {
@@ -134,6 +134,32 @@ impl Opener {
             cloud,
             limits: self.limits.clone(),
         })
+    }
+}
+
+impl Opener {
+    /// Opens the WebSocket; with a fresh token once more where the cloud refuses the one it gets.
+    async fn reach_cloud(&self, key: &ConnectionKey) -> Result<CloudSocket<Stream>, OpenError> {
+        let header = self.authorization.header().await?;
+        let refused = match self.connect_cloud(key, &header).await {
+            Err(error) if error.status() == Some(UNAUTHORIZED) => error,
+            answer => return Ok(answer?),
+        };
+        if !self.authorization.refused(&header) {
+            return Err(refused.into());
+        }
+        debug!("token refused; trying once more with a fresh one");
+        let header = self.authorization.header().await?;
+        Ok(self.connect_cloud(key, &header).await?)
+    }
+
+    async fn connect_cloud(
+        &self,
+        key: &ConnectionKey,
+        header: &Secret,
+    ) -> Result<CloudSocket<Stream>, EndpointError> {
+        let limit = self.connect_timeout;
+        endpoint::connect(&self.transport, &self.cloud, key, header, limit).await
     }
 }
 
@@ -227,7 +253,7 @@ mod tests {
                 policy: policy.clone(),
                 transport: self.transport.clone(),
                 cloud,
-                authorization: self.authorization.clone(),
+                authorization: Authorization::Fixed(self.authorization.clone()),
                 connect_timeout,
                 limits: Limits {
                     keep_alive: DEADLINE,
@@ -319,7 +345,7 @@ mod tests {
     async fn tells_the_cloud_why_the_machine_is_not_reached() {
         let site = Site::new().await;
         let mut request = site.request();
-        let (_held, _socket, silent) = target::tests::black_hole().await;
+        let (_held, _socket, silent) = crate::dial::testing::black_hole().await;
         request.target = Target::parse("127.0.0.1", &silent.port().to_string()).unwrap();
         let policy = private();
         let cloud = async {

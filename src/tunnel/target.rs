@@ -1,35 +1,20 @@
 //! Reaches a machine on the LAN: resolve its name, ask the policy about each address, connect.
 //!
 //! The policy is asked about the address that is dialled, because whoever controls the DNS decides
-//! where a name leads. The addresses of a name are tried as RFC 8305 says: families in turn, each
-//! attempt a moment after the one before, the first to connect wins.
+//! where a name leads.
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
 use smartrest::Target;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::policy::{Denied, Policy};
-
-/// How long an attempt runs alone: the "Connection Attempt Delay" of RFC 8305.
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// Addresses of one name that are tried. More come from a mistake or from somebody who uses the
-/// gateway to knock on doors.
-const ADDRESS_LIMIT: usize = 16;
-
-/// Silence after which the kernel asks whether a machine still exists. One that was switched off
-/// would otherwise hold its tunnel for ever.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+use crate::dial;
 
 /// Why a machine was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +110,7 @@ async fn connect_to(
     let count = addresses.len();
     let left = limit.saturating_sub(began.elapsed());
     let target = target.clone();
-    match timeout(left, race(&addresses, target.port())).await {
+    match timeout(left, dial::first(&addresses, target.port())).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(source)) if count == 1 => Err(DialError::Reach { target, source }),
         Ok(Err(source)) => Err(DialError::ReachAny {
@@ -153,91 +138,21 @@ fn admit(target: &Target, policy: &Policy, addresses: &[IpAddr]) -> Result<Vec<I
     }
     match first_denied {
         Some(denied) if admitted.is_empty() => Err(denied),
-        _ => {
-            let mut ordered = alternate(admitted);
-            ordered.truncate(ADDRESS_LIMIT);
-            Ok(ordered)
-        }
+        _ => Ok(dial::in_turn(admitted)),
     }
-}
-
-/// Puts the families in turn, the one that the resolver prefers first.
-fn alternate(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let preferred = addresses.first().is_some_and(IpAddr::is_ipv6);
-    let (first, second): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .partition(|address| address.is_ipv6() == preferred);
-    let longer = first.len().max(second.len());
-    (0..longer)
-        .flat_map(|i| [first.get(i), second.get(i)])
-        .flatten()
-        .copied()
-        .collect()
-}
-
-/// Returns the first connection that stands, or the most telling error once all have failed.
-async fn race(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
-    let mut attempts = FuturesUnordered::new();
-    let mut telling: Option<io::Error> = None;
-    let mut next_at = Instant::now();
-    loop {
-        if next_at <= Instant::now() || attempts.is_empty() {
-            match waiting.next() {
-                Some(address) => attempts.push(dial(address)),
-                None if attempts.is_empty() => break,
-                None => {}
-            }
-            next_at = Instant::now() + ATTEMPT_DELAY;
-        }
-        tokio::select! {
-            Some(attempt) = attempts.next() => match attempt {
-                Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    next_at = Instant::now();
-                    if telling.as_ref().is_none_or(|other| weight(other) <= weight(&error)) {
-                        telling = Some(error);
-                    }
-                }
-            },
-            () = sleep_until(next_at), if waiting.len() > 0 => {}
-        }
-    }
-    Err(telling.unwrap_or_else(|| io::Error::other("no address")))
-}
-
-/// How much an error says about the machine, and not just about the way to it.
-fn weight(error: &io::Error) -> u8 {
-    match error.kind() {
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => 0,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::TimedOut => 1,
-        _ => 2,
-    }
-}
-
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    // Where nobody listens on a port of this machine that is also in the range for outgoing
-    // connections, TCP can connect a socket to itself.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    stream.set_nodelay(true)?;
-    let probes = TcpKeepalive::new()
-        .with_time(PROBE_AFTER)
-        .with_interval(PROBE_INTERVAL);
-    SockRef::from(&stream).set_tcp_keepalive(&probes)?;
-    Ok(stream)
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::future::{pending, ready};
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+    use socket2::SockRef;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::dial::ADDRESS_LIMIT;
+    use crate::dial::testing::black_hole;
     use crate::reason::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -262,22 +177,6 @@ pub(super) mod tests {
         (listener, port)
     }
 
-    /// A port whose queue of unaccepted connections is full, so that a further one hangs.
-    pub(in crate::tunnel) async fn black_hole() -> (Vec<TcpStream>, socket2::Socket, SocketAddr) {
-        use socket2::{Domain, Socket, Type};
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::new(local(1), 0).into()).unwrap();
-        socket.listen(0).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        let mut held = Vec::new();
-        while let Ok(Ok(stream)) =
-            timeout(Duration::from_millis(200), TcpStream::connect(address)).await
-        {
-            held.push(stream);
-        }
-        (held, socket, address)
-    }
-
     async fn outcome(
         target: &Target,
         policy: &Policy,
@@ -299,39 +198,6 @@ pub(super) mod tests {
             .unwrap();
         assert!(stream.nodelay().unwrap());
         assert!(SockRef::from(&stream).keepalive().unwrap());
-    }
-
-    #[tokio::test]
-    async fn goes_on_to_the_next_address_when_one_refuses() {
-        let (_listener, port) = listener(3).await;
-        let began = Instant::now();
-        let reached = outcome(
-            &target("plc-7", port),
-            &policy(&["private"], &[]),
-            LIMIT,
-            &[local(1), local(2), local(3)],
-        )
-        .await;
-        assert_eq!(reached, Ok(SocketAddr::new(local(3), port)));
-        assert!(
-            began.elapsed() < ATTEMPT_DELAY,
-            "waited although it was refused"
-        );
-    }
-
-    #[tokio::test]
-    async fn does_not_wait_for_a_silent_address() {
-        let (_held, _socket, silent) = black_hole().await;
-        let (_listener, _) = listener(2).await;
-        let answering = TcpListener::bind((local(2), silent.port())).await.unwrap();
-        let reached = outcome(
-            &target("plc-7", silent.port()),
-            &policy(&["private"], &[]),
-            LIMIT,
-            &[local(1), local(2)],
-        )
-        .await;
-        assert_eq!(reached, Ok(answering.local_addr().unwrap()));
     }
 
     #[tokio::test]
@@ -427,26 +293,9 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn puts_families_in_turn_and_knocks_on_few_doors() {
-        let v4 = |n| IpAddr::from([10, 0, 0, n]);
-        let v6 = |n| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n]);
-        assert_eq!(
-            alternate(vec![v6(1), v6(2), v6(3), v4(1)]),
-            [v6(1), v4(1), v6(2), v6(3)]
-        );
-        let many: Vec<_> = (1..100).map(v4).collect();
+    fn knocks_on_few_doors() {
+        let many: Vec<_> = (1..100).map(|n| IpAddr::from([10, 0, 0, n])).collect();
         let admitted = admit(&target("plc-7", 22), &policy(&["private"], &[]), &many).unwrap();
         assert_eq!(admitted.len(), ADDRESS_LIMIT);
-    }
-
-    #[test]
-    fn tells_of_the_machine_rather_than_of_the_way() {
-        let order = [
-            io::ErrorKind::NetworkUnreachable,
-            io::ErrorKind::HostUnreachable,
-            io::ErrorKind::ConnectionRefused,
-        ];
-        let weights = order.map(|kind| weight(&kind.into()));
-        assert!(weights.is_sorted() && weights[0] < weights[2]);
     }
 }

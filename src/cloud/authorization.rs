@@ -1,0 +1,67 @@
+//! How tunnels show the cloud who the device is.
+
+use std::sync::Arc;
+
+use super::endpoint;
+use super::token::{NoToken, Tokens};
+use crate::config::{Auth, Config};
+use crate::secret::Secret;
+
+/// Where the `Authorization` header of a tunnel's WebSocket comes from.
+#[derive(Debug)]
+pub enum Authorization {
+    /// User and password, always the same.
+    Fixed(Secret),
+    /// A token, fetched over MQTT.
+    Token(Arc<Tokens>),
+    /// There is neither, and no session that could fetch a token.
+    None,
+}
+
+/// Why there is no header.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Unauthorized {
+    /// No token came.
+    #[error(transparent)]
+    Token(#[from] NoToken),
+    /// There is no session that could fetch one.
+    #[error(
+        "there is neither auth.username nor auth.password, and only `adit run` can fetch a token \
+         over MQTT"
+    )]
+    NoSession,
+}
+
+impl Authorization {
+    /// Takes user and password of the configuration, or else `tokens`.
+    pub fn new(config: &Config, tokens: Option<Arc<Tokens>>) -> Self {
+        match (&config.auth, tokens) {
+            (Auth::Password { user, password }, _) => Self::Fixed(endpoint::basic(user, password)),
+            (_, Some(tokens)) => Self::Token(tokens),
+            (_, None) => Self::None,
+        }
+    }
+
+    /// Returns the value of the header.
+    ///
+    /// # Errors
+    /// No token came in time.
+    pub async fn header(&self) -> Result<Secret, Unauthorized> {
+        match self {
+            Self::Fixed(header) => Ok(header.clone()),
+            Self::Token(tokens) => Ok(tokens.authorization().await?),
+            Self::None => Err(Unauthorized::NoSession),
+        }
+    }
+
+    /// Takes note that the cloud refused a header; whether another one may be had.
+    pub fn refused(&self, header: &Secret) -> bool {
+        match self {
+            Self::Token(tokens) => {
+                tokens.refused(header);
+                true
+            }
+            Self::Fixed(_) | Self::None => false,
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The one way out, for MQTT and for the WebSocket: TCP, a proxy, TLS, and a WebSocket for MQTT.
+//!
+//! Whatever is between adit and a server is dealt with here, so that both get through wherever one
+//! does. Every wait is bounded by the caller's limit, and the error names who let it pass.
+
+pub mod certificate;
+pub mod identity;
+pub mod proxy;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod websocket;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+
+use crate::dial;
+use identity::Identity;
+use proxy::{Proxy, ProxyError};
+pub use stream::Stream;
+use tls::Tls;
+pub use tls::TlsFault;
+pub use websocket::{Messages, WebSocketError};
+
+/// A server and how it is spoken to.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Endpoint {
+    /// Whether TLS is spoken.
+    pub tls: bool,
+    /// Name or address, an IPv6 address without brackets. The server's certificate must name it.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// A broker and how MQTT is spoken to it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct BrokerEndpoint {
+    /// Where it is.
+    pub server: Endpoint,
+    /// The path, with `/` at its start, if MQTT goes over WebSocket.
+    pub websocket: Option<String>,
+}
+
+/// Connects to the cloud and to the broker, with one set of trusted roots.
+#[derive(Clone, Debug)]
+pub struct Transport {
+    tls: Arc<Tls>,
+    proxy: Option<Arc<Proxy>>,
+}
+
+/// Whoever is at the other end of a connection.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Peer {
+    /// The server that is wanted.
+    Server(Endpoint),
+    /// The proxy on the way to it.
+    Proxy(Endpoint),
+}
+
+/// Why a server could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The name has no address.
+    #[error("cannot resolve {peer}")]
+    Resolve {
+        /// Whose name it is.
+        peer: Peer,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No address accepted the connection.
+    #[error("cannot reach {peer}")]
+    Dial {
+        /// Whom it was for.
+        peer: Peer,
+        /// What the most telling attempt failed with.
+        source: io::Error,
+    },
+    /// Somebody was silent for all the time that there was.
+    #[error("{} within {}", silence.words(peer), humantime::format_duration(*limit))]
+    Timeout {
+        /// Who was silent, or whose name it is about.
+        peer: Peer,
+        /// What was waited for.
+        silence: Silence,
+        /// The time for all of the connection.
+        limit: Duration,
+    },
+    /// The proxy opened no way to the server.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The host cannot be the name of a certificate.
+    #[error("{peer} has a name that no certificate can have")]
+    Name {
+        /// Whose name it is.
+        peer: Peer,
+        /// What is wrong with it.
+        source: InvalidDnsNameError,
+    },
+    /// The TLS handshake failed.
+    #[error("no TLS with {peer}")]
+    Tls {
+        /// Whom it was with.
+        peer: Peer,
+        /// Why.
+        source: TlsFault,
+    },
+    /// The broker opened no WebSocket.
+    #[error(transparent)]
+    WebSocket(#[from] WebSocketError),
+}
+
+/// What did not come in time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Silence {
+    /// The resolver's answer.
+    Name,
+    /// The end of TCP's handshake.
+    Dial,
+    /// A proxy's answer to CONNECT.
+    Tunnel,
+    /// The end of TLS's handshake.
+    Tls,
+    /// The end of the WebSocket's handshake.
+    WebSocket,
+}
+
+impl Silence {
+    fn words(self, peer: &Peer) -> String {
+        match self {
+            Self::Name => format!("no answer about the name of {peer}"),
+            Self::Dial => format!("{peer} did not answer"),
+            Self::Tunnel => format!("{peer} was reached, but opened no way to the server"),
+            Self::Tls => format!("{peer} was reached, but did not complete the TLS handshake"),
+            Self::WebSocket => format!("{peer} was reached, but did not open the WebSocket"),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Returns the host as it stands in a URL.
+    pub fn bracketed_host(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.bracketed_host(), self.port)
+    }
+}
+
+impl From<Endpoint> for BrokerEndpoint {
+    fn from(server: Endpoint) -> Self {
+        Self {
+            server,
+            websocket: None,
+        }
+    }
+}
+
+impl Peer {
+    fn endpoint(&self) -> &Endpoint {
+        match self {
+            Self::Server(endpoint) | Self::Proxy(endpoint) => endpoint,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(endpoint) => endpoint.fmt(f),
+            Self::Proxy(endpoint) => write!(f, "the proxy {endpoint}"),
+        }
+    }
+}
+
+impl Transport {
+    /// Trusts the system's roots and `extra`, connects directly, and shows no certificate.
+    ///
+    /// Roots that cannot be parsed are left out, as other software on the machine does.
+    ///
+    /// # Errors
+    /// The TLS library refused its own default versions, which no input can cause.
+    pub fn new(extra: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            tls: Arc::new(Tls::new(extra)?),
+            proxy: None,
+        })
+    }
+
+    /// Shows a certificate to servers that want one, never to a proxy. It is read again at each
+    /// connect.
+    #[must_use]
+    pub fn with_identity(mut self, identity: Option<Identity>) -> Self {
+        if let Some(identity) = identity {
+            self.tls = Arc::new(self.tls.with_identity(identity));
+        }
+        self
+    }
+
+    /// Goes through a proxy, or directly.
+    #[must_use]
+    pub fn through(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy.map(Arc::new);
+        self
+    }
+
+    /// Connects within `limit`. Dropping the future closes what is half open.
+    ///
+    /// A question to the system's resolver cannot be taken back and occupies a thread until the
+    /// resolver gives up.
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Stream, TransportError> {
+        self.connect_by(endpoint, Deadline::after(limit)).await
+    }
+
+    /// Connects within `limit` to a broker that is ready to take MQTT's CONNECT.
+    pub async fn connect_broker(
+        &self,
+        broker: &BrokerEndpoint,
+        limit: Duration,
+    ) -> Result<Stream, TransportError> {
+        let deadline = Deadline::after(limit);
+        let stream = self.connect_by(&broker.server, deadline).await?;
+        let Some(path) = &broker.websocket else {
+            return Ok(stream);
+        };
+        let peer = Peer::Server(broker.server.clone());
+        let opening = websocket::open(stream, &broker.server, path);
+        let messages = deadline.bound(&peer, Silence::WebSocket, opening).await??;
+        Ok(Stream::WebSocket(Box::new(messages)))
+    }
+
+    async fn connect_by(
+        &self,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+    ) -> Result<Stream, TransportError> {
+        let server = Peer::Server(endpoint.clone());
+        let stream = match &self.proxy {
+            None => Stream::Plain(dial(&server, deadline).await?),
+            Some(proxy) => self.tunnel(proxy, endpoint, deadline).await?,
+        };
+        if !endpoint.tls {
+            return Ok(stream);
+        }
+        // Read before the handshake: files may lie on a disk that sleeps.
+        let config = self.tls.current().await;
+        encrypt(stream, &server, config, deadline).await
+    }
+
+    /// Connects to the proxy and has it connect to the endpoint.
+    async fn tunnel(
+        &self,
+        proxy: &Proxy,
+        endpoint: &Endpoint,
+        deadline: Deadline,
+    ) -> Result<Stream, TransportError> {
+        let peer = Peer::Proxy(proxy.server.clone());
+        let mut stream = Stream::Plain(dial(&peer, deadline).await?);
+        if proxy.server.tls {
+            stream = encrypt(stream, &peer, self.tls.anonymous(), deadline).await?;
+        }
+        let opening = proxy.open(&mut stream, endpoint);
+        deadline.bound(&peer, Silence::Tunnel, opening).await??;
+        Ok(stream)
+    }
+}
+
+/// When a connection must stand, and how long that was in the beginning.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    fn after(limit: Duration) -> Self {
+        let at = Instant::now() + limit;
+        Self { at, limit }
+    }
+
+    async fn bound<T>(
+        self,
+        peer: &Peer,
+        silence: Silence,
+        step: impl Future<Output = T>,
+    ) -> Result<T, TransportError> {
+        timeout_at(self.at, step)
+            .await
+            .map_err(|_| TransportError::Timeout {
+                peer: peer.clone(),
+                silence,
+                limit: self.limit,
+            })
+    }
+}
+
+async fn dial(peer: &Peer, deadline: Deadline) -> Result<TcpStream, TransportError> {
+    let Endpoint { host, port, .. } = peer.endpoint();
+    let resolve = lookup_host((host.as_str(), *port));
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    match deadline.bound(peer, Silence::Name, resolve).await? {
+        Ok(found) => {
+            for address in found.map(|address| address.ip().to_canonical()) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+        }
+        Err(source) => {
+            let peer = peer.clone();
+            return Err(TransportError::Resolve { peer, source });
+        }
+    }
+    let addresses = dial::in_turn(addresses);
+    let dialling = dial::first(&addresses, *port);
+    let dialled = deadline.bound(peer, Silence::Dial, dialling).await?;
+    dialled.map_err(|source| TransportError::Dial {
+        peer: peer.clone(),
+        source,
+    })
+}
+
+async fn encrypt(
+    stream: Stream,
+    peer: &Peer,
+    config: Arc<ClientConfig>,
+    deadline: Deadline,
+) -> Result<Stream, TransportError> {
+    let host = peer.endpoint().host.clone();
+    let name = ServerName::try_from(host).map_err(|source| TransportError::Name {
+        peer: peer.clone(),
+        source,
+    })?;
+    let shaking = TlsConnector::from(config).connect(name, stream);
+    let shaken = deadline.bound(peer, Silence::Tls, shaking).await?;
+    let stream = shaken.map_err(|error| TransportError::Tls {
+        peer: peer.clone(),
+        source: TlsFault::of(&error),
+    })?;
+    Ok(Stream::Tls(Box::new(stream)))
+}

@@ -1,0 +1,394 @@
+//! TLS: what is trusted, who adit is, and a failed handshake in words.
+//!
+//! Trust is decided by rustls alone. What it says of a certificate that it refuses is little, so
+//! the names and dates are looked up at the one moment when the certificate is at hand.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
+    RootCertStore, SignatureScheme,
+};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::certificate::{Certificate, date, system_time};
+use super::identity::Identity;
+use crate::reason::{legible, words};
+
+/// Why there is no TLS with a server, as a clause behind its name.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum TlsFault {
+    /// A certificate's life is over.
+    #[error("its certificate has expired, unless this machine's clock is wrong: now is {}, and the certificate is {seen}", date(*now))]
+    Expired {
+        /// The time of this machine.
+        now: SystemTime,
+        /// The certificate.
+        seen: Box<Certificate>,
+    },
+    /// A certificate's life has not begun.
+    #[error("its certificate is not valid yet, unless this machine's clock is wrong: now is {}, and the certificate is {seen}", date(*now))]
+    NotYet {
+        /// The time of this machine.
+        now: SystemTime,
+        /// The certificate.
+        seen: Box<Certificate>,
+    },
+    /// The certificate does not name the host.
+    #[error("its certificate is not for {asked}: it is {seen}")]
+    OtherName {
+        /// The host that was asked for.
+        asked: String,
+        /// The certificate.
+        seen: Box<Certificate>,
+    },
+    /// Nobody who is trusted has issued the certificate.
+    #[error("its certificate comes from an issuer that is not trusted: it is {seen}; {}", remedy(*has_roots))]
+    UnknownIssuer {
+        /// The certificate.
+        seen: Box<Certificate>,
+        /// Whether anybody is trusted.
+        has_roots: bool,
+    },
+    /// The certificate of a CA, used by a server.
+    #[error("its certificate is one of a CA, which a server cannot have: it is {seen}")]
+    Authority {
+        /// The certificate.
+        seen: Box<Certificate>,
+    },
+    /// Something else is wrong with the certificate.
+    #[error("its certificate is refused ({cause}): it is {seen}")]
+    Refused {
+        /// What the TLS library says.
+        cause: String,
+        /// The certificate.
+        seen: Box<Certificate>,
+    },
+    /// The certificate is nonsense.
+    #[error("its certificate cannot be parsed")]
+    Unreadable,
+    /// The server wants to know who adit is.
+    #[error("it wants a client certificate: set auth.cert_file and auth.key_file")]
+    CertificateWanted,
+    /// The server does not like who adit is.
+    #[error("it refused the client certificate of this device: {0}")]
+    CertificateRefused(&'static str),
+    /// An alert of another kind.
+    #[error("it ended the handshake with the TLS alert '{0:?}'")]
+    Alert(AlertDescription),
+    /// Something else is spoken there.
+    #[error("what it answers is not TLS; check the port, and whether TLS is to be spoken at all")]
+    NoTls,
+    /// The stream ended.
+    #[error(
+        "it closed the connection during the handshake, as a server does that speaks no TLS on \
+         this port or wants a client certificate"
+    )]
+    Closed,
+    /// The connection broke, or something that happens rarely.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What is trusted, and who adit is.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// Shows no certificate.
+    anonymous: Arc<ClientConfig>,
+    own: Option<Mutex<Own>>,
+}
+
+/// The identity in use.
+#[derive(Debug)]
+struct Own {
+    identity: Identity,
+    config: Arc<ClientConfig>,
+    /// Why the files were no good the last time; said once.
+    complaint: Option<String>,
+}
+
+impl Tls {
+    /// Trusts the system's roots and `extra`. Roots that cannot be parsed are left out, as other
+    /// software on the machine does.
+    pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(extra.iter().cloned());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let judge = Judge::new(roots, &provider)?;
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(judge))
+            .with_no_client_auth();
+        Ok(Self {
+            anonymous: Arc::new(config),
+            own: None,
+        })
+    }
+
+    /// Shows a certificate to the servers that want one.
+    pub(super) fn with_identity(&self, identity: Identity) -> Self {
+        let config = self.config_with(&identity);
+        Self {
+            anonymous: Arc::clone(&self.anonymous),
+            own: Some(Mutex::new(Own {
+                identity,
+                config,
+                complaint: None,
+            })),
+        }
+    }
+
+    /// For a proxy, whose business it is not who adit is to the platform.
+    pub(super) fn anonymous(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.anonymous)
+    }
+
+    /// For a server, with the certificate as it is on the disk now.
+    pub(super) async fn current(&self) -> Arc<ClientConfig> {
+        let Some(own) = &self.own else {
+            return self.anonymous();
+        };
+        let identity = lock(own).identity.clone();
+        let read = spawn_blocking(move || identity.read_again()).await;
+        let mut own = lock(own);
+        match read {
+            Ok(Ok(Some(renewed))) => {
+                info!(
+                    name = renewed.name(),
+                    until = date(renewed.life.1),
+                    "the renewed client certificate is used from now on"
+                );
+                own.config = self.config_with(&renewed);
+                own.identity = renewed;
+                own.complaint = None;
+            }
+            Ok(Ok(None)) => own.complaint = None,
+            Ok(Err(complaint)) => {
+                if own.complaint.as_ref() != Some(&complaint) {
+                    warn!(
+                        error = complaint,
+                        "the client certificate on the disk cannot be used; the last one goes on"
+                    );
+                }
+                own.complaint = Some(complaint);
+            }
+            Err(_) => warn!("the client certificate was not read again; the last one goes on"),
+        }
+        Arc::clone(&own.config)
+    }
+
+    fn config_with(&self, identity: &Identity) -> Arc<ClientConfig> {
+        let mut config = ClientConfig::clone(&self.anonymous);
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(identity.pair()));
+        Arc::new(config)
+    }
+}
+
+fn lock(own: &Mutex<Own>) -> MutexGuard<'_, Own> {
+    own.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Asks rustls about a certificate, and puts into words what it refuses.
+#[derive(Debug)]
+struct Judge {
+    /// Absent where nobody is trusted, which is not an error before TLS is spoken.
+    verifier: Option<Arc<WebPkiServerVerifier>>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Judge {
+    fn new(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
+        let verifier = if roots.is_empty() {
+            None
+        } else {
+            let (roots, provider) = (Arc::new(roots), Arc::clone(provider));
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+            Some(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
+        };
+        Ok(Self {
+            verifier,
+            provider: Arc::clone(provider),
+        })
+    }
+
+    fn fault(
+        &self,
+        cause: CertificateError,
+        chain: &[&CertificateDer<'_>],
+        asked: &ServerName<'_>,
+        now: UnixTime,
+    ) -> TlsFault {
+        let chain: Vec<_> = chain
+            .iter()
+            .filter_map(|der| Certificate::read(der))
+            .collect();
+        let Some(leaf) = chain.first().cloned() else {
+            return TlsFault::Unreadable;
+        };
+        // The one of the chain that a date belongs to.
+        let dated = |is_it: &dyn Fn(&Certificate) -> bool| {
+            let found = chain.iter().find(|certificate| is_it(certificate));
+            Box::new(found.unwrap_or(&leaf).clone())
+        };
+        let clock = system_time(now.as_secs());
+        match cause {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                TlsFault::Expired {
+                    now: clock,
+                    seen: dated(&|certificate| certificate.not_after < clock),
+                }
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                TlsFault::NotYet {
+                    now: clock,
+                    seen: dated(&|certificate| certificate.not_before > clock),
+                }
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                TlsFault::OtherName {
+                    asked: asked.to_str().into_owned(),
+                    seen: Box::new(leaf),
+                }
+            }
+            CertificateError::UnknownIssuer => TlsFault::UnknownIssuer {
+                seen: Box::new(leaf),
+                has_roots: self.verifier.is_some(),
+            },
+            CertificateError::Other(_) if leaf.is_ca => TlsFault::Authority {
+                seen: Box::new(leaf),
+            },
+            cause => TlsFault::Refused {
+                cause: legible(&cause.to_string()),
+                seen: Box::new(leaf),
+            },
+        }
+    }
+}
+
+impl ServerCertVerifier for Judge {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = match &self.verifier {
+            Some(verifier) => verifier.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
+            None => Err(CertificateError::UnknownIssuer.into()),
+        };
+        verified.map_err(|error| match error {
+            rustls::Error::InvalidCertificate(cause) => {
+                let chain: Vec<_> = [end_entity].into_iter().chain(intermediates).collect();
+                let fault = self.fault(cause, &chain, server_name, now);
+                CertificateError::Other(OtherError(Arc::new(fault))).into()
+            }
+            error => error,
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        algorithms.supported_schemes()
+    }
+}
+
+impl TlsFault {
+    /// Words what a handshake failed with.
+    pub(super) fn of(error: &io::Error) -> Self {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+        match inner {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(fault)))) => {
+                match fault.downcast_ref::<Self>() {
+                    Some(fault) => fault.clone(),
+                    None => Self::Other(words(error)),
+                }
+            }
+            Some(rustls::Error::AlertReceived(alert)) => Self::of_alert(*alert),
+            Some(
+                rustls::Error::InvalidMessage(_)
+                | rustls::Error::InappropriateMessage { .. }
+                | rustls::Error::PeerSentOversizedRecord,
+            ) => Self::NoTls,
+            _ if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Other(words(error)),
+        }
+    }
+
+    fn of_alert(alert: AlertDescription) -> Self {
+        match alert {
+            AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
+                Self::CertificateWanted
+            }
+            AlertDescription::UnknownCA => Self::CertificateRefused(
+                "it does not know the issuer; is the whole chain in \
+                     auth.cert_file?",
+            ),
+            AlertDescription::CertificateExpired => Self::CertificateRefused("it has expired"),
+            AlertDescription::CertificateRevoked => Self::CertificateRefused("it was revoked"),
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied => Self::CertificateRefused("it is not accepted"),
+            other => Self::Alert(other),
+        }
+    }
+}
+
+/// Words what a connection fails with later: in TLS 1.3 a server refuses a client certificate only
+/// after the handshake.
+pub(super) fn in_words(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            io::Error::new(error.kind(), TlsFault::of_alert(*alert))
+        }
+        _ => error,
+    }
+}
+
+fn remedy(has_roots: bool) -> &'static str {
+    if has_roots {
+        "if it is the right one, put the issuer's certificate into cloud.ca_file"
+    } else {
+        "this machine trusts nobody: install its root certificates (ca-certificates) or set \
+         cloud.ca_file"
+    }
+}
