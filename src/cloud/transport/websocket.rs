@@ -67,6 +67,8 @@ pub struct Messages<S> {
     socket: WebSocketStream<S>,
     /// What was received and not read.
     received: Bytes,
+    /// The broker has closed the WebSocket, and may leave the connection to adit to close.
+    closed: bool,
 }
 
 /// Opens a WebSocket at `path` of the broker at the other end of `stream`.
@@ -102,26 +104,28 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         });
     }
     answer.check(&nonce, SUBPROTOCOL).map_err(not_websocket)?;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_write_buffer_size(4 * OUTGOING_LIMIT)
-        .max_message_size(Some(INCOMING_LIMIT))
-        .max_frame_size(Some(INCOMING_LIMIT));
-    let socket =
-        WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config)).await;
-    Ok(Messages {
-        socket,
-        received: Bytes::new(),
-    })
+    Ok(Messages::begin(stream, rest).await)
 }
 
-impl<S> Messages<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Messages<S> {
+    /// Begins behind the handshake; `rest` was read with it.
+    async fn begin(stream: S, rest: Vec<u8>) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_write_buffer_size(4 * OUTGOING_LIMIT)
+            .max_message_size(Some(INCOMING_LIMIT))
+            .max_frame_size(Some(INCOMING_LIMIT));
+        let socket = WebSocketStream::from_partially_read(stream, rest, Role::Client, Some(config));
+        Self {
+            socket: socket.await,
+            received: Bytes::new(),
+            closed: false,
+        }
+    }
+
     /// Returns what the WebSocket runs over.
-    pub(super) fn stream(&self) -> &S
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(super) fn stream(&self) -> &S {
         self.socket.get_ref()
     }
 }
@@ -134,16 +138,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Messages<S> {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.received.is_empty() {
+            if this.closed {
+                return Poll::Ready(Ok(()));
+            }
             match ready!(Pin::new(&mut this.socket).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => this.received = bytes,
                 Some(Ok(Message::Text(_))) => {
                     let words = "a text message came, and MQTT has none";
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, words)));
                 }
-                // tungstenite answers pings and Close frames by itself; after the Close it ends.
+                Some(Ok(Message::Close(_))) => {
+                    this.closed = true;
+                    // The answer, as far as it goes without waiting.
+                    let _ = Pin::new(&mut this.socket).poll_flush(cx);
+                }
+                // tungstenite answers pings by itself.
                 Some(Ok(_)) => {}
                 Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) | None => {
-                    return Poll::Ready(Ok(()));
+                    this.closed = true;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io_error(error))),
             }
@@ -200,5 +212,69 @@ fn meaning(status: u16) -> &'static str {
         407 => "a proxy on the way wants credentials",
         500..=599 => "the broker, or something in front of it, has a fault",
         _ => "this is a web server, but no broker, check mqtt.url",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn pair(capacity: usize) -> (Messages<DuplexStream>, WebSocketStream<DuplexStream>) {
+        let (near, far) = duplex(capacity);
+        let broker = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
+        (Messages::begin(near, Vec::new()).await, broker)
+    }
+
+    #[tokio::test]
+    async fn makes_bytes_of_messages_and_messages_of_bytes() {
+        let (mut near, mut broker) = pair(1 << 20).await;
+        for part in ["", "ab", "", "c"] {
+            broker.send(Message::Binary(part.into())).await.unwrap();
+        }
+        broker.send(Message::Ping("?".into())).await.unwrap();
+        broker.close(None).await.unwrap();
+        let mut received = Vec::new();
+        near.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, b"abc");
+        let pong = broker.next().await.unwrap().unwrap();
+        assert_eq!(pong, Message::Pong("?".into()));
+        assert!(broker.next().await.unwrap().unwrap().is_close());
+
+        let (mut near, mut broker) = pair(1 << 20).await;
+        near.write_all(&[7; OUTGOING_LIMIT + 1]).await.unwrap();
+        near.shutdown().await.unwrap();
+        for length in [OUTGOING_LIMIT, 1] {
+            let message = broker.next().await.unwrap().unwrap();
+            assert_eq!(message, Message::Binary(vec![7; length].into()));
+        }
+        assert!(broker.next().await.unwrap().unwrap().is_close());
+    }
+
+    #[tokio::test]
+    async fn ends_where_the_broker_breaks_off_and_takes_no_text() {
+        let (mut near, broker) = pair(1 << 10).await;
+        drop(broker);
+        assert_eq!(near.read(&mut [0; 8]).await.unwrap(), 0);
+
+        let (mut near, mut broker) = pair(1 << 10).await;
+        broker.send(Message::Text("hi".into())).await.unwrap();
+        let error = near.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.to_string(), "a text message came, and MQTT has none");
+    }
+
+    #[tokio::test]
+    async fn holds_no_more_than_a_message_for_a_broker_that_does_not_read() {
+        let (mut near, _broker) = pair(1 << 10).await;
+        let mut taken = 0;
+        while let Ok(written) = timeout(Duration::ZERO, near.write(&[0; OUTGOING_LIMIT])).await {
+            taken += written.unwrap();
+        }
+        assert_eq!(taken, OUTGOING_LIMIT);
     }
 }
