@@ -468,7 +468,7 @@ impl<'a> Reader<'a> {
             .iter()
             .filter_map(|(place, what)| Some((place.as_ref()?, what)))
             .collect();
-        if let [(other, what), (place, _), ..] = given[..] {
+        if let [(place, _), (other, what), ..] = given[..] {
             self.refuse(
                 place,
                 format!("{what} is set too ({other}); only one of them can be"),

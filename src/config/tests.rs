@@ -1308,8 +1308,8 @@ fn says_what_is_wrong_with_a_registration() {
         ),
         (
             machine("username = \"device_box\"\n"),
-            "adit.toml, line 4, auth.bootstrap_username: a user is set too (adit.toml, line 7, \
-             auth.username); only one of them can be",
+            "adit.toml, line 7, auth.username: a registration is set too (adit.toml, line 4, \
+             auth.bootstrap_username); only one of them can be",
         ),
         (
             machine("").set("auth.bootstrap_username="),
