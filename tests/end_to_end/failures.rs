@@ -176,7 +176,8 @@ async fn does_not_trust_a_platform_whose_certificate_nobody_has_signed() {
         line.contains(&format!("no TLS with 127.0.0.1:{port}: ")),
         "{line}"
     );
-    assert!(line.contains("UnknownIssuer"), "{line}");
+    assert!(line.contains("issuer that is not trusted"), "{line}");
+    assert!(line.contains("cloud.ca_file"), "{line}");
 }
 
 #[tokio::test]
