@@ -9,4 +9,5 @@
 )]
 
 mod bridge;
+mod container;
 mod support;
