@@ -9,5 +9,6 @@
 )]
 
 mod bridge;
+mod compose;
 mod container;
 mod support;
