@@ -1,0 +1,221 @@
+//! adit behind a local broker that bridges, with the configuration of `deploy/mosquitto/`.
+
+use std::collections::BTreeSet;
+
+use simulated_cloud::{Cloud, Options};
+use smartrest::Topics;
+
+use crate::support::{
+    Adit, Directory, LIMIT, Lan, Pki, Port, Process, announced, event, mosquitto, open, read,
+    replace, rows, users,
+};
+
+/// As the bridge's configuration has them.
+const GATEWAY: &str = "gateway-7";
+const PASSWORD: &str = "the-password-of-the-device";
+/// The user of the local broker.
+const LOCAL: (&str, &str) = ("adit", "local-password");
+/// The simulated platform's user at the broker in the cloud.
+const PLATFORM: (&str, &str) = ("platform", "platform-password");
+
+/// Two brokers, the platform at one and adit at the other.
+struct Bridge {
+    cloud: Cloud,
+    cloud_broker: Process,
+    cloud_config: String,
+    directories: [Directory; 2],
+    pki: Pki,
+    local_port: Port,
+    local_broker: Process,
+    _cloud_port: Port,
+}
+
+impl Bridge {
+    async fn start() -> Self {
+        let directories = [Directory::new(), Directory::new()];
+        let [far, near] = &directories;
+        let pki = Pki::new(far);
+        let ports = [Port::reserve(), Port::reserve()];
+        let [cloud_port, local_port] = &ports;
+
+        let device = format!("t12345/device_{GATEWAY}");
+        let cloud_config = format!(
+            "listener {} 127.0.0.1\nuser root\nlog_dest stderr\nlog_type all\ncertfile {}\n\
+             keyfile {}\npassword_file {}\npersistence true\npersistence_location {}/\n",
+            cloud_port.number,
+            pki.cert_file.display(),
+            pki.key_file.display(),
+            users(far, &[PLATFORM, (&device, PASSWORD)]).display(),
+            far.path("").display(),
+        );
+        let cloud_broker = mosquitto(far, &cloud_config).await;
+        let mut options = Options::new(GATEWAY, cloud_port.number);
+        options.broker.login = Some((PLATFORM.0.to_owned(), PLATFORM.1.to_owned()));
+        options.broker.roots = Some(pki.roots.clone());
+        options.tls = Some(pki.server.clone());
+        options.device_login.password = PASSWORD.to_owned();
+        let cloud = Cloud::start(options).await.unwrap();
+
+        // Only addresses and files are other ones here.
+        let users = users(near, &[LOCAL]).display().to_string();
+        let mut config = read("deploy/mosquitto/cumulocity.conf");
+        for (from, to) in [
+            (
+                "listener 1883 127.0.0.1\n",
+                format!("listener {} 127.0.0.1\n", local_port.number),
+            ),
+            (
+                "password_file /etc/mosquitto/passwd\n",
+                format!("password_file {users}\n"),
+            ),
+            (
+                "address tenant.example.com:8883\n",
+                format!("address 127.0.0.1:{}\n", cloud_port.number),
+            ),
+            (
+                "bridge_capath /etc/ssl/certs\n",
+                format!("bridge_cafile {}\n", pki.ca_file.display()),
+            ),
+        ] {
+            config = replace(&config, from, &to);
+        }
+        let local_broker = mosquitto(
+            near,
+            &format!("user root\nlog_dest stderr\nlog_type all\n{config}"),
+        )
+        .await;
+        let [cloud_port, local_port] = ports;
+        Self {
+            cloud,
+            cloud_broker,
+            cloud_config,
+            directories,
+            pki,
+            local_port,
+            local_broker,
+            _cloud_port: cloud_port,
+        }
+    }
+
+    /// Starts adit as the head of the bridge's configuration says, and waits until it is announced.
+    async fn adit(&self) -> Adit {
+        let config = format!(
+            "[device]\nid = \"{GATEWAY}\"\n[cloud]\nurl = {:?}\nca_file = {:?}\n\
+             [mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\ntopic_prefix = \"c8y/\"\n\
+             username = {:?}\npassword = {:?}\n\
+             [auth]\ntenant = \"t12345\"\nusername = \"device_{GATEWAY}\"\npassword = {PASSWORD:?}\n",
+            self.cloud.url(),
+            self.pki.ca_file,
+            self.local_port.number,
+            LOCAL.0,
+            LOCAL.1,
+        );
+        let adit = Adit::start(&config, &[]).ready().await;
+        announced(&self.cloud).await;
+        adit
+    }
+}
+
+#[tokio::test]
+async fn announces_itself_and_opens_tunnels_across_a_bridge() {
+    let bridge = Bridge::start().await;
+    let _adit = bridge.adit().await;
+    let Bridge { cloud, .. } = &bridge;
+    let announced = rows(cloud, "s/us");
+    let templates: Vec<_> = announced
+        .iter()
+        .filter_map(|row| row.split(',').next())
+        .collect();
+    assert_eq!(
+        templates,
+        ["100", "114", "150", "117", "122", "507", "500"],
+        "{announced:?}"
+    );
+    cloud.create_device("plc", "PLC", "machine");
+    let lan = Lan::echo().await;
+    for device in [GATEWAY, "plc"] {
+        let (_, mut far_end) = open(cloud, device, lan.port).await;
+        far_end.echo("hello").await;
+        far_end.close().await;
+        let (kind, _) = event(cloud, device, 2).await;
+        assert_eq!(kind, "c8y_RemoteAccessClosed");
+    }
+    let to_child = rows(cloud, "s/us/plc");
+    for status in ["501,c8y_RemoteAccessConnect", "503,c8y_RemoteAccessConnect"] {
+        assert!(to_child.iter().any(|row| row == status), "{to_child:?}");
+    }
+    assert_eq!(cloud.errors(), []);
+}
+
+#[tokio::test]
+async fn loses_nothing_while_the_bridge_has_no_cloud() {
+    let mut bridge = Bridge::start().await;
+    let adit = bridge.adit().await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = open(&bridge.cloud, GATEWAY, lan.port).await;
+    event(&bridge.cloud, GATEWAY, 1).await;
+    // The broker in the cloud keeps its sessions, as the platform does.
+    bridge.cloud_broker.signal("USR1");
+    let saved = " Saving in-memory database to ";
+    bridge.cloud_broker.find_line(1, saved).await.unwrap();
+    bridge.cloud_broker.signal("TERM");
+    bridge.cloud_broker.wait_for_exit(LIMIT).await;
+    bridge.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+
+    far_end.echo("the tunnel does not care").await;
+    far_end.close().await;
+    adit.wait_for_log("ended").await;
+    // The local broker has taken the event, and adit thinks no more of it.
+    let taken = "Received PUBLISH from gateway-7";
+    let so_far = |broker: &Process| {
+        let lines = broker.lines();
+        lines.iter().filter(|line| line.contains(taken)).count()
+    };
+    assert!(so_far(&bridge.local_broker) > 0);
+
+    bridge.cloud_broker = mosquitto(&bridge.directories[0], &bridge.cloud_config).await;
+    let (kind, text) = event(&bridge.cloud, GATEWAY, 2).await;
+    assert_eq!(kind, "c8y_RemoteAccessClosed", "{text}");
+    let (_, mut far_end) = open(&bridge.cloud, GATEWAY, lan.port).await;
+    far_end.echo("and again").await;
+    assert!(!adit.log().contains("connection to the broker lost"));
+}
+
+#[test]
+fn bridges_every_topic_that_adit_uses() {
+    let topics = Topics::new("c8y/").unwrap();
+    // Registration is not among them: a bridge has the credentials already.
+    let (up, down) = (
+        [
+            topics.up(),
+            topics.child_up("X").unwrap(),
+            topics.token_request(),
+            topics.templates_request("X").unwrap(),
+            topics.custom_up("X").unwrap(),
+        ],
+        [
+            topics.down(),
+            topics.errors(),
+            topics.token(),
+            topics.templates(),
+            topics.custom_down("X").unwrap(),
+        ],
+    );
+    let lines = |direction: &str, topics: [String; 5]| {
+        topics.map(|topic| {
+            let topic = topic.strip_prefix("c8y/").unwrap().replace("/X", "/+");
+            format!("topic {topic} {direction} 1 c8y/ \"\"")
+        })
+    };
+    let expected: BTreeSet<_> = lines("out", up)
+        .into_iter()
+        .chain(lines("in", down))
+        .collect();
+    let config = read("deploy/mosquitto/cumulocity.conf");
+    let bridged: BTreeSet<_> = config
+        .lines()
+        .filter(|line| line.starts_with("topic "))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(bridged, expected);
+}

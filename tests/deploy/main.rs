@@ -1,0 +1,14 @@
+//! What `deploy/` holds, as it is used: the bridge between two real brokers, the image as a running
+//! container, and the files for Compose against their schema and against the code.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that fails says so by panicking, and shows the logs"
+)]
+
+mod bridge;
+mod compose;
+mod container;
+mod support;
