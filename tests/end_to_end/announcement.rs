@@ -1,0 +1,125 @@
+//! What adit says of itself when it connects, and that it waits for what the platform demands.
+
+use crate::support::{LIMIT, Site, SiteOptions, Subscriptions, rows};
+
+const ORPHANS: &str = "507,c8y_RemoteAccessConnect,adit was restarted while the tunnel was opening";
+const PROTOCOLS: &str = "150,SSH,TELNET,VNC,PASSTHROUGH";
+
+fn agent_row() -> String {
+    let (version, url) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_REPOSITORY"));
+    let row = smartrest::Row::new(["122", "adit", version, url, ""]);
+    smartrest::encode([&row])
+}
+
+/// Everything adit says at the first connect; at later ones it leaves out `507`.
+fn announcement(gateway: &str) -> Vec<String> {
+    vec![
+        format!("100,{gateway},adit_Gateway"),
+        "114,c8y_RemoteAccessConnect".to_owned(),
+        PROTOCOLS.to_owned(),
+        "117,10".to_owned(),
+        agent_row(),
+        ORPHANS.to_owned(),
+        "500".to_owned(),
+    ]
+}
+
+#[tokio::test]
+async fn announces_itself_in_the_order_the_platform_needs() {
+    for (tls, topic_prefix) in [(false, ""), (true, ""), (false, "c8y/")] {
+        let options = SiteOptions {
+            tls,
+            topic_prefix,
+            ..SiteOptions::default()
+        };
+        let site = Site::with(options).await;
+        let _adit = site.adit(&[]).await;
+        site.wait_for_rows(1, "500").await;
+        assert_eq!(
+            rows(&site.cloud, "s/us"),
+            announcement(&site.gateway),
+            "TLS: {tls}"
+        );
+        let device = site.cloud.device(&site.gateway).unwrap();
+        assert_eq!(device.supported_operations, ["c8y_RemoteAccessConnect"]);
+        site.assert_no_complaint();
+
+        let packets = site.broker.packets_of(&site.gateway);
+        assert_eq!(packets[..3], ["PUBLISH", "SUBSCRIBE", "PUBLISH"]);
+    }
+}
+
+#[tokio::test]
+async fn announces_itself_again_after_a_reconnect_and_fails_orphans_only_once() {
+    let mut site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    site.wait_for_rows(1, "500").await;
+    for _ in 0..2 {
+        site.broker.kill();
+        site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+        let before = rows(&site.cloud, "s/us").len();
+        let known = rows(&site.cloud, "s/us")
+            .iter()
+            .filter(|row| *row == "500")
+            .count();
+        site.broker.restart().await;
+        site.wait_for_rows(known + 1, "500").await;
+        let mut expected = announcement(&site.gateway);
+        expected.retain(|row| row != ORPHANS);
+        assert_eq!(rows(&site.cloud, "s/us")[before..], expected);
+    }
+}
+
+#[tokio::test]
+async fn announces_what_the_configuration_says() {
+    let site = Site::new().await;
+    let _adit = site
+        .adit(&[
+            "device.name=Line 7, left",
+            "device.type=press",
+            "device.required_interval=2h",
+            "device.supported_operations=c8y_Restart,c8y_Software",
+            "remote_access.protocols=VNC,SSH",
+        ])
+        .await;
+    site.wait_for_rows(1, "500").await;
+    assert_eq!(
+        rows(&site.cloud, "s/us")[..4],
+        [
+            "100,\"Line 7, left\",press",
+            "114,c8y_RemoteAccessConnect,c8y_Restart,c8y_Software",
+            "150,VNC,SSH",
+            "117,120",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn leaves_the_device_alone_when_another_agent_announces_it() {
+    let site = Site::new().await;
+    site.cloud
+        .create_device(&site.gateway, "Gateway", "thin-edge");
+    let _adit = site.adit(&["device.announce=false"]).await;
+    site.wait_for_rows(1, "500").await;
+    assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, "500"]);
+}
+
+#[tokio::test]
+async fn asks_again_for_a_subscription_that_the_broker_refuses_while_the_device_is_new() {
+    let options = SiteOptions {
+        subscriptions: Subscriptions::Refused,
+        ..SiteOptions::default()
+    };
+    let site = Site::with(options).await;
+    let adit = site.start_adit(&[]);
+    adit.wait_for_log("the broker refuses a subscription").await;
+    assert_eq!(
+        rows(&site.cloud, "s/us"),
+        [format!("100,{},adit_Gateway", site.gateway)]
+    );
+    site.broker.grant_subscriptions();
+    let adit = adit.ready().await;
+    site.wait_for_rows(1, "500").await;
+    assert_eq!(rows(&site.cloud, "s/us"), announcement(&site.gateway));
+    assert!(!adit.log().contains("connection to the broker lost"));
+}

@@ -1,0 +1,21 @@
+//! adit from end to end: the real command between a real Mosquitto and the simulated platform.
+//!
+//! One binary for all, because each more would have to be linked. A test waits for events, each with
+//! a deadline, and owns what it starts; whatever it started is gone when it ends.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that fails says so by panicking, and shows the logs"
+)]
+
+mod announcement;
+mod configuration;
+mod failures;
+mod operations;
+mod outages;
+mod secrecy;
+mod shutdown;
+mod support;
+mod tunnels;

@@ -1,0 +1,273 @@
+//! Every operation gets its own result, whatever else happens at the same time.
+
+use futures_util::future::join_all;
+use simulated_cloud::{Misbehaviour, OperationId, REMOTE_ACCESS, Tunnel};
+use smartrest::Row;
+
+use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, refusing_port, rows};
+
+/// The rows with this template that came from the gateway.
+fn count(site: &Site, template: &str) -> usize {
+    let rows = rows(&site.cloud, "s/us");
+    rows.iter().filter(|row| row.starts_with(template)).count()
+}
+
+#[tokio::test]
+async fn gives_every_operation_its_own_result_whatever_comes_first() {
+    const ROUNDS: usize = 4;
+    let site = Site::new().await;
+    let _adit = site.adit(&["remote_access.connect_timeout=5s"]).await;
+    let devices = [site.gateway.clone(), site.child("plc")];
+    let fast = Lan::echo().await;
+    let refusing = refusing_port();
+
+    // Each target that fails has an address or a port of its own, so that a reason tells whose it
+    // is.
+    let (mut good, mut bad, mut slow, mut silent) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for (number, device) in devices.iter().enumerate() {
+            let open = |host: &str, port| site.cloud.open_tunnel(device, host, port).unwrap();
+            let hole = BlackHole::new().await;
+            let reason = format!("127.0.0.1:{} did not answer within 5s", hole.port);
+            bad.push((open("127.0.0.1", hole.port), reason));
+            silent.push(hole);
+            good.push(open("127.0.0.1", fast.port));
+            let hole = BlackHole::new().await;
+            good.push(open("127.0.0.1", hole.port));
+            slow.push(hole);
+            let host = format!("127.1.{number}.{round}");
+            let reason = format!(
+                "cannot reach {host}:{}: connection refused",
+                refusing.number
+            );
+            bad.push((open(&host, refusing.number), reason));
+            let host = format!("198.51.{number}.{round}");
+            let reason = format!("the policy does not allow {host}:22 (remote_access.allow)");
+            bad.push((open(&host, 22), reason));
+        }
+    }
+    for tunnel in &good {
+        site.executing(tunnel.operation).await;
+    }
+    let _slow: Vec<_> = slow.into_iter().map(BlackHole::wake).collect();
+
+    for (number, tunnel) in good.iter_mut().enumerate() {
+        let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+        far_end.echo(format!("tunnel {number}")).await;
+        site.opened(tunnel.operation).await;
+    }
+    for (tunnel, reason) in &bad {
+        assert_eq!(site.failed(tunnel.operation).await, *reason);
+    }
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn serves_good_rows_among_a_hundred_malformed_ones() {
+    const ROUNDS: usize = 10;
+    let site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let device = site.gateway.as_str();
+    let long_key = "k".repeat(513);
+    let no_rows: [&[u8]; 6] = [
+        b"",
+        b"\n\r\n,,,\n\0\0\0",
+        b"530",
+        b"530,,127.0.0.1,22,key",
+        b"\xff\xfe\x80,\xc3\x28,\"",
+        b"511,\"unterminated",
+    ];
+    let malformed: [(&[&str], &str); 10] = [
+        (&[], "the hostname is missing"),
+        (&["plc"], "the port is missing"),
+        (&["plc", "22"], "the connection key is missing"),
+        (&["plc", "0", "key"], "port 0 is not from 1 to 65535"),
+        (
+            &["plc", "65536", "key"],
+            "port 65536 is not from 1 to 65535",
+        ),
+        (
+            &["plc", "ssh", "key"],
+            "the port is not a number from 1 to 65535",
+        ),
+        (
+            &["22", "plc", "key"],
+            "the port is not a number from 1 to 65535",
+        ),
+        (
+            &["a b\"c", "22", "key"],
+            "the hostname 'a b'c' is neither a name nor an address",
+        ),
+        (
+            &["plc", "22", "key/../../tenant"],
+            "the connection key is not of at most 512 letters, digits and .-_~",
+        ),
+        (
+            &["plc", "22", &long_key],
+            "the connection key is not of at most 512 letters, digits and .-_~",
+        ),
+    ];
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for payload in no_rows {
+            site.cloud.publish(payload);
+        }
+        for (fields, reason) in &malformed {
+            // A key is used once.
+            let fields = fields.iter().map(|field| match *field {
+                "key" => format!("key-{round}-{reason}").replace(' ', "-"),
+                field => field.to_owned(),
+            });
+            let fields = ["530".to_owned(), device.to_owned()]
+                .into_iter()
+                .chain(fields);
+            let row = Row::new(fields);
+            let id = site
+                .cloud
+                .create_operation(device, REMOTE_ACCESS, row)
+                .unwrap();
+            bad.push((id, (*reason).to_owned()));
+        }
+        good.push(site.request("127.0.0.1", lan.port));
+    }
+    for tunnel in &mut good {
+        FarEnd(tunnel.accept(LIMIT).await.unwrap())
+            .echo("hello")
+            .await;
+        site.opened(tunnel.operation).await;
+    }
+    for (id, reason) in bad {
+        assert_eq!(site.failed(id).await, reason);
+    }
+    site.assert_no_complaint();
+    assert!(!adit.log().contains("key-0"));
+}
+
+#[tokio::test]
+async fn fails_a_row_that_is_not_utf_8() {
+    let site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    // The operation is delivered by hand, as bytes that no text can be.
+    site.cloud.set_live_delivery(false);
+    let tunnel = site.request("placeholder", 22);
+    let device = site.gateway.as_bytes();
+    site.cloud
+        .publish([b"530,", device, b",pl\xffc,22,key"].concat());
+    assert_eq!(
+        site.failed(tunnel.operation).await,
+        "the hostname 'pl\u{fffd}c' is neither a name nor an address"
+    );
+}
+
+#[tokio::test]
+async fn opens_one_tunnel_for_a_row_that_comes_again_and_again() {
+    let site = Site::new().await;
+    site.cloud
+        .create_device(&site.gateway, "Gateway", "adit_Gateway");
+    let lan = Lan::echo().await;
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    let adit = site.adit(&[]).await;
+    let id = tunnel.operation;
+    // The answer to 500, and live copies while it opens, while it is open, and when it is over.
+    site.cloud.redeliver(id);
+    let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+    site.opened(id).await;
+    site.cloud.redeliver(id);
+    far_end.echo("hello").await;
+    adit.wait_for_logs(2, "operation is known already").await;
+    far_end.close().await;
+    site.event(&site.gateway, 2).await;
+    site.cloud.redeliver(id);
+    adit.wait_for_logs(3, "operation is known already").await;
+
+    // Whatever the copies had led to would be before this.
+    let (_, far_end) = site.open(lan.port).await;
+    far_end.close().await;
+    site.event(&site.gateway, 4).await;
+    assert_eq!(
+        (
+            count(&site, "501"),
+            count(&site, "502"),
+            count(&site, "503")
+        ),
+        (2, 0, 2)
+    );
+    assert_eq!(site.cloud.handshakes().len(), 2);
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn fails_an_operation_beyond_the_limit_of_tunnels() {
+    let site = Site::new().await;
+    let _adit = site.adit(&["remote_access.max_tunnels=2"]).await;
+    let lan = Lan::echo().await;
+    let (_, mut first) = site.open(lan.port).await;
+    let (_, second) = site.open(lan.port).await;
+    let third = site.request("127.0.0.1", lan.port);
+    assert_eq!(
+        site.failed(third.operation).await,
+        "2 tunnels are open, more are not allowed (remote_access.max_tunnels)"
+    );
+    first.echo("still here").await;
+    second.close().await;
+    // Opened, opened, closed.
+    site.event(&site.gateway, 3).await;
+    let (_, mut fourth) = site.open(lan.port).await;
+    fourth.echo("hello").await;
+}
+
+#[tokio::test]
+async fn fails_what_a_former_life_left_executing() {
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let child = site.child("plc");
+    site.cloud.misbehave(Misbehaviour::NeverAnswer);
+    let of_gateway = site.request("127.0.0.1", lan.port);
+    let of_child = site
+        .cloud
+        .open_tunnel(&child, "127.0.0.1", lan.port)
+        .unwrap();
+    site.executing(of_gateway.operation).await;
+    site.executing(of_child.operation).await;
+    adit.kill();
+    site.cloud.misbehave(None);
+
+    let _adit = site.adit(&[]).await;
+    assert_eq!(
+        site.failed(of_gateway.operation).await,
+        "adit was restarted while the tunnel was opening"
+    );
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("hello").await;
+}
+
+#[tokio::test]
+async fn opens_many_tunnels_at_once() {
+    const TUNNELS: usize = 40;
+    let site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let tunnels: Vec<Tunnel> = (0..TUNNELS)
+        .map(|_| site.request("127.0.0.1", lan.port))
+        .collect();
+    let ids: Vec<OperationId> = tunnels.iter().map(|tunnel| tunnel.operation).collect();
+    join_all(
+        tunnels
+            .into_iter()
+            .enumerate()
+            .map(|(number, mut tunnel)| async move {
+                let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+                far_end.echo(format!("tunnel {number}")).await;
+                far_end.close().await;
+            }),
+    )
+    .await;
+    for id in ids {
+        site.opened(id).await;
+    }
+    site.event(&site.gateway, 2 * TUNNELS).await;
+    site.assert_no_complaint();
+}

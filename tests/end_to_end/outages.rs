@@ -1,0 +1,159 @@
+//! Tunnels outlive the broker, every status arrives, and the log says what is wrong.
+
+use std::time::Duration;
+
+use simulated_cloud::Misbehaviour;
+
+use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, refusing_port};
+
+#[tokio::test]
+async fn carries_bytes_on_while_the_broker_is_away() {
+    let mut site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let (_, mut stays) = site.open(lan.port).await;
+    let (_, ends) = site.open(lan.port).await;
+    site.event(&site.gateway, 2).await;
+
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    stays.echo("during the outage").await;
+    ends.close().await;
+    adit.wait_for_log("closed by the cloud").await;
+
+    site.broker.restart().await;
+    site.wait_for_rows(2, "500").await;
+    let (kind, text) = site.event(&site.gateway, 3).await;
+    assert_eq!(kind, "c8y_RemoteAccessClosed", "{text}");
+    stays.echo("after the outage").await;
+    let (_, mut fresh) = site.open(lan.port).await;
+    fresh.echo("hello").await;
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn delivers_every_status_when_the_broker_is_killed_while_tunnels_open() {
+    let mut site = Site::new().await;
+    let adit = site.adit(&["remote_access.connect_timeout=10s"]).await;
+    let child = site.child("plc");
+    let (slow, fast, black_hole) = (
+        BlackHole::new().await,
+        Lan::echo().await,
+        BlackHole::new().await,
+    );
+    // The second has its result before the first; neither may be told before the broker is back.
+    site.cloud.misbehave(Misbehaviour::NeverAnswer);
+    let fails = site
+        .cloud
+        .open_tunnel(&child, "127.0.0.1", black_hole.port)
+        .unwrap();
+    site.executing(fails.operation).await;
+    site.cloud.misbehave(None);
+    let mut first = site.request("127.0.0.1", slow.port);
+    site.executing(first.operation).await;
+    let mut second = site.request("127.0.0.1", fast.port);
+    site.executing(second.operation).await;
+    adit.wait_for_log("opened").await;
+
+    site.broker.kill();
+    site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+    adit.wait_for_log("connection to the broker lost").await;
+    let _slow = slow.wake();
+    let mut first = FarEnd(first.accept(LIMIT).await.unwrap());
+    let mut second = FarEnd(second.accept(LIMIT).await.unwrap());
+    first.echo("first").await;
+    second.echo("second").await;
+    adit.wait_for_log("did not open").await;
+
+    site.broker.restart().await;
+    assert_eq!(
+        site.failed(fails.operation).await,
+        format!(
+            "{} did not open the WebSocket within 10s",
+            site.cloud.address()
+        )
+    );
+    for number in 1..=2 {
+        let (kind, _) = site.event(&site.gateway, number).await;
+        assert_eq!(kind, "c8y_RemoteAccessOpened");
+    }
+    first.echo("first").await;
+    second.echo("second").await;
+}
+
+#[tokio::test]
+async fn takes_operations_again_after_the_broker_was_away_for_long() {
+    let mut site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    site.broker.kill();
+    adit.wait_for_logs(2, "no connection to the broker").await;
+    site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+    // Lost with the broker: only the answer to 500 can bring it.
+    site.cloud.set_live_delivery(false);
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    site.broker.restart().await;
+    FarEnd(tunnel.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    site.opened(tunnel.operation).await;
+}
+
+#[tokio::test]
+async fn says_that_another_client_uses_the_same_id() {
+    let site = Site::new().await;
+    let one = site.adit(&[]).await;
+    let other = site.start_adit(&[]);
+    let words = "another client probably uses the same id";
+    let line = tokio::select! {
+        line = one.wait_for_log(words) => line,
+        line = other.wait_for_log(words) => line,
+    };
+    assert!(
+        line.contains(&format!("client_id=\"{}\"", site.gateway)),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn says_that_the_password_is_wrong_and_comes_back_when_it_is_right() {
+    let mut site = Site::new().await;
+    let (name, password) = site.user();
+    let platform = ("platform".to_owned(), "platform-password".to_owned());
+    site.broker
+        .set_users(&[&platform, &(name.clone(), "another".to_owned())]);
+    let mut adit = site.start_adit(&[]);
+    let line = adit.wait_for_logs(2, "no connection to the broker").await;
+    assert!(line.contains(" WARN "), "{line}");
+    assert!(
+        line.contains("the broker refused the connection: not authorised (CONNACK 5)"),
+        "{line}"
+    );
+    assert!(adit.is_running());
+    site.broker.set_users(&[&platform, &(name, password)]);
+    adit.ready().await;
+}
+
+#[tokio::test]
+async fn waits_for_a_broker_that_is_not_there_yet() {
+    let site = Site::new().await;
+    let nobody = refusing_port();
+    let adit = site.start_adit(&[&format!("mqtt.url=mqtt://127.0.0.1:{}", nobody.number)]);
+    let line = adit.wait_for_logs(2, "no connection to the broker").await;
+    let error = format!(
+        "cannot reach 127.0.0.1:{}: connection refused",
+        nobody.number
+    );
+    assert!(line.contains(&error), "{line}");
+    // Full jitter: from nothing to two seconds.
+    let retry = line.split_once("retry_in=").unwrap().1;
+    let retry = retry.split(' ').next().unwrap();
+    let millis: f64 = match retry.strip_suffix("ms") {
+        Some(millis) => millis.parse().unwrap(),
+        None => 1e3 * retry.trim_end_matches('s').parse::<f64>().unwrap(),
+    };
+    assert!(
+        millis <= Duration::from_secs(2).as_secs_f64() * 1e3,
+        "{line}"
+    );
+}

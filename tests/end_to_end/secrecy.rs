@@ -1,0 +1,139 @@
+//! Nothing that opens a door stands in a log, on an operation or in an event.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
+use smartrest::{Row, encode};
+
+use crate::support::{FarEnd, LIMIT, Lan, Site, refusing_port};
+
+/// What nobody may read of a whole run.
+fn secrets(site: &Site) -> Vec<String> {
+    let (user, password) = site.user();
+    let basic = STANDARD.encode(format!("{user}:{password}"));
+    let operations = site.cloud.operations();
+    let keys = operations.iter().filter_map(|operation| operation.key());
+    keys.map(|key| key.expose().to_owned())
+        .chain([password, basic])
+        .collect()
+}
+
+fn assert_hidden(site: &Site, log: &str) {
+    assert!(log.contains("TRACE"), "the log is not whole");
+    let said: Vec<_> = site
+        .cloud
+        .log()
+        .iter()
+        .map(|record| encode([&record.row]))
+        .collect();
+    let said = said.join("\n");
+    for secret in secrets(site) {
+        assert!(!log.contains(&secret), "{secret} stands in the log");
+        assert!(!said.contains(&secret), "{secret} was published");
+    }
+}
+
+#[tokio::test]
+async fn shows_no_secret_in_a_whole_life() {
+    let mut site = Site::new().await;
+    let mut adit = site.adit(&["remote_access.connect_timeout=500ms"]).await;
+    let lan = Lan::echo().await;
+    let refusing = refusing_port();
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("hello").await;
+
+    // Failures of every kind, and a server that repeats what it was sent.
+    for misbehaviour in [
+        Misbehaviour::status(401),
+        Misbehaviour::NeverAnswer,
+        Misbehaviour::Garbage,
+        Misbehaviour::ResetAtAccept,
+        Misbehaviour::CloseAfterUpgrade,
+        Misbehaviour::ResetAfterUpgrade,
+    ] {
+        site.cloud.misbehave(misbehaviour);
+        let tunnel = site.request("127.0.0.1", lan.port);
+        site.executing(tunnel.operation).await;
+        let ended = site.cloud.wait_until(LIMIT, |platform| {
+            let operation = platform.operation(tunnel.operation)?;
+            (operation.history.len() == 3).then_some(())
+        });
+        ended.await.unwrap();
+    }
+    let body = secrets(&site).join(" and ");
+    site.cloud
+        .misbehave(Misbehaviour::Answer { status: 403, body });
+    site.failed(site.request("127.0.0.1", lan.port).operation)
+        .await;
+    site.cloud.misbehave(None);
+    site.failed(site.request("127.0.0.1", refusing.number).operation)
+        .await;
+    site.failed(site.request("198.51.100.7", 22).operation)
+        .await;
+    let (_, password) = site.user();
+    for fields in [
+        vec!["plc", "4f3a-key-in-the-wrong-place"],
+        vec!["4f3a-key-in-the-wrong-place", "22"],
+        vec!["plc", "22", "4f3a-key-in-the-wrong-place", "too much"],
+        vec!["plc", "22", &password, "4f3a-key-in-the-wrong-place"],
+        vec![
+            "plc",
+            "22",
+            "a key/that is none 4f3a-key-in-the-wrong-place",
+        ],
+    ] {
+        let row = Row::new(["530", &site.gateway].into_iter().chain(fields));
+        let id = site
+            .cloud
+            .create_operation(&site.gateway, REMOTE_ACCESS, row)
+            .unwrap();
+        let ended = site.cloud.wait_until(LIMIT, |platform| {
+            (platform.operation(id)?.history.len() == 3).then_some(())
+        });
+        ended.await.unwrap();
+    }
+
+    // An outage, and the end.
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    site.broker.restart().await;
+    site.wait_for_rows(2, "500").await;
+    adit.terminate();
+    far_end.rest().await;
+    assert!(adit.exit().await.success());
+    assert_hidden(&site, &adit.log());
+}
+
+#[tokio::test]
+async fn shows_no_secret_when_a_login_fails() {
+    let site = Site::new().await;
+    let [user, password] = ["local-user", "another-secret-7f"];
+    let settings = [
+        format!("mqtt.username={user}"),
+        format!("mqtt.password={password}"),
+    ];
+    let mut adit = site.start_adit(&[&settings[0], &settings[1]]);
+    adit.wait_for_log("no connection to the broker").await;
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    assert!(!adit.log().contains(password));
+    assert!(!adit.log().contains(&site.user().1));
+}
+
+#[tokio::test]
+async fn sends_the_password_to_the_websocket_and_nowhere_else() {
+    let site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    FarEnd(tunnel.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    let [handshake] = &site.cloud.handshakes()[..] else {
+        panic!("one handshake")
+    };
+    assert_eq!(handshake.authorization.as_deref(), Some("Basic"));
+    assert_eq!(handshake.protocols, ["binary"]);
+    assert_eq!(handshake.host, Some(site.cloud.address().to_string()));
+    assert_hidden(&site, &adit.log());
+}

@@ -1,0 +1,115 @@
+//! SIGTERM: what is open is delivered and closed, what is due is told, and then adit goes.
+
+use std::time::Instant;
+
+use simulated_cloud::Misbehaviour;
+use tokio::io::AsyncReadExt;
+
+use crate::support::{LIMIT, Lan, Site};
+
+#[tokio::test]
+async fn delivers_everything_and_says_good_bye_when_it_is_stopped() {
+    const SIZE: usize = 1 << 20;
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let (port, machine) = Lan::held().await;
+    let (_, mut far_end) = site.open(port).await;
+    let mut machine = machine.accept().await;
+    let sent: Vec<u8> = (0..SIZE).map(|i| i.to_le_bytes()[1]).collect();
+    // On its way, and the machine has not begun to read.
+    far_end.send(sent.as_slice()).await;
+    adit.terminate();
+    adit.wait_for_log("adit is stopping").await;
+    let read = async {
+        let mut received = Vec::new();
+        machine.read_to_end(&mut received).await.unwrap();
+        received
+    };
+    let (received, (_, frame)) = tokio::join!(read, far_end.rest());
+    assert!(received == sent, "{} bytes", received.len());
+    let frame = frame.unwrap();
+    assert_eq!(
+        (u16::from(frame.code), frame.reason.as_str()),
+        (1001, "adit is stopping")
+    );
+    assert!(adit.exit().await.success());
+    let (kind, text) = site.event(&site.gateway, 2).await;
+    assert_eq!(kind, "c8y_RemoteAccessClosed");
+    assert!(
+        text.contains("closed: adit is stopping; open for "),
+        "{text}"
+    );
+    assert!(
+        text.ends_with(&format!("{SIZE} bytes to the device")),
+        "{text}"
+    );
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn fails_what_is_opening_when_it_is_stopped() {
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let child = site.child("plc");
+    let lan = Lan::echo().await;
+    site.cloud.misbehave(Misbehaviour::NeverAnswer);
+    let tunnels = [
+        site.request("127.0.0.1", lan.port),
+        site.request("127.0.0.1", lan.port),
+        site.cloud
+            .open_tunnel(&child, "127.0.0.1", lan.port)
+            .unwrap(),
+    ];
+    for tunnel in &tunnels {
+        site.executing(tunnel.operation).await;
+    }
+    adit.terminate();
+    for tunnel in &tunnels {
+        assert_eq!(site.failed(tunnel.operation).await, "adit is stopping");
+    }
+    assert!(adit.exit().await.success());
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn leaves_operations_that_come_too_late_to_its_next_life() {
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    let _adit = site.adit(&[]).await;
+    tunnel.accept(LIMIT).await.unwrap();
+    site.opened(tunnel.operation).await;
+}
+
+#[tokio::test]
+async fn stops_without_a_broker_too() {
+    let mut site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = site.open(lan.port).await;
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    adit.terminate();
+    let (_, frame) = far_end.rest().await;
+    assert_eq!(u16::from(frame.unwrap().code), 1001);
+    assert!(adit.exit().await.success());
+    assert!(
+        adit.log()
+            .contains("the broker did not take everything in time"),
+        "it is not said"
+    );
+}
+
+#[tokio::test]
+async fn stops_at_once_when_there_is_nothing_to_do() {
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    let began = Instant::now();
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
+    assert!(adit.log().contains("disconnected from the broker"));
+}

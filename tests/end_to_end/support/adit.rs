@@ -1,0 +1,107 @@
+//! The command under test.
+
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use super::process::Process;
+use super::temporary::Directory;
+
+/// `adit run` with everything in its log.
+pub(crate) struct Adit {
+    process: Process,
+    _directory: Directory,
+}
+
+/// Longer than the longest that adit says it may take, shorter than what systemd waits.
+pub(crate) const EXIT_LIMIT: Duration = Duration::from_secs(20);
+
+impl Adit {
+    /// Starts it with a configuration file and with values for `--set`.
+    pub(crate) fn start(config: &str, settings: &[&str]) -> Self {
+        let directory = Directory::new();
+        let file = directory.write("adit.toml", config);
+        let mut command = command(&file);
+        command.args(["--log-level", "trace"]);
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        Self {
+            process: Process::start("adit", &mut command),
+            _directory: directory,
+        }
+    }
+
+    /// Waits until it has announced itself and takes operations.
+    pub(crate) async fn ready(self) -> Self {
+        self.wait_for_log("announced and ready for operations")
+            .await;
+        self
+    }
+
+    /// Waits for a line that contains `text`, and returns it.
+    pub(crate) async fn wait_for_log(&self, text: &str) -> String {
+        self.wait_for_logs(1, text).await
+    }
+
+    /// Waits for the `n`th line that contains `text`, and returns it.
+    pub(crate) async fn wait_for_logs(&self, n: usize, text: &str) -> String {
+        let line = self.process.find_line(n, text).await;
+        line.unwrap_or_else(|| panic!("adit has ended without a word of {text:?}"))
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.lines().join("\n")
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Asks it to stop.
+    pub(crate) fn terminate(&mut self) {
+        self.process.signal("TERM");
+    }
+
+    /// Waits until it has ended; the log is whole then.
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        self.process.wait_for_exit(EXIT_LIMIT).await
+    }
+
+    /// Ends it as a power failure does.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// Starts adit with a configuration that it refuses; returns the exit code and what it says, with
+/// `FILE` for the path of the file.
+pub(crate) async fn refused_configuration(
+    config: &str,
+    settings: &[&str],
+) -> (Option<i32>, String) {
+    let directory = Directory::new();
+    let file = directory.write("adit.toml", config);
+    let mut command = command(&file);
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    let mut process = Process::start("adit", &mut command);
+    let status = process.wait_for_exit(EXIT_LIMIT).await;
+    let said = process.lines().join("\n");
+    let said = said.replace(&file.display().to_string(), "FILE");
+    (status.code(), said)
+}
+
+fn command(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    // Nothing of the environment of whoever runs the tests; a resolver that is not there is given
+    // up soon.
+    command
+        .env_clear()
+        .env("RES_OPTIONS", "timeout:1 attempts:1")
+        .arg("run")
+        .arg("--config")
+        .arg(config);
+    command
+}

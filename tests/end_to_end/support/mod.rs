@@ -1,0 +1,22 @@
+//! What the tests stand on: a broker, the platform, adit as a process, and machines on its LAN.
+
+mod adit;
+mod far_end;
+mod lan;
+mod mosquitto;
+mod pki;
+mod ports;
+mod process;
+mod site;
+mod temporary;
+
+use std::time::Duration;
+
+pub(crate) use adit::{Adit, refused_configuration};
+pub(crate) use far_end::FarEnd;
+pub(crate) use lan::{BlackHole, Lan, refusing_port};
+pub(crate) use mosquitto::Subscriptions;
+pub(crate) use site::{Site, SiteOptions, rows};
+
+/// No step of a test takes this long unless something is broken.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);

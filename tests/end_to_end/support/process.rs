@@ -1,0 +1,118 @@
+//! A child process whose standard error is collected, line by line.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::LIMIT;
+
+/// A process of the test's own. Dropping it kills it, and shows what it said if the test failed.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    said: watch::Receiver<Said>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Said {
+    lines: Vec<String>,
+    /// The process has closed its standard error, which it does when it ends.
+    ended: bool,
+}
+
+impl Process {
+    pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, said) = watch::channel(Said::default());
+        // A thread, so that the log is whole however the test ends.
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                sender.send_modify(|said| said.lines.push(line));
+            }
+            sender.send_modify(|said| said.ended = true);
+        });
+        Self {
+            name: name.to_owned(),
+            child,
+            said,
+            reader: Some(reader),
+        }
+    }
+
+    /// Returns all lines so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.said.borrow().lines.clone()
+    }
+
+    /// Waits for the `n`th line that contains `text`, and returns it. `None`: the process ended.
+    pub(crate) async fn find_line(&self, n: usize, text: &str) -> Option<String> {
+        let nth = |said: &Said| {
+            let mut hits = said.lines.iter().filter(|line| line.contains(text));
+            hits.nth(n - 1).cloned()
+        };
+        let mut receiver = self.said.clone();
+        let found = receiver.wait_for(|said| said.ended || nth(said).is_some());
+        let found = timeout(LIMIT, found).await.unwrap_or_else(|_| {
+            panic!(
+                "{} does not say {text:?} {n} times within {LIMIT:?}",
+                self.name
+            )
+        });
+        nth(&found.expect("the reader says so when it ends"))
+    }
+
+    /// Waits until the process has ended by itself.
+    pub(crate) async fn wait_for_exit(&mut self, limit: Duration) -> ExitStatus {
+        let ended = self.said.wait_for(|said| said.ended);
+        let name = &self.name;
+        timeout(limit, ended)
+            .await
+            .unwrap_or_else(|_| panic!("{name} does not end within {limit:?}"))
+            .expect("the reader says so when it ends");
+        self.child.wait().unwrap()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal, as `TERM`, to a process that has not been waited for.
+    pub(crate) fn signal(&mut self, signal: &str) {
+        assert!(self.is_running(), "{} has ended", self.name);
+        let kill = format!("kill -{signal} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
+        assert!(status.success(), "{kill}");
+    }
+
+    /// Kills the process, as a crash would, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        drop(self.child.kill());
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if let Some(reader) = self.reader.take() {
+            drop(reader.join());
+        }
+        if thread::panicking() {
+            let lines = self.lines().join("\n");
+            eprintln!("---- {} said:\n{lines}\n----", self.name);
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The main job: bytes between a machine and the cloud, and what the platform is told of it.
+
+use simulated_cloud::Status;
+
+use crate::support::{FarEnd, LIMIT, Lan, Site, SiteOptions, rows};
+
+/// Parts the duration out of the text of a Closed event.
+fn without_duration(text: &str) -> String {
+    let (before, rest) = text.split_once("open for ").unwrap();
+    let (duration, after) = rest.split_once(" s, ").unwrap();
+    assert!(
+        duration.parse::<f64>().unwrap() < LIMIT.as_secs_f64(),
+        "{text}"
+    );
+    format!("{before}{after}")
+}
+
+#[tokio::test]
+async fn carries_bytes_and_tells_the_platform_when_a_tunnel_opens_and_ends() {
+    for tls in [false, true] {
+        let site = Site::with(SiteOptions {
+            tls,
+            ..SiteOptions::default()
+        })
+        .await;
+        let _adit = site.adit(&[]).await;
+        let lan = Lan::echo().await;
+        let target = format!("127.0.0.1:{}", lan.port);
+        let (id, mut far_end) = site.open(lan.port).await;
+        far_end.echo("hello").await;
+        let opened = (
+            "c8y_RemoteAccessOpened".to_owned(),
+            format!("tunnel to {target} opened"),
+        );
+        assert_eq!(site.event(&site.gateway, 1).await, opened);
+        far_end.close().await;
+        let (kind, text) = site.event(&site.gateway, 2).await;
+        assert_eq!(kind, "c8y_RemoteAccessClosed");
+        assert_eq!(
+            without_duration(&text),
+            format!(
+                "tunnel to {target} closed: closed by the cloud; 5 bytes to the cloud, \
+                 5 bytes to the device"
+            )
+        );
+        assert_eq!(
+            site.cloud.operation(id).unwrap().status(),
+            Status::Successful
+        );
+        site.assert_no_complaint();
+    }
+}
+
+#[tokio::test]
+async fn says_that_the_machine_has_ended_a_tunnel() {
+    let site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    let (port, machine) = Lan::held().await;
+    let (_, mut far_end) = site.open(port).await;
+    drop(machine.accept().await);
+    let (bytes, frame) = far_end.rest().await;
+    let frame = frame.unwrap();
+    assert_eq!((bytes.len(), u16::from(frame.code)), (0, 1000));
+    let (_, text) = site.event(&site.gateway, 2).await;
+    assert_eq!(
+        without_duration(&text),
+        format!(
+            "tunnel to 127.0.0.1:{port} closed: closed by the device; 0 bytes to the cloud, \
+             0 bytes to the device"
+        )
+    );
+}
+
+#[tokio::test]
+async fn sends_no_events_where_they_are_not_wanted() {
+    let site = Site::new().await;
+    let _adit = site.adit(&["remote_access.events=false"]).await;
+    let lan = Lan::echo().await;
+    let (_, far_end) = site.open(lan.port).await;
+    far_end.close().await;
+    // Whatever the first tunnel had to tell is out before this one is executing.
+    site.open(lan.port).await;
+    assert_eq!(site.cloud.events(&site.gateway), []);
+}
+
+#[tokio::test]
+async fn loses_nothing_of_what_a_machine_says_first() {
+    let site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    let lan = Lan::banner("SSH-2.0-OpenSSH_9.2\r\n").await;
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.expect("SSH-2.0-OpenSSH_9.2\r\n").await;
+    far_end.echo("SSH-2.0-client\r\n").await;
+}
+
+#[tokio::test]
+async fn answers_for_a_child_on_its_own_topic() {
+    let site = Site::new().await;
+    let _adit = site.adit(&[]).await;
+    let child = site.child("plc");
+    let lan = Lan::echo().await;
+    let mut tunnel = site
+        .cloud
+        .open_tunnel(&child, "localhost", lan.port)
+        .unwrap();
+    let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+    far_end.echo("hello").await;
+    site.opened(tunnel.operation).await;
+    site.event(&child, 1).await;
+    assert_eq!(
+        rows(&site.cloud, &format!("s/us/{child}")),
+        [
+            "501,c8y_RemoteAccessConnect".to_owned(),
+            "503,c8y_RemoteAccessConnect".to_owned(),
+            format!(
+                "400,c8y_RemoteAccessOpened,tunnel to localhost:{} opened",
+                lan.port
+            ),
+        ]
+    );
+    assert_eq!(site.cloud.events(&site.gateway), []);
+}
+
+#[tokio::test]
+async fn takes_rows_and_answers_them_behind_a_topic_prefix() {
+    let site = Site::with(SiteOptions {
+        topic_prefix: "c8y/",
+        ..SiteOptions::default()
+    })
+    .await;
+    let _adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("hello").await;
+}
+
+#[tokio::test]
+async fn carries_out_what_was_asked_while_it_was_away() {
+    let site = Site::new().await;
+    site.cloud
+        .create_device(&site.gateway, "Gateway", "adit_Gateway");
+    let lan = Lan::echo().await;
+    let mut tunnels: Vec<_> = (0..3)
+        .map(|_| site.request("127.0.0.1", lan.port))
+        .collect();
+    let _adit = site.adit(&[]).await;
+    for tunnel in &mut tunnels {
+        FarEnd(tunnel.accept(LIMIT).await.unwrap())
+            .echo("hello")
+            .await;
+        site.opened(tunnel.operation).await;
+    }
+    site.assert_no_complaint();
+}
