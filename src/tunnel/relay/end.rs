@@ -97,6 +97,7 @@ impl EndReason {
             tungstenite::Error::Capacity(_) => Violation::TooBig,
             // The text of this error repeats bytes of the message.
             tungstenite::Error::Utf8(_) => Violation::NotText,
+            tungstenite::Error::Protocol(fault) => Violation::Protocol(legible(&fault.to_string())),
             other => Violation::Protocol(legible(&other.to_string())),
         })
     }

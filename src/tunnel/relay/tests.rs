@@ -1,1 +1,979 @@
+//! The relay over real sockets: a device on one end, a WebSocket server on the other.
 
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Time that nothing in these tests needs.
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(50);
+
+type Server = WebSocketStream<TcpStream>;
+
+struct Tunnel {
+    device: TcpStream,
+    cloud: Server,
+    relay: JoinHandle<Ended>,
+    traffic: Arc<Traffic>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+fn limits() -> Limits {
+    Limits {
+        keep_alive: LONG,
+        drain: DRAIN_LIMIT,
+        idle: None,
+        max_duration: None,
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(DEADLINE, future).await.expect("in time")
+}
+
+/// Two connected sockets; with a `buffer`, the kernel holds little more than that between them.
+async fn pair(buffer: Option<u32>) -> (TcpStream, TcpStream) {
+    let socket = || {
+        let socket = TcpSocket::new_v4().unwrap();
+        if let Some(size) = buffer {
+            socket.set_recv_buffer_size(size).unwrap();
+            socket.set_send_buffer_size(size).unwrap();
+        }
+        socket
+    };
+    let listening = socket();
+    listening
+        .bind(SocketAddr::from(([127, 0, 0, 1], 0)))
+        .unwrap();
+    let listener: TcpListener = listening.listen(1).unwrap();
+    let connected = socket()
+        .connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
+    for stream in [&connected, &accepted] {
+        stream.set_nodelay(true).unwrap();
+    }
+    (accepted, connected)
+}
+
+fn server_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .max_message_size(None)
+        .max_frame_size(None)
+}
+
+async fn start(limits: Limits, buffer: Option<u32>) -> Tunnel {
+    let (device, lan) = pair(buffer).await;
+    let (server, client) = pair(buffer).await;
+    let cloud = WebSocketStream::from_raw_socket(server, Role::Server, Some(server_config())).await;
+    start_between(limits, device, lan, cloud, client).await
+}
+
+async fn start_between(
+    limits: Limits,
+    device: TcpStream,
+    lan: TcpStream,
+    cloud: Server,
+    client: TcpStream,
+) -> Tunnel {
+    let client =
+        WebSocketStream::from_raw_socket(Link::new(client), Role::Client, Some(config())).await;
+    let traffic = Arc::new(Traffic::default());
+    let (stop, stopped) = oneshot::channel();
+    let counted = Arc::clone(&traffic);
+    let stopped = async move {
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let relay = tokio::spawn(async move { relay(lan, client, &limits, &counted, stopped).await });
+    Tunnel {
+        device,
+        cloud,
+        relay,
+        traffic,
+        stop: Some(stop),
+    }
+}
+
+impl Tunnel {
+    /// What the relay says at its end. Both ends close their sockets first, as they should.
+    async fn ended(self) -> Ended {
+        drop((self.device, self.cloud));
+        within(self.relay).await.unwrap()
+    }
+
+    async fn device_sends(&mut self, bytes: &[u8]) {
+        within(self.device.write_all(bytes)).await.unwrap();
+    }
+
+    async fn device_receives(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        within(self.device.read_exact(&mut bytes)).await.unwrap();
+        bytes
+    }
+
+    /// Everything until the end, and how it ended.
+    async fn device_receives_all(&mut self) -> (Vec<u8>, io::Result<()>) {
+        let mut bytes = Vec::new();
+        let end = within(self.device.read_to_end(&mut bytes)).await;
+        (bytes, end.map(|_| ()))
+    }
+
+    async fn cloud_sends(&mut self, message: Message) {
+        within(self.cloud.send(message)).await.unwrap();
+    }
+
+    async fn cloud_receives(&mut self) -> Message {
+        within(self.cloud.next()).await.unwrap().unwrap()
+    }
+
+    /// Every byte up to a Close frame, and the frame.
+    async fn cloud_receives_all(&mut self) -> (Vec<u8>, CloseFrame) {
+        let mut bytes = Vec::new();
+        loop {
+            match self.cloud_receives().await {
+                Message::Binary(more) => bytes.extend_from_slice(&more),
+                Message::Close(frame) => return (bytes, frame.unwrap()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Answers a Close frame, as the library does when it is read on.
+    async fn cloud_finishes(&mut self) {
+        while within(self.cloud.next()).await.is_some() {}
+    }
+
+    async fn device_resets(&mut self) {
+        let other = pair(None).await.0;
+        reset(mem::replace(&mut self.device, other));
+    }
+}
+
+/// Closes a socket with a reset.
+fn reset(stream: TcpStream) {
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+}
+
+/// Bytes that repeat nowhere, so that a piece that is lost, doubled or moved is seen.
+fn noise(seed: u64, count: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut bytes = vec![0; count];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// `assert_eq` on megabytes prints megabytes.
+#[track_caller]
+fn same(received: &[u8], sent: &[u8]) {
+    assert_eq!(received.len(), sent.len());
+    assert!(received == sent, "other bytes were received than sent");
+}
+
+fn binary(bytes: impl Into<Bytes>) -> Message {
+    Message::Binary(bytes.into())
+}
+
+fn close(code: CloseCode, reason: &'static str) -> Message {
+    Message::Close(Some(CloseFrame {
+        code,
+        reason: Utf8Bytes::from_static(reason),
+    }))
+}
+
+#[tokio::test]
+async fn carries_every_byte_both_ways_at_once() {
+    let Tunnel {
+        device,
+        cloud,
+        relay,
+        stop: _stop,
+        ..
+    } = start(limits(), None).await;
+    let (up, down) = (noise(1, 24 << 20), noise(2, 24 << 20));
+    let (mut device_in, mut device_out) = device.into_split();
+    let (mut cloud_out, mut cloud_in) = cloud.split();
+
+    let sent = up.clone();
+    let device_sends = tokio::spawn(async move {
+        device_out.write_all(&sent).await.unwrap();
+        device_out
+    });
+    let sent = Bytes::from(down.clone());
+    let cloud_sends = tokio::spawn(async move {
+        let mut at = 0;
+        for size in (1..).map(|n: usize| n * 7919 % 300_000) {
+            let end = sent.len().min(at + size);
+            cloud_out.send(binary(sent.slice(at..end))).await.unwrap();
+            at = end;
+            if at == sent.len() {
+                return cloud_out;
+            }
+        }
+        unreachable!()
+    });
+    let length = up.len();
+    let cloud_receives = tokio::spawn(async move {
+        let mut received = Vec::new();
+        while received.len() < length {
+            received.extend_from_slice(&cloud_in.next().await.unwrap().unwrap().into_data());
+        }
+        (received, cloud_in)
+    });
+    let mut received = vec![0; down.len()];
+    within(device_in.read_exact(&mut received)).await.unwrap();
+    same(&received, &down);
+    let (received, mut cloud_in) = within(cloud_receives).await.unwrap();
+    same(&received, &up);
+    let mut cloud_out = within(cloud_sends).await.unwrap();
+    drop((within(device_sends).await.unwrap(), device_in));
+    while within(cloud_in.next()).await.is_some() {}
+    let _ = cloud_out.close().await;
+    drop((cloud_out, cloud_in));
+
+    let ended = within(relay).await.unwrap();
+    assert_eq!(ended.reason, EndReason::ClosedByDevice);
+    assert_eq!((ended.up, ended.down), (24 << 20, 24 << 20));
+}
+
+#[tokio::test]
+async fn sends_a_keystroke_as_one_frame_at_once() {
+    let mut tunnel = start(limits(), None).await;
+    for key in [b"l", b"s", b"\r"] {
+        tunnel.device_sends(key).await;
+        assert_eq!(tunnel.cloud_receives().await, binary(key.to_vec()));
+        tunnel.cloud_sends(binary(key.to_vec())).await;
+        assert_eq!(tunnel.device_receives(1).await, key);
+    }
+    assert_eq!(tunnel.traffic.up.load(Ordering::Relaxed), 3);
+    assert_eq!(tunnel.traffic.down.load(Ordering::Relaxed), 3);
+}
+
+/// What the kernel may hold between two sockets of [`pair`], three hops of it, and the relay.
+const SMALL: u32 = 32 << 10;
+const HELD: u64 = 1 << 20;
+
+#[tokio::test]
+async fn waits_for_a_slow_cloud_and_goes_on_the_other_way() {
+    let mut tunnel = start(limits(), Some(SMALL)).await;
+    let sent = noise(3, 8 << 20);
+    let (mut device_in, mut device_out) = tunnel.device.into_split();
+    let to_send = sent.clone();
+    let sending = tokio::spawn(async move {
+        device_out.write_all(&to_send).await.unwrap();
+        device_out
+    });
+    // The cloud sends and does not read; the pings ask for pongs that have no room.
+    for n in 0..2000_u32 {
+        let mut piece = [0; 1 << 10];
+        piece[..4].copy_from_slice(&n.to_be_bytes());
+        within(tunnel.cloud.send(binary(piece.to_vec())))
+            .await
+            .unwrap();
+        within(tunnel.cloud.send(Message::Ping(Bytes::new())))
+            .await
+            .unwrap();
+        let mut received = [0; 1 << 10];
+        within(device_in.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, piece);
+    }
+    assert!(tunnel.traffic.up.load(Ordering::Relaxed) < HELD);
+    assert!(!sending.is_finished());
+
+    let mut received = Vec::new();
+    while received.len() < sent.len() {
+        match within(tunnel.cloud.next()).await.unwrap().unwrap() {
+            Message::Binary(bytes) => received.extend_from_slice(&bytes),
+            Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    same(&received, &sent);
+}
+
+#[tokio::test]
+async fn waits_for_a_slow_device_and_goes_on_the_other_way() {
+    let mut tunnel = start(limits(), Some(SMALL)).await;
+    let sent = noise(4, 8 << 20);
+    let (mut cloud_out, mut cloud_in) = tunnel.cloud.split();
+    let to_send = Bytes::from(sent.clone());
+    let sending = tokio::spawn(async move {
+        for at in (0..to_send.len()).step_by(64 << 10) {
+            let piece = to_send.slice(at..at + (64 << 10));
+            cloud_out.send(binary(piece)).await.unwrap();
+        }
+        cloud_out
+    });
+    for n in 0..2000_u32 {
+        within(tunnel.device.write_all(&n.to_be_bytes()))
+            .await
+            .unwrap();
+        let message = within(cloud_in.next()).await.unwrap().unwrap();
+        assert_eq!(message, binary(n.to_be_bytes().to_vec()));
+    }
+    assert!(tunnel.traffic.down.load(Ordering::Relaxed) < HELD);
+    assert!(!sending.is_finished());
+
+    let mut received = vec![0; sent.len()];
+    within(tunnel.device.read_exact(&mut received))
+        .await
+        .unwrap();
+    same(&received, &sent);
+}
+
+#[tokio::test]
+async fn keeps_what_came_before_it_began() {
+    let (mut device, lan) = pair(None).await;
+    let (server, client) = pair(None).await;
+    let mut cloud = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    device.write_all(b"SSH-2.0-banner\r\n").await.unwrap();
+    device.shutdown().await.unwrap();
+    cloud.send(binary("early")).await.unwrap();
+    let mut tunnel = start_between(limits(), device, lan, cloud, client).await;
+
+    let (received, frame) = tunnel.cloud_receives_all().await;
+    assert_eq!(received, b"SSH-2.0-banner\r\n");
+    assert_eq!(frame.code, CloseCode::Normal);
+    tunnel.cloud_finishes().await;
+    let (received, end) = tunnel.device_receives_all().await;
+    assert_eq!(received, b"early");
+    end.unwrap();
+}
+
+#[tokio::test]
+async fn delivers_to_the_device_until_the_cloud_has_answered_the_close() {
+    let tunnel = start(limits(), None).await;
+    let up = noise(5, 4 << 20);
+    let down = noise(6, 4 << 20);
+    let Tunnel {
+        device,
+        mut cloud,
+        relay,
+        stop: _stop,
+        ..
+    } = tunnel;
+    let (mut device_in, mut device_out) = device.into_split();
+    let to_send = up.clone();
+    let sending = tokio::spawn(async move {
+        device_out.write_all(&to_send).await.unwrap();
+        device_out.shutdown().await.unwrap();
+        device_out
+    });
+    let receiving = tokio::spawn(async move {
+        let mut received = Vec::new();
+        device_in.read_to_end(&mut received).await.unwrap();
+        received
+    });
+    let mut received = Vec::new();
+    while received.len() < up.len() {
+        received.extend_from_slice(&within(cloud.next()).await.unwrap().unwrap().into_data());
+    }
+    same(&received, &up);
+    // The device has ended, but the Close frame is not read yet: the cloud still has its say.
+    for piece in down.chunks(100_000) {
+        within(cloud.send(binary(piece.to_vec()))).await.unwrap();
+    }
+    match within(cloud.next()).await.unwrap().unwrap() {
+        Message::Close(Some(frame)) => {
+            assert_eq!(frame.code, CloseCode::Normal);
+            assert_eq!(frame.reason.as_str(), "closed by the device");
+        }
+        other => panic!("{other:?}"),
+    }
+    while within(cloud.next()).await.is_some() {}
+    drop(cloud);
+    same(&within(receiving).await.unwrap(), &down);
+    within(sending).await.unwrap();
+    let ended = within(relay).await.unwrap();
+    assert_eq!(ended.reason, EndReason::ClosedByDevice);
+    assert_eq!((ended.up, ended.down), (4 << 20, 4 << 20));
+    assert!(ended.lasted < DRAIN_LIMIT, "waited for nothing");
+}
+
+/// The device has sent what nobody will read; closing its socket now would be a reset.
+#[tokio::test]
+async fn delivers_to_the_device_all_that_the_cloud_sent_before_it_ended() {
+    for clean in [true, false] {
+        let mut tunnel = start(limits(), None).await;
+        let sent = noise(7, 2 << 20);
+        for piece in sent.chunks(50_000) {
+            tunnel.cloud_sends(binary(piece.to_vec())).await;
+        }
+        if clean {
+            within(tunnel.cloud.close(None)).await.unwrap();
+        } else {
+            within(tunnel.cloud.get_mut().shutdown()).await.unwrap();
+        }
+        tunnel.device_sends(&noise(8, 10_000)).await;
+        // The end has arrived when the relay says no more; only now does the device read.
+        let (received, end) = tunnel.device_receives_all().await;
+        end.unwrap();
+        same(&received, &sent);
+        tunnel.device_sends(b"still there").await;
+        within(tunnel.device.shutdown()).await.unwrap();
+        if clean {
+            tunnel.cloud_finishes().await;
+        } else {
+            // It may also have received frames; what counts is that its end comes without a reset.
+            let mut rest = Vec::new();
+            within(tunnel.cloud.get_mut().read_to_end(&mut rest))
+                .await
+                .unwrap();
+        }
+        let ended = tunnel.ended().await;
+        assert_eq!(ended.reason, EndReason::ClosedByCloud, "clean: {clean}");
+        assert_eq!(ended.down, 2 << 20);
+        assert!(ended.lasted < DRAIN_LIMIT);
+    }
+}
+
+#[tokio::test]
+async fn repeats_the_reason_of_a_cloud_in_trouble() {
+    let mut tunnel = start(limits(), None).await;
+    tunnel
+        .cloud_sends(close(CloseCode::Error, "operator lost"))
+        .await;
+    tunnel.cloud_finishes().await;
+    within(tunnel.device.shutdown()).await.unwrap();
+    assert_eq!(
+        tunnel.ended().await.reason.to_string(),
+        "closed by the cloud with code 1011: operator lost"
+    );
+}
+
+#[tokio::test]
+async fn tells_the_cloud_of_a_reset_by_the_device_after_its_last_bytes() {
+    let mut tunnel = start(limits(), None).await;
+    tunnel.device_sends(b"last words").await;
+    assert_eq!(tunnel.cloud_receives().await, binary("last words"));
+    tunnel.device_resets().await;
+    let (_, frame) = tunnel.cloud_receives_all().await;
+    assert_eq!(frame.code, CloseCode::Error);
+    assert_eq!(
+        frame.reason.as_str(),
+        "reset by the device: connection reset by peer"
+    );
+    tunnel.cloud_finishes().await;
+    assert_eq!(
+        tunnel.ended().await.reason,
+        EndReason::ResetByDevice("connection reset by peer".into())
+    );
+}
+
+/// A write to a device that has gone fails while its last bytes are still to be read.
+#[tokio::test]
+async fn carries_what_the_device_sent_before_it_took_no_more() {
+    let mut tunnel = start(limits(), Some(SMALL)).await;
+    let sent = noise(9, 1 << 20);
+    // The cloud does not read, so that this waits in the sockets.
+    let mut accepted = 0;
+    while let Ok(written) = timeout(SHORT * 10, tunnel.device.write(&sent[accepted..])).await {
+        accepted += written.unwrap();
+    }
+    assert!(accepted < sent.len());
+    // Unread bytes on the device's side make its close a reset.
+    tunnel.cloud_sends(binary("unread")).await;
+    within(tunnel.device.readable()).await.unwrap();
+    within(tunnel.device.shutdown()).await.unwrap();
+    tunnel.device = pair(None).await.0;
+    tunnel.cloud_sends(binary("too late")).await;
+    let (received, _) = tunnel.cloud_receives_all().await;
+    assert!(sent.starts_with(&received));
+    assert!(
+        received.len() as u64 >= tunnel.traffic.up.load(Ordering::Relaxed),
+        "lost what had been carried"
+    );
+}
+
+#[tokio::test]
+async fn resets_the_device_after_a_reset_by_the_cloud() {
+    let mut tunnel = start(limits(), None).await;
+    tunnel.cloud_sends(binary("last words")).await;
+    assert_eq!(tunnel.device_receives(10).await, b"last words");
+    let other = WebSocketStream::from_raw_socket(pair(None).await.0, Role::Server, None).await;
+    reset(mem::replace(&mut tunnel.cloud, other).into_inner());
+    let (rest, end) = tunnel.device_receives_all().await;
+    assert!(rest.is_empty());
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        tunnel.ended().await.reason,
+        EndReason::ResetByCloud("connection reset by peer".into())
+    );
+}
+
+/// The cloud says its last words and closes at once; what the device sends then meets a reset,
+/// and so does the answer to the ping.
+#[tokio::test]
+async fn delivers_the_last_messages_of_a_cloud_that_takes_no_more() {
+    let (mut device, lan) = pair(None).await;
+    let (server, client) = pair(None).await;
+    let mut cloud = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    // More than one read, and each with a ping that is answered in vain.
+    let sent = noise(10, 30_000);
+    cloud.send(Message::Ping(Bytes::new())).await.unwrap();
+    for piece in sent.chunks(1000) {
+        cloud.send(binary(piece.to_vec())).await.unwrap();
+        cloud.send(Message::Ping(Bytes::new())).await.unwrap();
+    }
+    cloud.close(None).await.unwrap();
+    // What is left in the socket that the cloud closes would be lost before it reaches adit.
+    let all = 30 * (2 + 4 + 1000) + 2 + 2;
+    let mut arrived = vec![0; all];
+    within(async {
+        while client.peek(&mut arrived).await.unwrap() < all {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(cloud);
+    device.write_all(b"nobody reads this").await.unwrap();
+    let spare = WebSocketStream::from_raw_socket(pair(None).await.0, Role::Server, None).await;
+    let mut tunnel = start_between(limits(), device, lan, spare, client).await;
+    let (received, end) = tunnel.device_receives_all().await;
+    end.unwrap();
+    same(&received, &sent);
+    within(tunnel.device.shutdown()).await.unwrap();
+    assert_eq!(tunnel.ended().await.reason, EndReason::ClosedByCloud);
+}
+
+#[tokio::test]
+async fn takes_text_empty_and_fragmented_messages_as_bytes() {
+    let mut tunnel = start(limits(), None).await;
+    let fragment = |bytes: &'static str, kind, last| {
+        Message::Frame(Frame::message(bytes, OpCode::Data(kind), last))
+    };
+    for message in [
+        binary(""),
+        Message::text("täxt"),
+        Message::text(""),
+        fragment("one ", Data::Binary, false),
+        Message::Ping(Bytes::new()),
+        fragment("", Data::Continue, false),
+        fragment("two", Data::Continue, true),
+        binary("end"),
+    ] {
+        tunnel.cloud_sends(message).await;
+    }
+    within(tunnel.cloud.close(None)).await.unwrap();
+    let (received, end) = tunnel.device_receives_all().await;
+    end.unwrap();
+    assert_eq!(received, "täxtone twoend".as_bytes());
+}
+
+#[tokio::test]
+async fn takes_a_message_as_large_as_allowed() {
+    let mut tunnel = start(limits(), None).await;
+    let sent = noise(11, MESSAGE_LIMIT);
+    let (mut cloud_out, _cloud_in) = tunnel.cloud.split();
+    let message = binary(sent.clone());
+    let sending = tokio::spawn(async move { cloud_out.send(message).await });
+    let mut received = vec![0; sent.len()];
+    within(tunnel.device.read_exact(&mut received))
+        .await
+        .unwrap();
+    same(&received, &sent);
+    within(sending).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn says_what_is_wrong_with_a_message_and_resets_the_device() {
+    let too_big = binary(vec![0; MESSAGE_LIMIT + 1]);
+    let not_text = Message::Frame(Frame::message(
+        &b"\xff\xfe"[..],
+        OpCode::Data(Data::Text),
+        true,
+    ));
+    let no_start = Message::Frame(Frame::message("x", OpCode::Data(Data::Continue), true));
+    for (message, code, reason) in [
+        (
+            too_big,
+            CloseCode::Size,
+            "the cloud sent a message of more than 16 MiB",
+        ),
+        (
+            not_text,
+            CloseCode::Invalid,
+            "the cloud sent a text message that is not UTF-8",
+        ),
+        (
+            no_start,
+            CloseCode::Protocol,
+            "the cloud broke the protocol: Continue frame but nothing to continue",
+        ),
+    ] {
+        let tunnel = start(limits(), None).await;
+        let Tunnel {
+            mut device,
+            cloud,
+            relay,
+            stop: _stop,
+            ..
+        } = tunnel;
+        let (mut cloud_out, mut cloud_in) = cloud.split();
+        let sending = tokio::spawn(async move {
+            let _ = cloud_out.send(message).await;
+            cloud_out
+        });
+        match within(cloud_in.next()).await.unwrap().unwrap() {
+            Message::Close(Some(frame)) => {
+                assert_eq!(frame.code, code);
+                assert_eq!(frame.reason.as_str(), reason);
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut nothing = Vec::new();
+        let end = within(device.read_to_end(&mut nothing)).await;
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(nothing.is_empty());
+        drop((within(sending).await.unwrap(), cloud_in));
+        assert_eq!(within(relay).await.unwrap().reason.to_string(), reason);
+    }
+}
+
+#[tokio::test]
+async fn answers_pings_while_nothing_else_moves() {
+    let mut tunnel = start(limits(), None).await;
+    for n in 0..3_u8 {
+        tunnel.cloud_sends(Message::Ping(vec![n].into())).await;
+        assert_eq!(tunnel.cloud_receives().await, Message::Pong(vec![n].into()));
+    }
+}
+
+/// The ping is the last thing read before a message that the device does not take.
+#[tokio::test]
+async fn answers_a_ping_although_the_device_takes_nothing() {
+    let mut tunnel = start(limits(), Some(SMALL)).await;
+    let (mut cloud_out, mut cloud_in) = tunnel.cloud.split();
+    let sending = tokio::spawn(async move {
+        cloud_out.send(Message::Ping("a".into())).await.unwrap();
+        cloud_out.send(binary(vec![0; 4 << 20])).await.unwrap();
+    });
+    let pong = within(cloud_in.next()).await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong("a".into()));
+    let mut all = vec![0; 4 << 20];
+    within(tunnel.device.read_exact(&mut all)).await.unwrap();
+    within(sending).await.unwrap();
+}
+
+#[tokio::test]
+async fn pings_and_lives_while_it_is_answered() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: SHORT,
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    // Reading the server's side also answers.
+    for _ in 0..6 {
+        assert_eq!(tunnel.cloud_receives().await, Message::Ping(Bytes::new()));
+    }
+    assert!(!tunnel.relay.is_finished());
+}
+
+#[tokio::test]
+async fn ends_when_the_cloud_is_silent() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: SHORT,
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    let (received, end) = tunnel.device_receives_all().await;
+    assert!(received.is_empty());
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    // Unanswered, as the library would answer.
+    let mut frames = Vec::new();
+    within(tunnel.cloud.get_mut().read_to_end(&mut frames))
+        .await
+        .unwrap();
+    let kinds = [frames[0], frames[6], frames[12]];
+    assert_eq!(kinds, [0x89, 0x89, 0x88], "two pings and a Close frame");
+    let ended = tunnel.ended().await;
+    assert_eq!(ended.reason, EndReason::CloudSilent);
+    assert!(ended.lasted >= SHORT * 3 && ended.lasted < DRAIN_LIMIT);
+}
+
+#[tokio::test]
+async fn ends_when_the_cloud_is_silent_and_takes_nothing() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: SHORT,
+            drain: SHORT,
+            ..limits()
+        },
+        Some(SMALL),
+    )
+    .await;
+    let sent = noise(12, 8 << 20);
+    let end = within(tunnel.device.write_all(&sent)).await;
+    assert!(end.is_err());
+    assert_eq!(tunnel.ended().await.reason, EndReason::CloudSilent);
+}
+
+/// A message that takes longer than the pings allow is a sign of life with every byte.
+#[tokio::test]
+async fn lives_while_a_large_message_trickles_in() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: SHORT,
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    let raw = tunnel.cloud.get_mut();
+    raw.write_all(&[0x82, 100]).await.unwrap();
+    // The clock of this test: pings keep coming, and none is answered.
+    for n in 0..100_u8 {
+        let raw = tunnel.cloud.get_mut();
+        raw.write_all(&[n]).await.unwrap();
+        if n < 8 {
+            let mut ping = [0; 6];
+            within(raw.read_exact(&mut ping)).await.unwrap();
+            assert_eq!(ping[0], 0x89);
+        }
+    }
+    assert_eq!(
+        tunnel.device_receives(100).await,
+        (0..100).collect::<Vec<u8>>()
+    );
+}
+
+#[tokio::test]
+async fn waits_for_a_device_that_pauses_longer_than_the_pings() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: SHORT,
+            ..limits()
+        },
+        Some(SMALL),
+    )
+    .await;
+    let (mut cloud_out, mut cloud_in) = tunnel.cloud.split();
+    let sent = noise(13, 4 << 20);
+    let message = binary(sent.clone());
+    let sending = tokio::spawn(async move {
+        cloud_out.send(message).await.unwrap();
+        cloud_out
+    });
+    // Pings arrive, are answered by the library, and adit reads none of the answers.
+    for _ in 0..8 {
+        let message = within(cloud_in.next()).await.unwrap().unwrap();
+        assert_eq!(message, Message::Ping(Bytes::new()));
+    }
+    let mut received = vec![0; sent.len()];
+    within(tunnel.device.read_exact(&mut received))
+        .await
+        .unwrap();
+    same(&received, &sent);
+    drop(within(sending).await.unwrap());
+}
+
+#[tokio::test]
+async fn delivers_what_is_under_way_when_it_is_stopped() {
+    let (mut device, lan) = pair(None).await;
+    let (server, client) = pair(None).await;
+    let mut cloud =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(server_config())).await;
+    let (up, down) = (noise(14, 200_000), noise(15, 200_000));
+    // All of this is in the sockets when the relay begins, and it begins stopped.
+    device.write_all(&up).await.unwrap();
+    cloud.send(binary(down.clone())).await.unwrap();
+    let client =
+        WebSocketStream::from_raw_socket(Link::new(client), Role::Client, Some(config())).await;
+    let traffic = Arc::new(Traffic::default());
+    let counted = Arc::clone(&traffic);
+    let relay = tokio::spawn(async move {
+        relay(lan, client, &limits(), &counted, std::future::ready(())).await
+    });
+    let mut tunnel = Tunnel {
+        device,
+        cloud,
+        relay,
+        traffic,
+        stop: None,
+    };
+    let (received, frame) = tunnel.cloud_receives_all().await;
+    same(&received, &up);
+    assert_eq!(frame.code, CloseCode::Away);
+    assert_eq!(frame.reason.as_str(), "adit is stopping");
+    tunnel.cloud_finishes().await;
+    let (received, end) = tunnel.device_receives_all().await;
+    end.unwrap();
+    same(&received, &down);
+    within(tunnel.device.shutdown()).await.unwrap();
+    let ended = tunnel.ended().await;
+    assert_eq!(ended.reason, EndReason::Stopped);
+    assert!(ended.lasted < DRAIN_LIMIT);
+}
+
+#[tokio::test]
+async fn stops_while_a_device_never_stops_sending() {
+    let mut tunnel = start(
+        Limits {
+            drain: SHORT * 10,
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    let (_device_in, mut device_out) = tunnel.device.into_split();
+    let flood =
+        tokio::spawn(async move { while device_out.write_all(&[0; 4096]).await.is_ok() {} });
+    assert!(matches!(
+        within(tunnel.cloud.next()).await,
+        Some(Ok(Message::Binary(_)))
+    ));
+    tunnel.stop.take().unwrap().send(()).unwrap();
+    let frame = loop {
+        match within(tunnel.cloud.next()).await.unwrap().unwrap() {
+            Message::Close(frame) => break frame.unwrap(),
+            Message::Binary(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(frame.code, CloseCode::Away);
+    while within(tunnel.cloud.next()).await.is_some() {}
+    assert_eq!(
+        within(tunnel.relay).await.unwrap().reason,
+        EndReason::Stopped
+    );
+    within(flood).await.unwrap();
+}
+
+#[tokio::test]
+async fn ends_in_time_although_the_cloud_does_not_answer_the_close() {
+    let mut tunnel = start(
+        Limits {
+            drain: SHORT,
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    within(tunnel.device.shutdown()).await.unwrap();
+    let (_, end) = tunnel.device_receives_all().await;
+    end.unwrap();
+    let Tunnel { cloud, relay, .. } = tunnel;
+    let ended = within(relay).await.unwrap();
+    assert_eq!(ended.reason, EndReason::ClosedByDevice);
+    assert!(ended.lasted >= SHORT && ended.lasted < DRAIN_LIMIT);
+    drop(cloud);
+}
+
+/// Half a message must not look like a whole one.
+#[tokio::test]
+async fn resets_a_device_that_does_not_take_the_last_message_in_time() {
+    let mut tunnel = start(
+        Limits {
+            drain: SHORT,
+            ..limits()
+        },
+        Some(SMALL),
+    )
+    .await;
+    let (mut cloud_out, mut cloud_in) = tunnel.cloud.split();
+    let sending = tokio::spawn(async move {
+        let _ = cloud_out.send(binary(vec![0; 4 << 20])).await;
+        cloud_out
+    });
+    within(tunnel.device.readable()).await.unwrap();
+    tunnel.stop.take().unwrap().send(()).unwrap();
+    while !matches!(
+        within(cloud_in.next()).await,
+        Some(Ok(Message::Close(_))) | None
+    ) {}
+    let ended = within(tunnel.relay).await.unwrap();
+    assert_eq!(ended.reason, EndReason::Stopped);
+    let mut received = Vec::new();
+    let end = within(tunnel.device.read_to_end(&mut received)).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    drop(within(sending).await.unwrap());
+}
+
+#[tokio::test]
+async fn ends_a_tunnel_that_is_idle_or_too_old() {
+    let mut idle = limits();
+    idle.idle = Some(SHORT);
+    let mut old = limits();
+    old.max_duration = Some(SHORT);
+    for (limits, reason) in [
+        (idle, "idle for 50ms"),
+        (old, "open for 50ms, the longest allowed"),
+    ] {
+        let mut tunnel = start(limits, None).await;
+        let (_, frame) = tunnel.cloud_receives_all().await;
+        assert_eq!(frame.code, CloseCode::Normal);
+        assert_eq!(frame.reason.as_str(), reason);
+        tunnel.cloud_finishes().await;
+        let (_, end) = tunnel.device_receives_all().await;
+        end.unwrap();
+        within(tunnel.device.shutdown()).await.unwrap();
+        let ended = tunnel.ended().await;
+        assert_eq!(ended.reason.to_string(), reason);
+        assert!(ended.lasted >= SHORT);
+    }
+}
+
+#[tokio::test]
+async fn is_not_idle_while_bytes_go_either_way() {
+    let limit = SHORT * 4;
+    let mut tunnel = start(
+        Limits {
+            idle: Some(limit),
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    let began = Instant::now();
+    while began.elapsed() < limit * 3 {
+        tunnel.device_sends(b"x").await;
+        assert_eq!(tunnel.cloud_receives().await, binary("x"));
+        tunnel.cloud_sends(binary("y")).await;
+        assert_eq!(tunnel.device_receives(1).await, b"y");
+    }
+    assert!(!tunnel.relay.is_finished());
+}
+
+#[tokio::test]
+async fn ends_once_when_both_sides_end_together() {
+    for _ in 0..20 {
+        let mut tunnel = start(limits(), None).await;
+        let (device, cloud) = tokio::join!(tunnel.device.shutdown(), tunnel.cloud.close(None));
+        device.unwrap();
+        cloud.unwrap();
+        tunnel.cloud_finishes().await;
+        let (_, end) = tunnel.device_receives_all().await;
+        end.unwrap();
+        let ended = tunnel.ended().await;
+        assert!(matches!(
+            ended.reason,
+            EndReason::ClosedByDevice | EndReason::ClosedByCloud
+        ));
+        assert!(ended.lasted < DRAIN_LIMIT);
+    }
+}
