@@ -113,6 +113,7 @@ async fn asks_again_for_a_subscription_that_the_broker_refuses_while_the_device_
     let site = Site::with(options).await;
     let adit = site.start_adit(&[]);
     adit.wait_for_log("the broker refuses a subscription").await;
+    site.wait_for_rows(1, "100").await;
     assert_eq!(
         rows(&site.cloud, "s/us"),
         [format!("100,{},adit_Gateway", site.gateway)]

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
 use smartrest::{Row, encode};
 
-use crate::support::{FarEnd, LIMIT, Lan, Site, refusing_port};
+use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, refusing_port};
 
 /// What nobody may read of a whole run.
 fn secrets(site: &Site) -> Vec<String> {
@@ -107,12 +107,9 @@ async fn shows_no_secret_in_a_whole_life() {
 #[tokio::test]
 async fn shows_no_secret_when_a_login_fails() {
     let site = Site::new().await;
-    let [user, password] = ["local-user", "another-secret-7f"];
-    let settings = [
-        format!("mqtt.username={user}"),
-        format!("mqtt.password={password}"),
-    ];
-    let mut adit = site.start_adit(&[&settings[0], &settings[1]]);
+    let password = "another-secret-7f";
+    let section = format!("[mqtt]\nusername = \"local\"\npassword = \"{password}\"\n");
+    let mut adit = Adit::start(&site.config().replace("[mqtt]\n", &section), &[]);
     adit.wait_for_log("no connection to the broker").await;
     adit.terminate();
     assert!(adit.exit().await.success());
