@@ -118,7 +118,7 @@ async fn asks_again_for_a_subscription_that_the_broker_refuses_while_the_device_
         rows(&site.cloud, "s/us"),
         [format!("100,{},adit_Gateway", site.gateway)]
     );
-    site.broker.grant_subscriptions();
+    site.broker.grant_subscriptions().await;
     let adit = adit.ready().await;
     site.wait_for_rows(1, "500").await;
     assert_eq!(rows(&site.cloud, "s/us"), announcement(&site.gateway));
