@@ -14,7 +14,8 @@ use tracing::{debug, info, trace, warn};
 
 use crate::announcement::Announcement;
 use crate::cloud::outbox::Message;
-use crate::cloud::session::{self, Publisher, Session};
+use crate::cloud::publisher::Publisher;
+use crate::cloud::session::{self, Session};
 use crate::cloud::transport::Transport;
 use crate::config::Config;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};

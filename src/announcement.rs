@@ -2,6 +2,7 @@
 
 use smartrest::{REMOTE_ACCESS, Request, TopicError, Topics};
 
+use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
 use crate::cloud::session::Options;
 use crate::config::Config;
@@ -45,10 +46,12 @@ impl Announcement {
         };
         let mqtt = &config.mqtt;
         Options {
-            broker: mqtt.endpoint.clone(),
-            client_id: device.id.clone(),
-            login: Some((mqtt.username.clone(), mqtt.password.clone())),
-            keep_alive: mqtt.keep_alive,
+            account: Account {
+                broker: mqtt.endpoint.clone(),
+                client_id: device.id.clone(),
+                login: Some((mqtt.username.clone(), mqtt.password.clone())),
+                keep_alive: mqtt.keep_alive,
+            },
             create: announced(vec![Request::Device {
                 name: device.name.clone(),
                 kind: device.device_type.clone(),

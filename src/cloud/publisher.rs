@@ -1,0 +1,70 @@
+//! Hands messages to the session from anywhere, without waiting.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smartrest::row::{PACKET_LIMIT, payload_limit};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::outbox::{Message, Outbox};
+
+/// Puts messages into a session's outbox; never waits.
+#[derive(Clone, Debug, Default)]
+pub struct Publisher {
+    outbox: Arc<Mutex<Outbox>>,
+    asked: Arc<Mutex<Vec<Message>>>,
+    filled: Arc<Notify>,
+}
+
+impl Publisher {
+    /// Queues a message until a broker has acknowledged it.
+    pub fn publish(&self, message: Message) {
+        if message.payload.len() > payload_limit(&message.topic) {
+            let bytes = message.payload.len();
+            warn!(
+                bytes,
+                limit = PACKET_LIMIT,
+                "message left out: no packet for the platform is so large"
+            );
+            return;
+        }
+        self.outbox().push(message);
+        self.filled.notify_one();
+    }
+
+    /// Sends a message ahead of all others on the present or next connection. It is not kept when
+    /// that is lost: whoever asks has a time limit and asks again.
+    pub fn ask(&self, message: Message) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if !asked.contains(&message) {
+            asked.push(message);
+        }
+        drop(asked);
+        self.filled.notify_one();
+    }
+
+    /// Waits until something was published or asked.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    /// Takes what was asked and not sent.
+    pub(super) fn take_asked(&self) -> Vec<Message> {
+        mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether work may be begun that will have to be reported.
+    pub fn has_room(&self) -> bool {
+        self.outbox().has_room()
+    }
+
+    /// How many messages are not acknowledged.
+    pub fn waiting(&self) -> usize {
+        self.outbox().len()
+    }
+
+    pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
