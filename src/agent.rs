@@ -6,18 +6,22 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use smartrest::{ConnectRequest, Request, Row, Target, Topic, Topics, plain_text};
+use smartrest::{
+    COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Topic, Topics, plain_text,
+};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::announcement::Announcement;
+use crate::announcement::{Announcement, CollectionTopics};
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
 use crate::cloud::session::{self, Session};
 use crate::cloud::transport::Transport;
+use crate::collection::{ANSWER_LIMIT, Action, Collection};
 use crate::config::Config;
+use crate::fragment::Updates;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::{Ended, Opener};
@@ -31,6 +35,8 @@ const OUTBOX_END: Duration = Duration::from_secs(5);
 
 /// Bytes of an event's text.
 const EVENT_LIMIT: usize = 500;
+/// Bytes of the policy in the fragment of the device.
+const POLICY_LIMIT: usize = 2000;
 
 /// The running agent.
 struct Agent {
@@ -44,6 +50,19 @@ struct Agent {
     requests: HashMap<OperationId, (String, Target)>,
     /// Rows were left out because too much waits for the broker.
     rows_left_out: bool,
+    /// Asks for all pending operations.
+    pending_operations: Message,
+    by_id: Option<ById>,
+}
+
+/// What is needed to take operations with their ids.
+struct ById {
+    topics: CollectionTopics,
+    collection: Collection,
+    /// The fragment but for the number of tunnels, which is that at the start.
+    fragment: Fragment,
+    updates: Updates,
+    open_tunnels: usize,
 }
 
 /// Runs the agent until `stop`, then brings what is open to its end.
@@ -61,6 +80,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     );
     let mut agent = Agent {
         gateway: config.device.id.clone(),
+        pending_operations: announcement.pending_operations(),
+        by_id: announcement
+            .collection
+            .map(|topics| ById::new(topics, config)),
         topics: announcement.topics,
         events: config.remote_access.events,
         publisher,
@@ -79,11 +102,16 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     );
     let session = tokio::spawn(session.run());
     loop {
+        let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events.recv() => agent.session_event(event),
             event = agent.tunnels.next() => agent.tunnel_event(event),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                agent.by_id(Collection::deadline_passed);
+            }
         }
+        agent.update_fragment(Updates::update);
     }
     agent.wind_up(&mut events).await;
     finish.cancel();
@@ -94,31 +122,105 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
 impl Agent {
     fn session_event(&mut self, event: session::Event) {
         match event {
+            session::Event::Ready => self.by_id(Collection::connected),
             session::Event::Received { topic, payload } => {
                 trace!(topic, bytes = payload.len(), "received");
                 match self.topics.parse(&topic) {
-                    Some(Topic::Down) => self.received(&smartrest::decode(&payload)),
+                    Some(Topic::Down) => self.received(&payload),
+                    Some(Topic::CustomDown(COLLECTION_ID)) => {
+                        let rows = smartrest::decode(&payload);
+                        self.by_id(|collection, now| collection.rows(&rows, now));
+                    }
+                    Some(Topic::Templates) => {
+                        let rows = smartrest::decode(&payload);
+                        self.by_id(|collection, now| collection.answered(&rows, now));
+                    }
                     Some(Topic::Errors) => platform_error(&payload),
                     _ => debug!(topic, "message on a topic that means nothing here"),
                 }
             }
             session::Event::Delivered => {
                 if std::mem::take(&mut self.rows_left_out) {
-                    self.publish(&self.gateway, &Request::PendingOperations);
+                    self.publisher.publish(self.pending_operations.clone());
                 }
             }
         }
     }
 
-    fn received(&mut self, rows: &[Row]) {
-        let (requests, others): (Vec<Row>, Vec<Row>) = rows
-            .iter()
-            .cloned()
-            .partition(|row| row.template() == ConnectRequest::TEMPLATE);
-        for row in others {
-            debug!(template = row.template(), "row for another agent");
+    /// Lets the collection decide, if there is one, and does what it says.
+    fn by_id(&mut self, decide: impl FnOnce(&mut Collection, Instant) -> Vec<Action>) {
+        if let Some(by_id) = &mut self.by_id {
+            let actions = decide(&mut by_id.collection, Instant::now());
+            self.carry_out(actions);
         }
-        if requests.is_empty() {
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let Some(topics) = self.by_id.as_ref().map(|by_id| by_id.topics.clone()) else {
+            return;
+        };
+        for action in actions {
+            match action {
+                Action::Ask => self.publisher.ask(topics.ask()),
+                Action::Create => {
+                    info!(
+                        collection = COLLECTION_ID,
+                        "creating the template collection"
+                    );
+                    self.publisher.ask(topics.create());
+                }
+                Action::Resume => self.publisher.ask(self.pending_operations.clone()),
+                Action::WarnOfFallback => warn!(
+                    waited = ?ANSWER_LIMIT,
+                    "the platform does not answer for template collections: operations are                      reported without their ids, a result waits for every older one of its device,                      and adit_RemoteAccess is not kept up to date"
+                ),
+                Action::Take(offers) => self.take(&offers),
+                Action::Nameless(error) => {
+                    debug!(error = error.to_string(), "row left to its static copy");
+                }
+            }
+        }
+    }
+
+    fn update_fragment(
+        &mut self,
+        decide: impl FnOnce(&mut Updates, Fragment, Instant) -> Option<Fragment>,
+    ) {
+        let by_id = self.by_id.as_mut();
+        let Some(by_id) = by_id.filter(|by_id| by_id.collection.is_installed()) else {
+            return;
+        };
+        let current = Fragment {
+            active_tunnels: by_id.open_tunnels,
+            ..by_id.fragment.clone()
+        };
+        if let Some(fragment) = decide(&mut by_id.updates, current, Instant::now()) {
+            self.publisher
+                .publish_newest(by_id.topics.fragment(&fragment));
+        }
+    }
+
+    fn received(&mut self, payload: &[u8]) {
+        let mut offers = Vec::new();
+        for row in smartrest::decode(payload) {
+            match Offer::from_static_row(&row) {
+                Some(offer) => offers.push(offer),
+                None => debug!(template = row.template(), "row for another agent"),
+            }
+        }
+        match &mut self.by_id {
+            Some(by_id) => {
+                let is_known = |offer: &Offer| self.operations.knows(offer);
+                let now = Instant::now();
+                let actions = by_id.collection.static_offers(offers, now, is_known);
+                self.carry_out(actions);
+            }
+            None => self.take(&offers),
+        }
+    }
+
+    fn take(&mut self, offers: &[Offer]) {
+        if offers.is_empty() {
             return;
         }
         if !self.publisher.has_room() {
@@ -129,7 +231,7 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
-        let received = self.operations.receive(&requests);
+        let received = self.operations.receive(offers);
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
@@ -164,6 +266,7 @@ impl Agent {
                 let Some((device, target)) = self.requests.get(&OperationId(id)).cloned() else {
                     return;
                 };
+                self.count_open(1);
                 self.finish(&device, OperationId(id), Outcome::Successful);
                 self.event(
                     &device,
@@ -177,6 +280,7 @@ impl Agent {
                 }
             }
             manager::Event::Ended(id, ended) => {
+                self.count_open(-1);
                 if let Some((device, target)) = self.requests.remove(&OperationId(id)) {
                     self.event(
                         &device,
@@ -188,19 +292,29 @@ impl Agent {
         }
     }
 
+    fn count_open(&mut self, difference: isize) {
+        if let Some(by_id) = &mut self.by_id {
+            by_id.open_tunnels = by_id.open_tunnels.saturating_add_signed(difference);
+        }
+    }
+
     fn finish(&mut self, device: &str, id: OperationId, outcome: Outcome) {
         let reports = self.operations.finish(device, id, outcome);
         self.report(&reports);
     }
 
     fn report(&self, reports: &[Report]) {
-        for Report { device, status } in reports {
-            debug!(device, ?status, "operation status");
-            let operation = smartrest::OperationRef::oldest_tunnel();
+        for Report {
+            device,
+            operation,
+            status,
+        } in reports
+        {
+            debug!(device, ?operation, ?status, "operation status");
             self.publish(
                 device,
                 &Request::Status {
-                    operation,
+                    operation: operation.clone(),
                     status: status.clone(),
                 },
             );
@@ -255,6 +369,32 @@ impl Agent {
         if timeout(TUNNELS_END, ends).await.is_err() {
             warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
+        self.update_fragment(Updates::finish);
+    }
+}
+
+impl ById {
+    fn new(topics: CollectionTopics, config: &Config) -> Self {
+        Self {
+            topics,
+            collection: Collection::default(),
+            fragment: Fragment {
+                device: config.device.id.clone(),
+                active_tunnels: 0,
+                limit: config.remote_access.max_tunnels,
+                policy: plain_text(&config.remote_access.policy.to_string(), POLICY_LIMIT),
+            },
+            updates: Updates::default(),
+            open_tunnels: 0,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.collection.next_deadline(),
+            self.updates.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Device {
     pub device_type: String,
     /// In whole minutes; `None` leaves it as it is. Ten minutes unless set.
     pub required_interval: Option<Duration>,
+    /// External ids of further devices behind this one, each once. None unless set.
+    pub children: Vec<String>,
     /// Operations beyond those that adit carries out itself. None unless set.
     pub supported_operations: Vec<String>,
     /// Whether adit says what the device is and supports. True unless set.
@@ -119,6 +121,8 @@ pub struct RemoteAccess {
     pub max_duration: Option<Duration>,
     /// Whether the platform gets an event for each tunnel. True unless set.
     pub events: bool,
+    /// Whether operations are asked for with their ids, and reported by them. False unless set.
+    pub operation_ids: bool,
 }
 
 /// A remote access protocol as the platform names it.
@@ -212,6 +216,7 @@ impl Reader<'_> {
         let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
         let device_type = self.get(&keys::DEVICE_TYPE);
         let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
+        let children = self.children(id.as_deref());
         let supported_operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS);
         let announce = self.get(&keys::DEVICE_ANNOUNCE);
         Some(Device {
@@ -219,9 +224,25 @@ impl Reader<'_> {
             name: name?,
             device_type: device_type?,
             required_interval: required_interval?,
+            children: children?,
             supported_operations: supported_operations?,
             announce: announce?,
         })
+    }
+
+    fn children(&mut self, gateway: Option<&str>) -> Option<Vec<String>> {
+        let children = self.list(&keys::DEVICE_CHILDREN)?;
+        let is_double = |(at, id): (usize, &String)| children[..at].contains(id);
+        let own = children.iter().find(|id| gateway == Some(id.as_str()));
+        let double = children.iter().enumerate().find(|&child| is_double(child));
+        let complaint = match (own, double) {
+            (None, None) => return Some(children),
+            (Some(own), _) => format!("{own:?} is the id of the gateway itself"),
+            (None, Some((_, double))) => format!("{double:?} is there twice"),
+        };
+        let place = self.place(&keys::DEVICE_CHILDREN.key)?;
+        self.refuse(&place, complaint);
+        None
     }
 
     fn device_id(&mut self) -> Option<String> {
@@ -357,6 +378,7 @@ impl Reader<'_> {
         let idle_timeout = self.get(&keys::REMOTE_ACCESS_IDLE_TIMEOUT);
         let max_duration = self.get(&keys::REMOTE_ACCESS_MAX_DURATION);
         let events = self.get(&keys::REMOTE_ACCESS_EVENTS);
+        let operation_ids = self.get(&keys::REMOTE_ACCESS_OPERATION_IDS);
         Some(RemoteAccess {
             protocols: protocols?,
             policy: Policy::new(allow?, deny?),
@@ -366,6 +388,7 @@ impl Reader<'_> {
             idle_timeout: idle_timeout?,
             max_duration: max_duration?,
             events: events?,
+            operation_ids: operation_ids?,
         })
     }
 
