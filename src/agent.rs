@@ -3,7 +3,7 @@
 //! Only this module knows both the session and the tunnels. It does no I/O of its own and never
 //! waits for either: what it publishes goes to an outbox, what it opens goes to a task.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use smartrest::{
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::announcement::{Announcement, CollectionTopics};
+use crate::announcement::{self, Announcement, CollectionTopics};
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
 use crate::cloud::session::{self, Session};
@@ -38,6 +38,9 @@ const EVENT_LIMIT: usize = 500;
 /// Bytes of the policy in the fragment of the device.
 const POLICY_LIMIT: usize = 2000;
 
+/// More children than a gateway has; their names come from outside.
+const CHILDREN_LIMIT: usize = 4096;
+
 /// The running agent.
 struct Agent {
     gateway: String,
@@ -50,6 +53,8 @@ struct Agent {
     requests: HashMap<OperationId, (String, Target)>,
     /// Rows were left out because too much waits for the broker.
     rows_left_out: bool,
+    /// The children on which nothing is executing any more that a former life left.
+    cleared: HashSet<String>,
     /// Asks for all pending operations.
     pending_operations: Message,
     by_id: Option<ById>,
@@ -94,6 +99,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         ),
         requests: HashMap::new(),
         rows_left_out: false,
+        // The session says it of these.
+        cleared: config.device.children.iter().cloned().collect(),
     };
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -303,13 +310,14 @@ impl Agent {
         self.report(&reports);
     }
 
-    fn report(&self, reports: &[Report]) {
+    fn report(&mut self, reports: &[Report]) {
         for Report {
             device,
             operation,
             status,
         } in reports
         {
+            self.clear_child(device);
             debug!(device, ?operation, ?status, "operation status");
             self.publish(
                 device,
@@ -318,6 +326,17 @@ impl Agent {
                     status: status.clone(),
                 },
             );
+        }
+    }
+
+    /// Fails what a former life left executing on a child, before the first word about it: the
+    /// first result would land there. The session does the same for the gateway and the
+    /// children of the configuration, but nobody knows others before something is asked of them.
+    fn clear_child(&mut self, device: &str) {
+        let is_known = device == self.gateway || self.cleared.contains(device);
+        if !is_known && self.cleared.len() < CHILDREN_LIMIT {
+            self.publish(device, &announcement::fail_orphans());
+            self.cleared.insert(device.to_owned());
         }
     }
 

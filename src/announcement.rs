@@ -104,12 +104,8 @@ impl Announcement {
                 kind: String::new(),
             })
         }));
-        let orphans = Request::FailExecuting {
-            fragment: REMOTE_ACCESS.to_owned(),
-            reason: ORPHAN_REASON.to_owned(),
-        };
-        let mut once = vec![self.message(&orphans)];
-        once.extend(self.to_children(&orphans));
+        let mut once = vec![self.message(&fail_orphans())];
+        once.extend(self.to_children(&fail_orphans()));
         let mut subscribe_if_granted = vec![self.topics.errors()];
         let mut resume = vec![self.pending_operations()];
         if let Some(collection) = &self.collection {
@@ -166,6 +162,14 @@ impl Announcement {
             topic: self.topics.up(),
             payload: encode([&request.to_row()]),
         }
+    }
+}
+
+/// Fails what a former life of adit left executing on the device whose topic carries it.
+pub fn fail_orphans() -> Request {
+    Request::FailExecuting {
+        fragment: REMOTE_ACCESS.to_owned(),
+        reason: ORPHAN_REASON.to_owned(),
     }
 }
 

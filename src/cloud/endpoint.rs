@@ -438,3 +438,296 @@ fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bo
                 || (!bare.is_empty() && squeezed.contains(&bare))
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use super::*;
+    use crate::reason::failure_reason;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+    const KEY: &str = "3f2c-key";
+    const PASSWORD: &str = "hunter2";
+
+    fn credentials() -> Secret {
+        basic("t1/device_gw", &Secret::new(PASSWORD))
+    }
+
+    fn key() -> ConnectionKey {
+        ConnectionKey::parse(KEY).unwrap()
+    }
+
+    fn transport() -> Transport {
+        Transport::new(&[]).unwrap()
+    }
+
+    /// A server that gives one answer, `{accept}` in it filled in, and `early` in the same breath;
+    /// it returns the request and the stream.
+    async fn server(
+        answer: String,
+        early: &'static [u8],
+    ) -> (Endpoint, JoinHandle<(String, tokio::net::TcpStream)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let request = String::from_utf8(request).unwrap();
+            let nonce = header(&request, "Sec-WebSocket-Key");
+            let accept = derive_accept_key(nonce.as_bytes());
+            let answer = answer.replace("{accept}", &accept);
+            let all = [answer.as_bytes(), early].concat();
+            stream.write_all(&all).await.unwrap();
+            (request, stream)
+        });
+        let cloud = Endpoint {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port,
+        };
+        (cloud, serving)
+    }
+
+    fn header<'a>(request: &'a str, name: &str) -> &'a str {
+        let prefix = format!("{name}: ");
+        let mut lines = request.lines();
+        lines.find_map(|line| line.strip_prefix(&prefix)).unwrap()
+    }
+
+    fn switching(more: &str) -> String {
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\n\
+             Connection: keep-alive, Upgrade\r\nSec-WebSocket-Accept: {{accept}}\r\n{more}\r\n"
+        )
+    }
+
+    async fn refusal(answer: String) -> (EndpointError, String) {
+        let (cloud, serving) = server(answer, b"").await;
+        let error = connect(&transport(), &cloud, &key(), &credentials(), LIMIT)
+            .await
+            .unwrap_err();
+        let text = failure_reason(&error, 1000).replace(&place(&cloud), "CLOUD");
+        serving.await.unwrap();
+        (error, text)
+    }
+
+    #[tokio::test]
+    async fn asks_as_the_platform_wants_it() {
+        let (cloud, serving) = server(switching("Sec-WebSocket-Protocol: binary\r\n"), b"").await;
+        connect(&transport(), &cloud, &key(), &credentials(), LIMIT)
+            .await
+            .unwrap();
+        let (request, _) = serving.await.unwrap();
+        assert!(
+            request.starts_with("GET /service/remoteaccess/device/3f2c-key HTTP/1.1\r\n"),
+            "{request}"
+        );
+        for (name, value) in [
+            ("Host", place(&cloud).as_str()),
+            ("Authorization", "Basic dDEvZGV2aWNlX2d3Omh1bnRlcjI="),
+            ("Sec-WebSocket-Protocol", "binary"),
+            ("Sec-WebSocket-Version", "13"),
+            ("User-Agent", concat!("adit/", env!("CARGO_PKG_VERSION"))),
+        ] {
+            assert_eq!(header(&request, name), value);
+        }
+    }
+
+    #[test]
+    fn names_the_port_only_where_it_is_not_the_usual_one() {
+        for (tls, host, port, expected) in [
+            (true, "tenant.example.com", 443, "tenant.example.com"),
+            (true, "tenant.example.com", 8443, "tenant.example.com:8443"),
+            (false, "tenant.example.com", 443, "tenant.example.com:443"),
+            (false, "fd00::7", 80, "[fd00::7]"),
+            (false, "fd00::7", 8080, "[fd00::7]:8080"),
+        ] {
+            let cloud = Endpoint {
+                tls,
+                host: host.into(),
+                port,
+            };
+            let request = request(&cloud, &key(), &credentials(), "n").unwrap();
+            assert_eq!(header(request.expose(), "Host"), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn works_with_and_without_a_subprotocol_and_keeps_early_bytes() {
+        for more in ["", "sec-websocket-protocol: binary\r\n"] {
+            let (cloud, serving) = server(switching(more), b"\x82\x05early").await;
+            let mut socket = connect(&transport(), &cloud, &key(), &credentials(), LIMIT)
+                .await
+                .unwrap();
+            let (_, stream) = serving.await.unwrap();
+            let mut server = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+            server.send(Message::binary("late")).await.unwrap();
+            for expected in ["early", "late"] {
+                let received = socket.next().await.unwrap().unwrap();
+                assert_eq!(received, Message::binary(expected), "{more}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn says_why_the_cloud_refused() {
+        let long = "x".repeat(BODY_LIMIT + 1);
+        for (answer, status, text) in [
+            (
+                "401 Unauthorized\r\nContent-Length: 15\r\n\r\nBad credentials".to_owned(),
+                401,
+                "CLOUD refused the WebSocket with HTTP 401: the credentials are refused, or the \
+                 connection key was used or has expired (Bad credentials)",
+            ),
+            (
+                "404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 10\r\n{\"error\":\"gone\"}\r\n0\r\n\r\n"
+                    .to_owned(),
+                404,
+                "CLOUD refused the WebSocket with HTTP 404: the connection key is unknown, was \
+                 used or has expired ({'error':'gone'})",
+            ),
+            (
+                format!("403 Forbidden\r\nContent-Length: {}\r\n\r\n{long}", long.len()),
+                403,
+                "CLOUD refused the WebSocket with HTTP 403: the device's user may not open \
+                 tunnels, or the connection key has expired",
+            ),
+            (
+                "503 Down\r\nContent-Length: 30\r\n\r\n<html><h1>Down</h1></html>    ".to_owned(),
+                503,
+                "CLOUD refused the WebSocket with HTTP 503: the platform, or something in front \
+                 of it, has a fault",
+            ),
+            (
+                "500 Oops\r\nContent-Length: 9\r\n\r\na\n\u{1b}[2J\0 b".to_owned(),
+                500,
+                "CLOUD refused the WebSocket with HTTP 500: the platform, or something in front \
+                 of it, has a fault (a [2J b)",
+            ),
+            (
+                "302 Found\r\nLocation: https://elsewhere.example.com/\r\nContent-Length: 0\r\n\r\n"
+                    .to_owned(),
+                302,
+                "CLOUD refused the WebSocket with HTTP 302: the platform is somewhere else, check \
+                 cloud.url (https://elsewhere.example.com/)",
+            ),
+            (
+                "200 OK\r\nContent-Length: 0\r\n\r\n".to_owned(),
+                200,
+                "CLOUD refused the WebSocket with HTTP 200: this is a web server, but not a \
+                 WebSocket, check cloud.url",
+            ),
+        ] {
+            // The version that load balancers speak when they have nobody to ask.
+            for version in ["HTTP/1.0", "HTTP/1.1"] {
+                let (error, said) = refusal(format!("{version} {answer}")).await;
+                assert_eq!(error.status(), Some(status));
+                assert_eq!(said, text);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn repeats_no_secret_that_the_cloud_sends_back() {
+        let token = credentials().expose().replace("Basic ", "");
+        for body in [
+            format!("no tunnel {KEY}"),
+            "no tunnel 3f2c-\n\u{7}key".to_owned(),
+            format!("Authorization: Basic {token}"),
+            format!("wrong password {PASSWORD}"),
+        ] {
+            let answer = format!(
+                "HTTP/1.1 400 Bad\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            let (_, said) = refusal(answer).await;
+            assert!(said.ends_with("the request was not understood"), "{said}");
+        }
+        let (_, said) = refusal(format!(
+            "HTTP/1.1 302 Found\r\nLocation: /x/{KEY}\r\nContent-Length: 0\r\n\r\n"
+        ))
+        .await;
+        assert!(said.ends_with("check cloud.url"), "{said}");
+        let (_, said) = refusal(switching(&format!("Sec-WebSocket-Protocol: {KEY}\r\n"))).await;
+        assert!(!said.contains(KEY), "{said}");
+    }
+
+    #[tokio::test]
+    async fn says_what_is_no_websocket() {
+        for (answer, fault) in [
+            (
+                "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
+                "the answer is not HTTP",
+            ),
+            (
+                switching("Sec-WebSocket-Protocol: mqtt\r\n"),
+                "the answer names the subprotocol 'mqtt' where 'binary' was asked for",
+            ),
+            (
+                switching("Sec-WebSocket-Extensions: permessage-deflate\r\n"),
+                "the answer names an extension where none was asked for",
+            ),
+            (
+                switching("").replace("{accept}", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+                "the answer belongs to another request (sec-websocket-accept)",
+            ),
+            (
+                switching("").replace("WebSocket\r\nC", "h2c\r\nC"),
+                "the answer does not say 'upgrade: websocket'",
+            ),
+            (
+                format!("HTTP/1.1 101 X\r\nA: {}", "x".repeat(HEAD_LIMIT)),
+                "the answer's head has no end",
+            ),
+        ] {
+            let (error, said) = refusal(answer).await;
+            assert_eq!(error.status(), None);
+            assert_eq!(said, format!("CLOUD does not speak WebSocket: {fault}"));
+        }
+    }
+
+    #[tokio::test]
+    async fn tells_silence_from_a_closed_door() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let cloud = Endpoint {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let attempt = async |limit| {
+            let error = connect(&transport(), &cloud, &key(), &credentials(), limit)
+                .await
+                .unwrap_err();
+            failure_reason(&error, 1000).replace(&place(&cloud), "CLOUD")
+        };
+        assert_eq!(
+            attempt(Duration::from_millis(50)).await,
+            "CLOUD did not open the WebSocket within 50ms"
+        );
+        drop(listener);
+        assert_eq!(
+            attempt(LIMIT).await,
+            "cannot reach CLOUD: connection refused"
+        );
+    }
+
+    #[test]
+    fn does_not_let_credentials_write_headers() {
+        let cloud = Endpoint {
+            tls: true,
+            host: "tenant.example.com".into(),
+            port: 443,
+        };
+        let smuggled = Secret::new("Bearer x\r\nHost: elsewhere.example.com");
+        let error = request(&cloud, &key(), &smuggled, "n").unwrap_err();
+        assert!(matches!(error, EndpointError::Credentials));
+    }
+}

@@ -45,10 +45,10 @@ pub struct Opener {
 
 /// A tunnel whose both ends stand. Bytes that came early wait in its sockets.
 #[derive(Debug)]
-pub struct OpenTunnel<'a> {
+pub struct OpenTunnel {
     lan: TcpStream,
     cloud: CloudSocket<Stream>,
-    limits: &'a Limits,
+    limits: Limits,
 }
 
 /// Why a tunnel did not open.
@@ -105,7 +105,7 @@ impl Opener {
         &self,
         target: &Target,
         key: &ConnectionKey,
-    ) -> Result<OpenTunnel<'_>, OpenError> {
+    ) -> Result<OpenTunnel, OpenError> {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
         let lan = pin!(target::connect(target, &self.policy, limit));
@@ -132,16 +132,16 @@ impl Opener {
         Ok(OpenTunnel {
             lan,
             cloud,
-            limits: &self.limits,
+            limits: self.limits.clone(),
         })
     }
 }
 
-impl OpenTunnel<'_> {
+impl OpenTunnel {
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
     pub async fn relay(self, stop: impl Future) -> Ended {
         let traffic = Traffic::default();
-        relay::relay(self.lan, self.cloud, self.limits, &traffic, stop).await
+        relay::relay(self.lan, self.cloud, &self.limits, &traffic, stop).await
     }
 }
 
@@ -166,5 +166,177 @@ async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(mut cloud: CloudSocket<S>, r
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "the cloud was not told"),
         Err(_) => debug!("the cloud did not answer the Close frame"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use smartrest::ConnectRequest;
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_hdr_async;
+    use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    async fn within<T>(future: impl Future<Output = T>) -> T {
+        timeout(DEADLINE, future).await.expect("in time")
+    }
+
+    struct Site {
+        device: TcpListener,
+        cloud: TcpListener,
+        transport: Transport,
+        authorization: Secret,
+    }
+
+    impl Site {
+        async fn new() -> Self {
+            Self {
+                device: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+                cloud: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+                transport: Transport::new(&[]).unwrap(),
+                authorization: Secret::new("Bearer t"),
+            }
+        }
+
+        fn request(&self) -> ConnectRequest {
+            let port = self.device.local_addr().unwrap().port().to_string();
+            ConnectRequest {
+                device: "gw-1".into(),
+                target: Target::parse("127.0.0.1", &port).unwrap(),
+                key: ConnectionKey::parse("k").unwrap(),
+            }
+        }
+
+        async fn open(
+            &self,
+            request: &ConnectRequest,
+            policy: &Policy,
+            connect_timeout: Duration,
+        ) -> Result<OpenTunnel, OpenError> {
+            let cloud = Endpoint {
+                tls: false,
+                host: "127.0.0.1".into(),
+                port: self.cloud.local_addr().unwrap().port(),
+            };
+            let opener = Opener {
+                policy: policy.clone(),
+                transport: self.transport.clone(),
+                cloud,
+                authorization: self.authorization.clone(),
+                connect_timeout,
+                limits: Limits {
+                    keep_alive: DEADLINE,
+                    drain: DRAIN_LIMIT,
+                    idle: None,
+                    max_duration: None,
+                },
+            };
+            within(opener.open(&request.target, &request.key)).await
+        }
+    }
+
+    fn private() -> Policy {
+        Policy::new(vec!["private".parse().unwrap()], vec![])
+    }
+
+    #[expect(clippy::result_large_err, reason = "the library's type")]
+    async fn accept(stream: TcpStream) -> tokio_tungstenite::WebSocketStream<TcpStream> {
+        let name = |_: &Request, mut response: Response| {
+            let binary = "binary".parse().unwrap();
+            response
+                .headers_mut()
+                .insert("sec-websocket-protocol", binary);
+            Ok(response)
+        };
+        accept_hdr_async(stream, name).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn keeps_what_either_side_says_before_the_other_stands() {
+        let site = Site::new().await;
+        let (request, policy) = (site.request(), private());
+        let device = async {
+            let (mut stream, _) = site.device.accept().await.unwrap();
+            stream.write_all(b"RFB 003.008\n").await.unwrap();
+            // The machine says its piece and leaves before the cloud even accepts.
+            drop(stream);
+            let (stream, _) = site.cloud.accept().await.unwrap();
+            let mut cloud = accept(stream).await;
+            cloud.send(Message::binary("early")).await.unwrap();
+            cloud
+        };
+        let (tunnel, _cloud) = tokio::join!(site.open(&request, &policy, DEADLINE), within(device));
+        let OpenTunnel {
+            mut lan, mut cloud, ..
+        } = tunnel.unwrap();
+        let mut banner = String::new();
+        lan.read_to_string(&mut banner).await.unwrap();
+        assert_eq!(banner, "RFB 003.008\n");
+        let early = within(cloud.next()).await.unwrap().unwrap();
+        assert_eq!(early, Message::binary("early"));
+    }
+
+    #[tokio::test]
+    async fn asks_nobody_when_the_policy_denies_the_name() {
+        let site = Site::new().await;
+        let policy = Policy::new(
+            vec!["private".parse().unwrap()],
+            vec!["127.0.0.1".parse().unwrap()],
+        );
+        let error = site
+            .open(&site.request(), &policy, DEADLINE)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, OpenError::Dial(DialError::Denied(_))));
+        assert!(error.to_string().contains("denies 127.0.0.1"), "{error}");
+        let nobody = timeout(Duration::ZERO, site.cloud.accept()).await;
+        assert!(nobody.is_err());
+    }
+
+    #[tokio::test]
+    async fn closes_the_machine_when_the_cloud_refuses() {
+        let site = Site::new().await;
+        let (request, policy) = (site.request(), private());
+        let cloud = async {
+            let (mut device, _) = site.device.accept().await.unwrap();
+            let (mut stream, _) = site.cloud.accept().await.unwrap();
+            let mut head = [0; 4096];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            let answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+            assert_eq!(device.read(&mut head).await.unwrap(), 0, "still open");
+        };
+        let (tunnel, ()) = tokio::join!(site.open(&request, &policy, DEADLINE), within(cloud));
+        assert_eq!(tunnel.unwrap_err().status(), Some(404));
+    }
+
+    #[tokio::test]
+    async fn tells_the_cloud_why_the_machine_is_not_reached() {
+        let site = Site::new().await;
+        let mut request = site.request();
+        let (_held, _socket, silent) = target::tests::black_hole().await;
+        request.target = Target::parse("127.0.0.1", &silent.port().to_string()).unwrap();
+        let policy = private();
+        let cloud = async {
+            let (stream, _) = site.cloud.accept().await.unwrap();
+            let mut cloud = accept(stream).await;
+            let message = cloud.next().await.unwrap().unwrap();
+            while cloud.next().await.is_some() {}
+            message
+        };
+        let limit = Duration::from_millis(300);
+        let (tunnel, said) = tokio::join!(site.open(&request, &policy, limit), within(cloud));
+        let error = tunnel.unwrap_err();
+        let Message::Close(Some(frame)) = said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(frame.code, CloseCode::Error);
+        assert_eq!(frame.reason.as_str(), failure_reason(&error, 123));
+        assert!(frame.reason.ends_with("did not answer within 300ms"));
     }
 }

@@ -231,7 +231,7 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::future::{pending, ready};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -263,7 +263,7 @@ mod tests {
     }
 
     /// A port whose queue of unaccepted connections is full, so that a further one hangs.
-    async fn black_hole() -> (Vec<TcpStream>, socket2::Socket, SocketAddr) {
+    pub(in crate::tunnel) async fn black_hole() -> (Vec<TcpStream>, socket2::Socket, SocketAddr) {
         use socket2::{Domain, Socket, Type};
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::new(local(1), 0).into()).unwrap();

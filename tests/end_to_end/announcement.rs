@@ -44,7 +44,7 @@ async fn announces_itself_in_the_order_the_platform_needs() {
         assert_eq!(device.supported_operations, ["c8y_RemoteAccessConnect"]);
         site.assert_no_complaint();
 
-        let packets = site.broker.packets_of(&site.gateway);
+        let packets = site.broker.packets_of(&site.gateway).await;
         assert_eq!(packets[..3], ["PUBLISH", "SUBSCRIBE", "PUBLISH"]);
     }
 }
@@ -53,15 +53,11 @@ async fn announces_itself_in_the_order_the_platform_needs() {
 async fn announces_itself_again_after_a_reconnect_and_fails_orphans_only_once() {
     let mut site = Site::new().await;
     let _adit = site.adit(&[]).await;
-    site.wait_for_rows(1, "500").await;
     for _ in 0..2 {
         site.broker.kill();
         site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
         let before = rows(&site.cloud, "s/us").len();
-        let known = rows(&site.cloud, "s/us")
-            .iter()
-            .filter(|row| *row == "500")
-            .count();
+        let known = site.count("500");
         site.broker.restart().await;
         site.wait_for_rows(known + 1, "500").await;
         let mut expected = announcement(&site.gateway);
@@ -82,7 +78,6 @@ async fn announces_what_the_configuration_says() {
             "remote_access.protocols=VNC,SSH",
         ])
         .await;
-    site.wait_for_rows(1, "500").await;
     assert_eq!(
         rows(&site.cloud, "s/us")[..4],
         [
@@ -100,7 +95,6 @@ async fn leaves_the_device_alone_when_another_agent_announces_it() {
     site.cloud
         .create_device(&site.gateway, "Gateway", "thin-edge");
     let _adit = site.adit(&["device.announce=false"]).await;
-    site.wait_for_rows(1, "500").await;
     assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, "500"]);
 }
 

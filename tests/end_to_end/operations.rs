@@ -6,12 +6,6 @@ use smartrest::Row;
 
 use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, refusing_port, rows};
 
-/// The rows with this template that came from the gateway.
-fn count(site: &Site, template: &str) -> usize {
-    let rows = rows(&site.cloud, "s/us");
-    rows.iter().filter(|row| row.starts_with(template)).count()
-}
-
 #[tokio::test]
 async fn gives_every_operation_its_own_result_whatever_comes_first() {
     const ROUNDS: usize = 4;
@@ -185,11 +179,7 @@ async fn opens_one_tunnel_for_a_row_that_comes_again_and_again() {
     far_end.close().await;
     site.event(&site.gateway, 4).await;
     assert_eq!(
-        (
-            count(&site, "501"),
-            count(&site, "502"),
-            count(&site, "503")
-        ),
+        (site.count("501"), site.count("502"), site.count("503")),
         (2, 0, 2)
     );
     assert_eq!(site.cloud.handshakes().len(), 2);
@@ -218,28 +208,41 @@ async fn fails_an_operation_beyond_the_limit_of_tunnels() {
 
 #[tokio::test]
 async fn fails_what_a_former_life_left_executing() {
+    const REASON: &str = "adit was restarted while the tunnel was opening";
     let site = Site::new().await;
     let mut adit = site.adit(&[]).await;
     let lan = Lan::echo().await;
     let child = site.child("plc");
+    let of_child = || {
+        site.cloud
+            .open_tunnel(&child, "127.0.0.1", lan.port)
+            .unwrap()
+    };
     site.cloud.misbehave(Misbehaviour::NeverAnswer);
-    let of_gateway = site.request("127.0.0.1", lan.port);
-    let of_child = site
-        .cloud
-        .open_tunnel(&child, "127.0.0.1", lan.port)
-        .unwrap();
-    site.executing(of_gateway.operation).await;
-    site.executing(of_child.operation).await;
+    let orphan = site.request("127.0.0.1", lan.port);
+    let orphan_of_child = of_child();
+    site.executing(orphan.operation).await;
+    site.executing(orphan_of_child.operation).await;
     adit.kill();
     site.cloud.misbehave(None);
 
     let _adit = site.adit(&[]).await;
-    assert_eq!(
-        site.failed(of_gateway.operation).await,
-        "adit was restarted while the tunnel was opening"
-    );
+    assert_eq!(site.failed(orphan.operation).await, REASON);
     let (_, mut far_end) = site.open(lan.port).await;
     far_end.echo("hello").await;
+    // Nobody has told adit of its children: it learns of one when something is asked of it, and a
+    // result must not land on what was left there.
+    for _ in 0..2 {
+        let mut tunnel = of_child();
+        let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+        far_end.echo("hello").await;
+        site.opened(tunnel.operation).await;
+    }
+    assert_eq!(site.failed(orphan_of_child.operation).await, REASON);
+    // Each life has said so once.
+    let rows = rows(&site.cloud, &format!("s/us/{child}"));
+    assert_eq!(rows.iter().filter(|row| row.starts_with("507")).count(), 2);
+    site.assert_no_complaint();
 }
 
 #[tokio::test]

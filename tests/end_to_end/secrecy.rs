@@ -7,6 +7,9 @@ use smartrest::{Row, encode};
 
 use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, refusing_port};
 
+/// A connection key where none belongs.
+const MISPLACED: &str = "4f3a-misplaced-key";
+
 /// What nobody may read of a whole run.
 fn secrets(site: &Site) -> Vec<String> {
     let (user, password) = site.user();
@@ -14,7 +17,7 @@ fn secrets(site: &Site) -> Vec<String> {
     let operations = site.cloud.operations();
     let keys = operations.iter().filter_map(|operation| operation.key());
     keys.map(|key| key.expose().to_owned())
-        .chain([password, basic])
+        .chain([password, basic, MISPLACED.to_owned()])
         .collect()
 }
 
@@ -72,15 +75,11 @@ async fn shows_no_secret_in_a_whole_life() {
         .await;
     let (_, password) = site.user();
     for fields in [
-        vec!["plc", "4f3a-key-in-the-wrong-place"],
-        vec!["4f3a-key-in-the-wrong-place", "22"],
-        vec!["plc", "22", "4f3a-key-in-the-wrong-place", "too much"],
-        vec!["plc", "22", &password, "4f3a-key-in-the-wrong-place"],
-        vec![
-            "plc",
-            "22",
-            "a key/that is none 4f3a-key-in-the-wrong-place",
-        ],
+        vec!["plc", MISPLACED],
+        vec![MISPLACED, "22"],
+        vec!["plc", "22", MISPLACED, "too much"],
+        vec!["plc", "22", &password, MISPLACED],
+        vec!["plc", "22", "a key/that is none"],
     ] {
         let row = Row::new(["530", &site.gateway].into_iter().chain(fields));
         let id = site

@@ -40,6 +40,9 @@ pub(crate) use end::close_frame;
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// What one read of the LAN side may return, and so the largest frame that is sent.
+///
+/// By `benches/relay.rs`, bulk costs about 1.5 times the processor time of a plain proxy with
+/// 16 KiB and 1.2 with 32; what 64 KiB save is within the noise, and every tunnel would hold them.
 const READ_SIZE: usize = 32 << 10;
 
 /// Pings in a row without a sign of life that end a tunnel.

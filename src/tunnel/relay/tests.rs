@@ -446,6 +446,49 @@ async fn delivers_to_the_device_all_that_the_cloud_sent_before_it_ended() {
     }
 }
 
+/// Closing a socket with unread bytes in it would be a reset that erases the last message.
+#[tokio::test]
+async fn delivers_the_last_message_to_a_device_whose_bytes_nobody_reads_any_more() {
+    let (device, lan) = pair(Some(SMALL)).await;
+    let (server, client) = pair(Some(SMALL)).await;
+    // More than the device has room for waits here, and a reset would throw it away.
+    SockRef::from(&lan).set_send_buffer_size(1 << 20).unwrap();
+    let cloud = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+    let mut tunnel = start_between(limits(), device, lan, cloud, client).await;
+    let piece = [0; 4 << 10];
+    while let Ok(written) = timeout(SHORT * 10, tunnel.device.write(&piece)).await {
+        written.unwrap();
+    }
+    let sent = noise(16, 150_000);
+    for piece in sent.chunks(10_000) {
+        tunnel.cloud_sends(binary(piece.to_vec())).await;
+    }
+    within(tunnel.cloud.close(None)).await.unwrap();
+    // The cloud's end has arrived when adit reads on, and so makes room.
+    within(tunnel.device.writable()).await.unwrap();
+    let (received, end) = tunnel.device_receives_all().await;
+    end.unwrap();
+    same(&received, &sent);
+    within(tunnel.device.shutdown()).await.unwrap();
+    tunnel.cloud_finishes().await;
+    assert_eq!(tunnel.ended().await.reason, EndReason::ClosedByCloud);
+}
+
+/// Many servers take the end of the stream for the end of everything.
+#[tokio::test]
+async fn does_not_end_the_stream_before_the_cloud_has_answered_the_close() {
+    let mut tunnel = start(limits(), None).await;
+    within(tunnel.device.shutdown()).await.unwrap();
+    let raw = tunnel.cloud.get_mut();
+    let mut frame = [0; 2 + 4 + 2 + "closed by the device".len()];
+    within(raw.read_exact(&mut frame)).await.unwrap();
+    assert_eq!(frame[0], 0x88, "a Close frame");
+    raw.write_all(b"\x82\x04more").await.unwrap();
+    assert_eq!(tunnel.device_receives(4).await, b"more");
+    let more = tunnel.cloud.get_mut().try_read(&mut frame);
+    assert_eq!(more.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+}
+
 #[tokio::test]
 async fn repeats_the_reason_of_a_cloud_in_trouble() {
     let mut tunnel = start(limits(), None).await;
@@ -830,7 +873,7 @@ async fn delivers_what_is_under_way_when_it_is_stopped() {
     assert!(ended.lasted < DRAIN_LIMIT);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stops_while_a_device_never_stops_sending() {
     let mut tunnel = start(
         Limits {
@@ -842,7 +885,7 @@ async fn stops_while_a_device_never_stops_sending() {
     .await;
     let (_device_in, mut device_out) = tunnel.device.into_split();
     let flood =
-        tokio::spawn(async move { while device_out.write_all(&[0; 4096]).await.is_ok() {} });
+        tokio::spawn(async move { while device_out.write_all(&[0; 64 << 10]).await.is_ok() {} });
     assert!(matches!(
         within(tunnel.cloud.next()).await,
         Some(Ok(Message::Binary(_)))

@@ -66,13 +66,13 @@ impl Mosquitto {
         }) = tls
         {
             let (cert, key) = (cert_file.display(), key_file.display());
-            write!(config, "certfile {cert}\nkeyfile {key}\n").unwrap();
+            writeln!(config, "certfile {cert}\nkeyfile {key}").unwrap();
         }
         match subscriptions {
             Subscriptions::Granted => {
                 write_users(&directory, &[platform, gateway]);
                 let users = directory.path("users");
-                write!(config, "password_file {}\n", users.display()).unwrap();
+                writeln!(config, "password_file {}", users.display()).unwrap();
             }
             Subscriptions::Refused => {
                 let rights = directory.path("rights.json");
@@ -141,9 +141,12 @@ impl Mosquitto {
         self.process = spawn(&self.directory).await;
     }
 
-    /// Returns the kinds of the packets that came from a client, in order, `CONNECT` excepted.
-    pub(crate) fn packets_of(&self, client_id: &str) -> Vec<String> {
+    /// Waits for two publishes of a client, and returns the kinds of the packets that came from it,
+    /// in order; `CONNECT` is not among them.
+    pub(crate) async fn packets_of(&self, client_id: &str) -> Vec<String> {
         let from = format!(" from {client_id}");
+        let publish = format!("Received PUBLISH{from}");
+        assert!(self.process.find_line(2, &publish).await.is_some());
         let lines = self.process.lines();
         let packets = lines.iter().filter(|line| line.contains(&from));
         packets
@@ -173,7 +176,7 @@ impl Mosquitto {
         link.send(Packet::Publish(publish)).await.unwrap();
         // It is acknowledged when it has been carried out.
         let acknowledged =
-            async { while !matches!(link.next().await, Some(Ok(Packet::PubAck(_)))) {} };
+            async { while !matches!(link.next().await.unwrap().unwrap(), Packet::PubAck(_)) {} };
         timeout(LIMIT, acknowledged)
             .await
             .expect("mosquitto takes commands");

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use simulated_cloud::{Cloud, Operation, OperationId, Options, Platform, Status, Tunnel};
+use simulated_cloud::{Cloud, Operation, OperationId, Options, Record, Status, Tunnel};
 use smartrest::encode;
 
 use super::mosquitto::{Mosquitto, Subscriptions, User};
@@ -74,9 +74,13 @@ impl Site {
         }
     }
 
-    /// Starts adit, and waits until it takes operations.
+    /// Starts adit, and waits until it takes operations and the platform has heard all of its
+    /// announcement.
     pub(crate) async fn adit(&self, settings: &[&str]) -> Adit {
-        self.start_adit(settings).ready().await
+        let before = self.count("500");
+        let adit = self.start_adit(settings).ready().await;
+        self.wait_for_rows(before + 1, "500").await;
+        adit
     }
 
     /// Starts adit, and leaves it to itself.
@@ -159,11 +163,17 @@ impl Site {
         ended.await.unwrap()
     }
 
+    /// How many rows with this template have come from the gateway.
+    pub(crate) fn count(&self, template: &str) -> usize {
+        let log = self.cloud.log();
+        log.iter().filter(|record| is_row(record, template)).count()
+    }
+
     /// Waits for the `n`th row with this template from the gateway.
     pub(crate) async fn wait_for_rows(&self, n: usize, template: &str) {
-        let gateway = "s/us";
         let found = self.cloud.wait_until(LIMIT, |platform| {
-            (count(platform, gateway, template) >= n).then_some(())
+            let rows = platform.log().iter();
+            (rows.filter(|record| is_row(record, template)).count() >= n).then_some(())
         });
         found.await.unwrap();
     }
@@ -195,10 +205,8 @@ fn mqtt_user(cloud: &Options) -> User {
     )
 }
 
-fn count(platform: &Platform, topic: &str, template: &str) -> usize {
-    let rows = platform.log().iter().filter(|record| record.topic == topic);
-    rows.filter(|record| record.row.template() == template)
-        .count()
+fn is_row(record: &Record, template: &str) -> bool {
+    record.topic == "s/us" && record.row.template() == template
 }
 
 /// Returns the rows that arrived on a topic, as text.
