@@ -169,6 +169,24 @@ async fn opens_one_tunnel_for_an_operation_that_comes_on_both_topics() {
 }
 
 #[tokio::test]
+async fn waits_for_the_id_of_an_operation() {
+    let site = Site::new().await;
+    let adit = site.adit(&[BY_ID]).await;
+    let lan = Lan::echo().await;
+    site.cloud.set_live_delivery(false);
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    let operation = site.cloud.operation(tunnel.operation).unwrap();
+    site.cloud.publish(encode([&operation.row]));
+    adit.wait_for_log("received topic=\"s/ds\"").await;
+    site.cloud.redeliver(tunnel.operation);
+    tunnel.accept(LIMIT).await.unwrap();
+    site.opened(tunnel.operation).await;
+    assert_eq!(statuses(&site), (0, 2));
+    assert!(!adit.log().contains(operation.key().unwrap().expose()));
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn takes_an_operation_whose_id_does_not_come() {
     let site = Site::new().await;
     let _adit = site.adit(&[BY_ID]).await;
@@ -217,6 +235,7 @@ async fn fails_malformed_operations_by_their_ids() {
     // The copies with a key are known, and of those without one nothing is left.
     adit.wait_for_logs(4, "operation is known already").await;
     assert_eq!(statuses(&site), (0, 12));
+    assert!(!adit.log().contains("key-"));
     site.assert_no_complaint();
 }
 
