@@ -181,7 +181,7 @@ impl Agent {
                     waited = ?ANSWER_LIMIT,
                     "the platform does not answer for template collections: operations are                      reported without their ids, a result waits for every older one of its device,                      and adit_RemoteAccess is not kept up to date"
                 ),
-                Action::Take(offers) => self.take(&offers),
+                Action::Take(offers) => self.take(offers),
                 Action::Nameless(error) => {
                     debug!(error = error.to_string(), "row left to its static copy");
                 }
@@ -222,11 +222,11 @@ impl Agent {
                 let actions = by_id.collection.static_offers(offers, now, is_known);
                 self.carry_out(actions);
             }
-            None => self.take(&offers),
+            None => self.take(offers),
         }
     }
 
-    fn take(&mut self, offers: &[Offer]) {
+    fn take(&mut self, offers: Vec<Offer>) {
         if offers.is_empty() {
             return;
         }
@@ -238,7 +238,15 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
-        let received = self.operations.receive(offers);
+        let (offers, unanswerable): (Vec<Offer>, Vec<Offer>) =
+            offers.into_iter().partition(|offer| self.can_answer(offer));
+        if !unanswerable.is_empty() {
+            warn!(
+                rows = unanswerable.len(),
+                "row dropped: no topic can name its device, so nobody can be answered"
+            );
+        }
+        let received = self.operations.receive(&offers);
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
@@ -251,6 +259,13 @@ impl Agent {
         for (id, request) in received.start {
             self.open(id, request);
         }
+    }
+
+    /// Whether statuses for the request's device have a topic. One that names no device is left to
+    /// the operations.
+    fn can_answer(&self, offer: &Offer) -> bool {
+        let device = offer.device().unwrap_or(&self.gateway);
+        device == self.gateway || self.topics.child_up(device).is_ok()
     }
 
     fn open(&mut self, id: OperationId, request: ConnectRequest) {

@@ -138,6 +138,23 @@ async fn serves_good_rows_among_a_hundred_malformed_ones() {
 }
 
 #[tokio::test]
+async fn opens_nothing_for_a_device_that_no_topic_can_name() {
+    let site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    for device in ["a/b", "+", "#", "../x"] {
+        let row = format!("530,{device},127.0.0.1,{},key", lan.port);
+        site.cloud.publish(row);
+    }
+    adit.wait_for_log("no topic can name its device").await;
+    // The key of the rows that were dropped is still good for a row that can be answered.
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("hello").await;
+    assert_eq!(site.cloud.handshakes().len(), 1, "{}", adit.log());
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn fails_a_row_that_is_not_utf_8() {
     let site = Site::new().await;
     let _adit = site.adit(&[]).await;

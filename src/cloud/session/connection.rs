@@ -143,7 +143,7 @@ impl<'a> Connection<'a> {
             .collect();
         if !self.refused.is_empty() {
             let missing = self.refused.join(", ");
-            if self.is_needed_refused() && self.resubscribe_at.is_none() {
+            if self.is_needed_refused() && self.resubscribe_after == FIRST_RESUBSCRIBE {
                 warn!(topics = missing, retry_in = ?self.resubscribe_after,
                     "the broker refuses a subscription, as the platform does while a device is new");
             } else {
