@@ -7,13 +7,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use smartrest::{ConnectRequest, Request, Row, Target, Topic, Topics, plain_text};
+use smartrest::{
+    COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Topic, Topics, plain_text,
+};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::announcement::{self, Announcement};
+use crate::announcement::{self, Announcement, CollectionTopics};
 use crate::cloud::authorization::Authorization;
 use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
@@ -22,8 +24,10 @@ use crate::cloud::registration;
 use crate::cloud::session::{self, Session};
 use crate::cloud::token::Tokens;
 use crate::cloud::transport::Transport;
+use crate::collection::{ANSWER_LIMIT, Action, Collection};
 use crate::config::{Auth, Config};
 use crate::credentials_file;
+use crate::fragment::Updates;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
 use crate::reason::failure_reason;
 use crate::tunnel::manager::{self, Tunnels};
@@ -38,6 +42,8 @@ const OUTBOX_END: Duration = Duration::from_secs(5);
 
 /// Bytes of an event's text.
 const EVENT_LIMIT: usize = 500;
+/// Bytes of the policy in the fragment of the device.
+const POLICY_LIMIT: usize = 2000;
 
 /// More children than a gateway has; their names come from outside.
 const CHILDREN_LIMIT: usize = 4096;
@@ -58,6 +64,19 @@ struct Agent {
     cleared: HashSet<String>,
     /// Where tunnels need a token.
     tokens: Option<Arc<Tokens>>,
+    /// Asks for all pending operations.
+    pending_operations: Message,
+    by_id: Option<ById>,
+}
+
+/// What is needed to take operations with their ids.
+struct ById {
+    topics: CollectionTopics,
+    collection: Collection,
+    /// The fragment but for the number of tunnels, which is that at the start.
+    fragment: Fragment,
+    updates: Updates,
+    open_tunnels: usize,
 }
 
 /// Runs the agent until `stop`, then brings what is open to its end.
@@ -83,6 +102,10 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     let authorization = Authorization::new(config, tokens.clone());
     let mut agent = Agent {
         gateway: config.device.id.clone(),
+        pending_operations: announcement.pending_operations(),
+        by_id: announcement
+            .collection
+            .map(|topics| ById::new(topics, config)),
         topics: announcement.topics,
         events: config.remote_access.events,
         publisher,
@@ -93,7 +116,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         ),
         requests: HashMap::new(),
         rows_left_out: false,
-        cleared: HashSet::new(),
+        // The session says it of these.
+        cleared: config.device.children.iter().cloned().collect(),
         tokens,
     };
     info!(
@@ -103,11 +127,16 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     );
     let session = tokio::spawn(session.run());
     loop {
+        let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events.recv() => agent.session_event(event),
             event = agent.tunnels.next() => agent.tunnel_event(event),
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                agent.by_id(Collection::deadline_passed);
+            }
         }
+        agent.update_fragment(Updates::update);
     }
     agent.wind_up(&mut events).await;
     finish.cancel();
@@ -159,10 +188,19 @@ async fn registered(
 impl Agent {
     fn session_event(&mut self, event: session::Event) {
         match event {
+            session::Event::Ready => self.by_id(Collection::connected),
             session::Event::Received { topic, payload } => {
                 trace!(topic, bytes = payload.len(), "received");
                 match self.topics.parse(&topic) {
-                    Some(Topic::Down) => self.received(&smartrest::decode(&payload)),
+                    Some(Topic::Down) => self.received(&payload),
+                    Some(Topic::CustomDown(COLLECTION_ID)) => {
+                        let rows = smartrest::decode(&payload);
+                        self.by_id(|collection, now| collection.rows(&rows, now));
+                    }
+                    Some(Topic::Templates) => {
+                        let rows = smartrest::decode(&payload);
+                        self.by_id(|collection, now| collection.answered(&rows, now));
+                    }
                     Some(Topic::Errors) => platform_error(&payload),
                     Some(Topic::Token) => self.token(&payload),
                     _ => debug!(topic, "message on a topic that means nothing here"),
@@ -170,7 +208,7 @@ impl Agent {
             }
             session::Event::Delivered => {
                 if std::mem::take(&mut self.rows_left_out) {
-                    self.publish(&self.gateway, &Request::PendingOperations);
+                    self.publisher.publish(self.pending_operations.clone());
                 }
             }
         }
@@ -182,15 +220,80 @@ impl Agent {
         }
     }
 
-    fn received(&mut self, rows: &[Row]) {
-        let (requests, others): (Vec<Row>, Vec<Row>) = rows
-            .iter()
-            .cloned()
-            .partition(|row| row.template() == ConnectRequest::TEMPLATE);
-        for row in others {
-            debug!(template = row.template(), "row for another agent");
+    /// Lets the collection decide, if there is one, and does what it says.
+    fn by_id(&mut self, decide: impl FnOnce(&mut Collection, Instant) -> Vec<Action>) {
+        if let Some(by_id) = &mut self.by_id {
+            let actions = decide(&mut by_id.collection, Instant::now());
+            self.carry_out(actions);
         }
-        if requests.is_empty() {
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let Some(topics) = self.by_id.as_ref().map(|by_id| by_id.topics.clone()) else {
+            return;
+        };
+        for action in actions {
+            match action {
+                Action::Ask => self.publisher.ask(topics.ask()),
+                Action::Create => {
+                    info!(
+                        collection = COLLECTION_ID,
+                        "creating the template collection"
+                    );
+                    self.publisher.ask(topics.create());
+                }
+                Action::Resume => self.publisher.ask(self.pending_operations.clone()),
+                Action::WarnOfFallback => warn!(
+                    waited = ?ANSWER_LIMIT,
+                    "the platform does not answer for template collections: operations are                      reported without their ids, a result waits for every older one of its device,                      and adit_RemoteAccess is not kept up to date"
+                ),
+                Action::Take(offers) => self.take(offers),
+                Action::Nameless(error) => {
+                    debug!(error = error.to_string(), "row left to its static copy");
+                }
+            }
+        }
+    }
+
+    fn update_fragment(
+        &mut self,
+        decide: impl FnOnce(&mut Updates, Fragment, Instant) -> Option<Fragment>,
+    ) {
+        let by_id = self.by_id.as_mut();
+        let Some(by_id) = by_id.filter(|by_id| by_id.collection.is_installed()) else {
+            return;
+        };
+        let current = Fragment {
+            active_tunnels: by_id.open_tunnels,
+            ..by_id.fragment.clone()
+        };
+        if let Some(fragment) = decide(&mut by_id.updates, current, Instant::now()) {
+            self.publisher
+                .publish_newest(by_id.topics.fragment(&fragment));
+        }
+    }
+
+    fn received(&mut self, payload: &[u8]) {
+        let mut offers = Vec::new();
+        for row in smartrest::decode(payload) {
+            match Offer::from_static_row(&row) {
+                Some(offer) => offers.push(offer),
+                None => debug!(template = row.template(), "row for another agent"),
+            }
+        }
+        match &mut self.by_id {
+            Some(by_id) => {
+                let is_known = |offer: &Offer| self.operations.knows(offer);
+                let now = Instant::now();
+                let actions = by_id.collection.static_offers(offers, now, is_known);
+                self.carry_out(actions);
+            }
+            None => self.take(offers),
+        }
+    }
+
+    fn take(&mut self, offers: Vec<Offer>) {
+        if offers.is_empty() {
             return;
         }
         if !self.publisher.has_room() {
@@ -201,16 +304,15 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
-        let (requests, unanswerable): (Vec<Row>, Vec<Row>) =
-            requests.into_iter().partition(|row| self.can_answer(row));
-        for row in unanswerable {
-            let fields = row.fields().len();
+        let (offers, unanswerable): (Vec<Offer>, Vec<Offer>) =
+            offers.into_iter().partition(|offer| self.can_answer(offer));
+        if !unanswerable.is_empty() {
             warn!(
-                fields,
+                rows = unanswerable.len(),
                 "row dropped: no topic can name its device, so nobody can be answered"
             );
         }
-        let received = self.operations.receive(&requests);
+        let received = self.operations.receive(&offers);
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
@@ -225,10 +327,10 @@ impl Agent {
         }
     }
 
-    /// Whether statuses for the row's device have a topic. A row that names no device is left to
+    /// Whether statuses for the request's device have a topic. One that names no device is left to
     /// the operations.
-    fn can_answer(&self, row: &Row) -> bool {
-        let device = ConnectRequest::device_of(row).unwrap_or(&self.gateway);
+    fn can_answer(&self, offer: &Offer) -> bool {
+        let device = offer.device().unwrap_or(&self.gateway);
         device == self.gateway || self.topics.child_up(device).is_ok()
     }
 
@@ -252,6 +354,7 @@ impl Agent {
                 let Some((device, target)) = self.requests.get(&OperationId(id)).cloned() else {
                     return;
                 };
+                self.count_open(1);
                 self.finish(&device, OperationId(id), Outcome::Successful);
                 self.event(
                     &device,
@@ -265,6 +368,7 @@ impl Agent {
                 }
             }
             manager::Event::Ended(id, ended) => {
+                self.count_open(-1);
                 if let Some((device, target)) = self.requests.remove(&OperationId(id)) {
                     self.event(
                         &device,
@@ -276,20 +380,30 @@ impl Agent {
         }
     }
 
+    fn count_open(&mut self, difference: isize) {
+        if let Some(by_id) = &mut self.by_id {
+            by_id.open_tunnels = by_id.open_tunnels.saturating_add_signed(difference);
+        }
+    }
+
     fn finish(&mut self, device: &str, id: OperationId, outcome: Outcome) {
         let reports = self.operations.finish(device, id, outcome);
         self.report(&reports);
     }
 
     fn report(&mut self, reports: &[Report]) {
-        for Report { device, status } in reports {
+        for Report {
+            device,
+            operation,
+            status,
+        } in reports
+        {
             self.clear_child(device);
-            debug!(device, ?status, "operation status");
-            let operation = smartrest::OperationRef::oldest_tunnel();
+            debug!(device, ?operation, ?status, "operation status");
             self.publish(
                 device,
                 &Request::Status {
-                    operation,
+                    operation: operation.clone(),
                     status: status.clone(),
                 },
             );
@@ -297,8 +411,8 @@ impl Agent {
     }
 
     /// Fails what a former life left executing on a child, before the first word about it: the
-    /// first result would land there. The session does the same for the gateway, but nobody knows
-    /// the children before something is asked of them.
+    /// first result would land there. The session does the same for the gateway and the
+    /// children of the configuration, but nobody knows others before something is asked of them.
     fn clear_child(&mut self, device: &str) {
         let is_known = device == self.gateway || self.cleared.contains(device);
         if !is_known && self.cleared.len() < CHILDREN_LIMIT {
@@ -355,6 +469,32 @@ impl Agent {
         if timeout(TUNNELS_END, ends).await.is_err() {
             warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
+        self.update_fragment(Updates::finish);
+    }
+}
+
+impl ById {
+    fn new(topics: CollectionTopics, config: &Config) -> Self {
+        Self {
+            topics,
+            collection: Collection::default(),
+            fragment: Fragment {
+                device: config.device.id.clone(),
+                active_tunnels: 0,
+                limit: config.remote_access.max_tunnels,
+                policy: plain_text(&config.remote_access.policy.to_string(), POLICY_LIMIT),
+            },
+            updates: Updates::default(),
+            open_tunnels: 0,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [
+            self.collection.next_deadline(),
+            self.updates.next_deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 }
 

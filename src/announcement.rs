@@ -1,6 +1,8 @@
 //! What the agent tells the platform of itself at every connect, and what it asks.
 
-use smartrest::{REMOTE_ACCESS, Request, TopicError, Topics};
+use smartrest::{
+    COLLECTION, COLLECTION_ID, Fragment, REMOTE_ACCESS, Request, TopicError, Topics, encode,
+};
 
 use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
@@ -17,33 +19,100 @@ const SECONDS_PER_MINUTE: u64 = 60;
 pub struct Announcement {
     /// The topics with the configured prefix.
     pub topics: Topics,
+    /// The topics of the template collection, if operations are to have ids.
+    pub collection: Option<CollectionTopics>,
+    children: Vec<String>,
+}
+
+/// The topics of adit's template collection.
+#[derive(Clone, Debug)]
+pub struct CollectionTopics {
+    create: String,
+    up: String,
+    down: String,
+    answers: String,
+}
+
+impl CollectionTopics {
+    fn of(topics: &Topics) -> Result<Self, TopicError> {
+        Ok(Self {
+            create: topics.templates_request(COLLECTION_ID)?,
+            up: topics.custom_up(COLLECTION_ID)?,
+            down: topics.custom_down(COLLECTION_ID)?,
+            answers: topics.templates(),
+        })
+    }
+
+    /// Asks whether the collection exists.
+    pub fn ask(&self) -> Message {
+        Message {
+            topic: self.create.clone(),
+            payload: String::new(),
+        }
+    }
+
+    /// Creates the collection.
+    pub fn create(&self) -> Message {
+        Message {
+            topic: self.create.clone(),
+            payload: COLLECTION.trim_end().to_owned(),
+        }
+    }
+
+    /// Brings the fragment of the device up to date.
+    pub fn fragment(&self, fragment: &Fragment) -> Message {
+        Message {
+            topic: self.up.clone(),
+            payload: encode([&fragment.to_row()]),
+        }
+    }
 }
 
 impl Announcement {
-    /// Takes the prefix from the configuration.
+    /// Takes prefix and children from the configuration.
     ///
     /// # Errors
-    /// The prefix cannot stand in a topic.
+    /// The prefix or the id of a child cannot stand in a topic.
     pub fn of(config: &Config) -> Result<Self, TopicError> {
+        let topics = Topics::new(&config.mqtt.topic_prefix)?;
+        let collection = config.remote_access.operation_ids;
+        let collection = collection.then(|| CollectionTopics::of(&topics));
+        let children = &config.device.children;
+        let children = children.iter().map(|child| topics.child_up(child));
         Ok(Self {
-            topics: Topics::new(&config.mqtt.topic_prefix)?,
+            children: children.collect::<Result<_, _>>()?,
+            collection: collection.transpose()?,
+            topics,
         })
     }
 
     /// Says what the session is to publish and to subscribe.
     pub fn session_options(&self, config: &Config) -> Options {
         let device = &config.device;
-        let announced = |requests: Vec<Request>| {
-            let requests = if device.announce {
-                requests
-            } else {
-                Vec::new()
-            };
-            requests
-                .iter()
-                .map(|request| self.message(request))
-                .collect()
+        let announced = |messages: Vec<Message>| match device.announce {
+            true => messages,
+            false => Vec::new(),
         };
+        let mut create = vec![self.message(&Request::Device {
+            name: device.name.clone(),
+            kind: device.device_type.clone(),
+        })];
+        create.extend(device.children.iter().map(|id| {
+            self.message(&Request::Child {
+                id: id.clone(),
+                name: id.clone(),
+                kind: String::new(),
+            })
+        }));
+        let mut once = vec![self.message(&fail_orphans())];
+        once.extend(self.to_children(&fail_orphans()));
+        let mut subscribe_if_granted = vec![self.topics.errors()];
+        let mut resume = vec![self.pending_operations()];
+        if let Some(collection) = &self.collection {
+            subscribe_if_granted.extend([collection.answers.clone(), collection.down.clone()]);
+            // Asked when it is decided whether the answer comes with ids.
+            resume.clear();
+        }
         let mqtt = &config.mqtt;
         Options {
             account: Account {
@@ -52,15 +121,12 @@ impl Announcement {
                 login: mqtt.login.clone(),
                 keep_alive: mqtt.keep_alive,
             },
-            create: announced(vec![Request::Device {
-                name: device.name.clone(),
-                kind: device.device_type.clone(),
-            }]),
+            create: announced(create),
             subscribe: self.subscriptions(config),
-            subscribe_if_granted: vec![self.topics.errors()],
-            announce: announced(capabilities(config)),
-            once: vec![self.message(&fail_orphans())],
-            resume: vec![self.message(&Request::PendingOperations)],
+            subscribe_if_granted,
+            announce: announced(self.capabilities(config)),
+            once,
+            resume,
         }
     }
 
@@ -82,10 +148,37 @@ impl Announcement {
         [self.topics.down()].into_iter().chain(token).collect()
     }
 
+    /// Asks for all pending operations.
+    pub fn pending_operations(&self) -> Message {
+        self.message(&Request::PendingOperations)
+    }
+
+    fn capabilities(&self, config: &Config) -> Vec<Message> {
+        let of_gateway = capabilities(config);
+        let of_gateway = of_gateway.iter().map(|request| self.message(request));
+        let of_child = [
+            Request::SupportedOperations(vec![REMOTE_ACCESS.to_owned()]),
+            protocols(config),
+        ];
+        let of_children = of_child
+            .iter()
+            .flat_map(|request| self.to_children(request));
+        of_gateway.chain(of_children).collect()
+    }
+
+    /// The same for each child, on its own topic.
+    fn to_children(&self, request: &Request) -> impl Iterator<Item = Message> {
+        let payload = encode([&request.to_row()]);
+        self.children.iter().map(move |topic| Message {
+            topic: topic.clone(),
+            payload: payload.clone(),
+        })
+    }
+
     fn message(&self, request: &Request) -> Message {
         Message {
             topic: self.topics.up(),
-            payload: smartrest::encode([&request.to_row()]),
+            payload: encode([&request.to_row()]),
         }
     }
 }
@@ -108,16 +201,7 @@ fn capabilities(config: &Config) -> Vec<Request> {
         .into_iter()
         .chain(others.cloned())
         .collect();
-    let protocols = config
-        .remote_access
-        .protocols
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let mut requests = vec![
-        Request::SupportedOperations(operations),
-        Request::RemoteAccessProtocols(protocols),
-    ];
+    let mut requests = vec![Request::SupportedOperations(operations), protocols(config)];
     if let Some(interval) = config.device.required_interval {
         let minutes = interval.as_secs() / SECONDS_PER_MINUTE;
         requests.push(Request::RequiredInterval(
@@ -131,4 +215,9 @@ fn capabilities(config: &Config) -> Vec<Request> {
         maintainer: String::new(),
     });
     requests
+}
+
+fn protocols(config: &Config) -> Request {
+    let protocols = config.remote_access.protocols.iter();
+    Request::RemoteAccessProtocols(protocols.map(ToString::to_string).collect())
 }

@@ -2,19 +2,18 @@
 //!
 //! `501`, `502` and `503` name no operation: the platform applies them to the oldest one of the
 //! device that is pending or executing. Tunnels open in any order, so a result waits here until
-//! every older one of its device is out. Opening and publishing are left to the caller.
+//! every older one of its device is out. Where the platform has told an operation's id, `504` to
+//! `506` name it, and its result waits for no other; but it is as old as any, and those without an
+//! id wait for it. Opening and publishing are left to the caller.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use smartrest::{ConnectRequest, FieldError, Row, Status};
+use smartrest::{ConnectRequest, FieldError, Offer, OperationRef, Status};
 
 /// How many connection keys stay known after their operation has ended, so that a late copy of its
 /// row opens nothing. A key is kept as a hash, so this costs kilobytes.
 const REMEMBERED_KEYS: usize = 4096;
-
-/// Place of the connection key in a `530` row.
-const CONNECTION_KEY: usize = 4;
 
 /// Tells the operations of this process apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -43,6 +42,8 @@ impl From<Outcome> for Status {
 pub struct Report {
     /// External id of the device whose operation it is.
     pub device: String,
+    /// How it is named.
+    pub operation: OperationRef,
     /// The status to publish.
     pub status: Status,
 }
@@ -83,23 +84,25 @@ pub struct Operations {
 struct Open {
     id: OperationId,
     row: Identity,
+    operation: OperationRef,
     outcome: Option<Outcome>,
 }
 
-/// The hash of a row's connection key, or of the whole row where it has none.
+/// The hash of a connection key, or where there is none, of the operation's id or of all values.
 type Identity = u64;
 
 impl Operations {
-    /// Takes the `530` rows of one payload, oldest first as the platform sends them.
+    /// Takes the requests of one payload, oldest first as the platform sends them.
     ///
-    /// The answer to `500` may repeat a row that came live before. Such a copy opens nothing, but
-    /// it tells which others of the payload are older than it, and they take their place before it.
-    pub fn receive(&mut self, rows: &[Row]) -> Received {
-        let identities: Vec<_> = rows.iter().map(|row| self.keys.identify(row)).collect();
+    /// The answer to `500` may repeat one that came live before. Such a copy opens nothing, but it
+    /// tells which others of the payload are older than it, and they take their place before it. A
+    /// copy that brings the operation's id makes its result wait for no other.
+    pub fn receive(&mut self, offers: &[Offer]) -> Received {
+        let identities: Vec<_> = offers.iter().map(|o| self.keys.identify(o)).collect();
         let last_place: HashMap<_, _> = identities.iter().zip(0..).collect();
         let mut received = Received::default();
-        for (place, (row, &identity)) in rows.iter().zip(&identities).enumerate() {
-            let device = match ConnectRequest::device_of(row) {
+        for (place, (offer, &identity)) in offers.iter().zip(&identities).enumerate() {
+            let device = match offer.device() {
                 Ok(device) => device.to_owned(),
                 Err(missing) => {
                     received.ignored.push(Ignored::Nameless(missing));
@@ -107,11 +110,18 @@ impl Operations {
                 }
             };
             let queue = self.devices.entry(device.clone()).or_default();
-            let known = match row.get(CONNECTION_KEY) {
-                Some(_) => !self.keys.remember(identity),
-                None => queue.iter().any(|open| open.row == identity),
+            let known = if is_unique(offer) {
+                !self.keys.remember(identity)
+            } else {
+                queue.iter().any(|open| open.row == identity)
             };
             if known {
+                if let OperationRef::Id(_) = offer.operation()
+                    && let Some(open) = queue.iter_mut().find(|open| open.row == identity)
+                {
+                    open.operation = offer.operation().clone();
+                    received.reports.extend(due(&device, queue));
+                }
                 received.ignored.push(Ignored::Duplicate { device });
                 continue;
             }
@@ -124,14 +134,16 @@ impl Operations {
                 Open {
                     id,
                     row: identity,
+                    operation: offer.operation().clone(),
                     outcome: None,
                 },
             );
             received.reports.push(Report {
                 device: device.clone(),
+                operation: offer.operation().clone(),
                 status: Status::Executing,
             });
-            match ConnectRequest::from_row(row) {
+            match offer.request() {
                 Ok(request) => received.start.push((id, request)),
                 Err(error) => {
                     let failed = Outcome::Failed(error.to_string());
@@ -141,6 +153,11 @@ impl Operations {
         }
         self.devices.retain(|_, queue| !queue.is_empty());
         received
+    }
+
+    /// Whether a request is a copy of one that came before.
+    pub fn knows(&self, offer: &Offer) -> bool {
+        is_unique(offer) && self.keys.known.contains(&self.keys.identify(offer))
     }
 
     /// Notes how an operation of `device` ended, and returns every result that may go out now.
@@ -153,21 +170,40 @@ impl Operations {
         if let Some(open) = queue.iter_mut().find(|open| open.id == id) {
             open.outcome.get_or_insert(outcome);
         }
-        let mut reports = Vec::new();
-        while let Some(outcome) = queue.front_mut().and_then(|open| open.outcome.take()) {
-            queue.pop_front();
-            reports.push(Report {
-                device: device.to_owned(),
-                status: outcome.into(),
-            });
-        }
-        reports
+        due(device, queue)
     }
 
     /// How many operations are not reported as ended.
     pub fn open(&self) -> usize {
         self.devices.values().map(VecDeque::len).sum()
     }
+}
+
+/// Takes the results that may go out from the queue of a device: those with an id, and those before
+/// which no operation is left.
+fn due(device: &str, queue: &mut VecDeque<Open>) -> Vec<Report> {
+    let mut reports = Vec::new();
+    let mut is_oldest = true;
+    queue.retain_mut(|open| {
+        let may_go = is_oldest || matches!(open.operation, OperationRef::Id(_));
+        let outcome = open.outcome.take_if(|_| may_go);
+        is_oldest &= outcome.is_some();
+        let Some(outcome) = outcome else {
+            return true;
+        };
+        reports.push(Report {
+            device: device.to_owned(),
+            operation: open.operation.clone(),
+            status: outcome.into(),
+        });
+        false
+    });
+    reports
+}
+
+/// Whether no other operation can have the same identity.
+fn is_unique(offer: &Offer) -> bool {
+    offer.key().is_some() || matches!(offer.operation(), OperationRef::Id(_))
 }
 
 /// The connection keys of the last operations, as hashes under a key of this process: nobody
@@ -180,10 +216,11 @@ struct RememberedKeys {
 }
 
 impl RememberedKeys {
-    fn identify(&self, row: &Row) -> Identity {
-        match row.get(CONNECTION_KEY) {
-            Some(key) => self.hasher.hash_one(key),
-            None => self.hasher.hash_one(row.fields()),
+    fn identify(&self, offer: &Offer) -> Identity {
+        match (offer.key(), offer.operation()) {
+            (Some(key), _) => self.hasher.hash_one(key),
+            (None, OperationRef::Id(id)) => self.hasher.hash_one(("id", id)),
+            (None, OperationRef::Oldest(_)) => self.hasher.hash_one(offer),
         }
     }
 
@@ -208,16 +245,26 @@ mod tests {
 
     use super::*;
 
-    fn rows(payload: &str) -> Vec<Row> {
-        smartrest::decode(payload.as_bytes())
+    /// Rows of either template.
+    fn rows(payload: &str) -> Vec<Offer> {
+        let rows = smartrest::decode(payload.as_bytes());
+        let offer = |row| match Offer::from_static_row(row) {
+            Some(offer) => offer,
+            None => Offer::from_collection_row(row).unwrap().unwrap(),
+        };
+        rows.iter().map(offer).collect()
     }
 
-    /// Reports as the rows they become: `gw 501`, `gw 503`, `gw 502 reason`.
+    /// Reports as the rows they become: `gw 501`, `gw 503`, `gw 502 reason`, `gw 504 id`.
     fn written(reports: &[Report]) -> Vec<String> {
-        let word = |report: &Report| match &report.status {
-            Status::Executing => format!("{} 501", report.device),
-            Status::Successful => format!("{} 503", report.device),
-            Status::Failed(reason) => format!("{} 502 {reason}", report.device),
+        let word = |report: &Report| {
+            let status = report.status.clone();
+            let operation = report.operation.clone();
+            let row = smartrest::Request::Status { operation, status }.to_row();
+            let fields: Vec<_> = row.fields().iter().map(String::as_str).collect();
+            let row = fields.join(" ").replace("c8y_RemoteAccessConnect", "");
+            let row = row.split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("{} {row}", report.device)
         };
         reports.iter().map(word).collect()
     }
@@ -262,6 +309,60 @@ mod tests {
                 "gw 502 the hostname is missing"
             ]
         );
+    }
+
+    #[test]
+    fn reports_an_operation_with_an_id_before_an_older_one() {
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("901,gw,1001,slow,22,k1\n901,gw,1002,fast,22,k2"));
+        assert_eq!(written(&received.reports), ["gw 504 1001", "gw 504 1002"]);
+        let fast = operations.finish("gw", received.start[1].0, Outcome::Successful);
+        assert_eq!(written(&fast), ["gw 506 1002"]);
+        let slow = operations.finish("gw", received.start[0].0, failed("refused"));
+        assert_eq!(written(&slow), ["gw 505 1001 refused"]);
+    }
+
+    #[test]
+    fn lets_a_result_without_an_id_wait_for_an_older_operation_that_has_one() {
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("901,gw,1001,slow,22,k1\n530,gw,fast,22,k2"));
+        assert_eq!(written(&received.reports), ["gw 504 1001", "gw 501"]);
+        let fast = operations.finish("gw", received.start[1].0, Outcome::Successful);
+        assert_eq!(fast, []);
+        let slow = operations.finish("gw", received.start[0].0, Outcome::Successful);
+        assert_eq!(written(&slow), ["gw 506 1001", "gw 503"]);
+    }
+
+    #[test]
+    fn lets_a_result_go_when_a_copy_brings_its_id() {
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("530,gw,slow,22,k1\n530,gw,fast,22,k2"));
+        assert_eq!(
+            operations.finish("gw", received.start[1].0, Outcome::Successful),
+            []
+        );
+        let copy = operations.receive(&rows("901,gw,1002,fast,22,k2"));
+        assert_eq!(written(&copy.reports), ["gw 506 1002"]);
+        assert_eq!((copy.start.len(), copy.ignored.len()), (0, 1));
+        let slow = operations.finish("gw", received.start[0].0, failed("refused"));
+        assert_eq!(written(&slow), ["gw 502 refused"]);
+    }
+
+    #[test]
+    fn fails_a_malformed_row_with_an_id_once() {
+        for (row, reason) in [
+            ("901,gw,7,plc,22,", "the connection key is missing"),
+            ("901,gw,7,,22,k", "the hostname is missing"),
+            ("901,gw,7,plc,0,k", "port 0 is not from 1 to 65535"),
+        ] {
+            let mut operations = Operations::default();
+            operations.receive(&rows("901,gw,1,slow,22,older"));
+            let received = operations.receive(&rows(row));
+            let failed = format!("gw 505 7 {reason}");
+            assert_eq!(written(&received.reports), ["gw 504 7".to_owned(), failed]);
+            let again = operations.receive(&rows(row));
+            assert_eq!((again.reports.len(), again.ignored.len()), (0, 1), "{row}");
+        }
     }
 
     #[test]
@@ -326,9 +427,11 @@ mod tests {
         assert_eq!(operations.finish("gw", second, Outcome::Successful), []);
     }
 
-    /// The platform: every status goes to the oldest operation of the device in the state before.
+    /// The platform: a status goes to the operation that it names, or else to the oldest one of the
+    /// device in the state before.
     #[derive(Default)]
     struct Platform {
+        /// Device, key and state; the place is the id.
         operations: Vec<(String, String, &'static str)>,
     }
 
@@ -339,10 +442,13 @@ mod tests {
                 Status::Successful => ("executing", "successful"),
                 Status::Failed(_) => ("executing", "failed"),
             };
-            let mut all = self.operations.iter_mut();
-            let oldest =
-                all.find(|(device, _, state)| *device == report.device && *state == before);
-            let (_, key, state) = oldest.expect("no status without an operation that it is for");
+            let mut all = self.operations.iter_mut().enumerate();
+            let meant = all.find(|(place, (device, _, state))| match &report.operation {
+                OperationRef::Id(id) => *id == place.to_string(),
+                OperationRef::Oldest(_) => *device == report.device && *state == before,
+            });
+            let (_, (_, key, state)) = meant.expect("no status without an operation it is for");
+            assert_eq!(*state, before, "a status by id at the wrong time");
             if let Status::Failed(reason) = &report.status {
                 assert_eq!(
                     reason, key,
@@ -353,10 +459,28 @@ mod tests {
         }
     }
 
+    /// In which rows an operation arrives.
+    #[derive(Clone, Copy, Debug)]
+    enum Arrives {
+        Static,
+        ById,
+        /// Without its id, and with it when the next one arrives.
+        StaticThenById,
+        ByIdThenStatic,
+    }
+
+    fn any_arrival() -> impl Strategy<Value = Arrives> {
+        use Arrives::{ById, ByIdThenStatic, Static, StaticThenById};
+        prop::sample::select(vec![Static, ById, StaticThenById, ByIdThenStatic])
+    }
+
     proptest! {
         #[test]
         fn lands_every_result_on_its_own_operation(
-            arrivals in prop::collection::vec((0..3_u8, any::<bool>(), any::<bool>()), 1..40),
+            arrivals in prop::collection::vec(
+                (0..3_u8, any_arrival(), any::<bool>(), any::<bool>()),
+                1..40,
+            ),
             order in prop::collection::vec(any::<prop::sample::Index>(), 200),
         ) {
             let mut platform = Platform::default();
@@ -364,16 +488,26 @@ mod tests {
             let mut running = Vec::new();
             let mut expected = HashMap::new();
             let mut order = order.into_iter();
-            for (number, (device, repeated, succeeds)) in arrivals.into_iter().enumerate() {
+            let mut late = None;
+            for (number, (device, arrives, repeated, succeeds)) in arrivals.into_iter().enumerate() {
                 let (device, key) = (format!("d{device}"), format!("k{number}"));
                 platform.operations.push((device.clone(), key.clone(), "pending"));
                 expected.insert(key.clone(), if succeeds { "successful" } else { "failed" });
-                let row = format!("530,{device},plc,22,{key}");
-                for _ in 0..=usize::from(repeated) {
+                let plain = format!("530,{device},plc,22,{key}");
+                let named = format!("901,{device},{number},plc,22,{key}");
+                let (first, second) = match arrives {
+                    Arrives::Static => (plain, None),
+                    Arrives::ById => (named, None),
+                    Arrives::StaticThenById => (plain, Some(named)),
+                    Arrives::ByIdThenStatic => (named, Some(plain)),
+                };
+                let copy = repeated.then(|| first.clone());
+                for row in [Some(first), late.take(), copy].into_iter().flatten() {
                     let received = operations.receive(&rows(&row));
                     received.reports.iter().for_each(|report| platform.take(report));
                     running.extend(received.start.into_iter().map(|start| (start, succeeds)));
                 }
+                late = second;
                 // Some end while others are still to come.
                 let turn = order.next().map_or(0, |index| index.index(running.len() + 1));
                 if turn < running.len() {

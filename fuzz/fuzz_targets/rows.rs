@@ -9,7 +9,8 @@
 use libfuzzer_sys::fuzz_target;
 use smartrest::row::encode_within;
 use smartrest::{
-    ConnectRequest, Credentials, Request, Row, Target, Token, Topics, decode, encode, plain_text,
+    CollectionAnswer, ConnectRequest, Credentials, Offer, Request, Row, Target, Token, Topics,
+    decode, encode, plain_text,
 };
 
 /// Bytes that a fault may be worded in; a failure reason has room for them.
@@ -47,6 +48,12 @@ fn read_templates(row: &Row) {
     }
     if let Ok(token) = Token::from_row(row) {
         assert_eq!(Token::from_row(&token.to_row()), Ok(token));
+    }
+    CollectionAnswer::from_row(row);
+    if let Some(Ok(offer)) = Offer::from_collection_row(row)
+        && let Err(error) = offer.request()
+    {
+        assert!(error.to_string().len() <= FAULT_LIMIT, "{error}");
     }
     match ConnectRequest::from_row(row) {
         Ok(request) => {

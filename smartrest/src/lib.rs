@@ -11,6 +11,7 @@ pub mod text;
 pub mod topic;
 
 pub use row::{FieldError, Row, decode, encode};
+pub use templates::collection::{COLLECTION, COLLECTION_ID, CollectionAnswer, Fragment, Offer};
 pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};
 pub use templates::credentials::{Credentials, CredentialsError, Token};
 pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};

@@ -4,7 +4,10 @@
 //! platform sends. Each reads and writes its row; which row is for which of them is told by
 //! [`Row::template`](crate::Row::template) and the topic. Both directions exist for all of them,
 //! because the simulated platform reads with the same types what adit writes.
+//!
+//! [`collection`] has the templates that are adit's own, and the text that makes them known.
 
+pub mod collection;
 pub mod connect;
 pub mod credentials;
 pub mod operation;

@@ -34,6 +34,17 @@ impl Outbox {
         self.queue.push_back(message);
     }
 
+    /// Adds a message in the place of those to the same topic, except for one on its way.
+    pub fn push_newest(&mut self, message: Message) {
+        let on_its_way = usize::from(self.in_flight.is_some());
+        let mut place = 0..;
+        self.queue.retain(|queued| {
+            let is_sent = place.next().is_some_and(|place| place < on_its_way);
+            is_sent || queued.topic != message.topic
+        });
+        self.push(message);
+    }
+
     /// Whether new work may be begun.
     pub fn has_room(&self) -> bool {
         self.queue.len() < ROOM
@@ -116,6 +127,28 @@ mod tests {
             "an acknowledgement of the connection before"
         );
         assert_eq!(outbox.len(), 2);
+    }
+
+    #[test]
+    fn keeps_only_the_newest_of_a_topic_besides_the_one_on_its_way() {
+        let newest = |payload: &str| Message {
+            topic: "s/uc/x".into(),
+            payload: payload.into(),
+        };
+        let mut outbox = Outbox::default();
+        outbox.push_newest(newest("1"));
+        outbox.send(1);
+        outbox.push_newest(newest("2"));
+        outbox.push(message("501"));
+        outbox.push_newest(newest("3"));
+        assert_eq!(outbox.len(), 3);
+        for (id, sent) in [(1, message("501")), (2, newest("3"))] {
+            assert!(outbox.acknowledge(id));
+            assert_eq!(outbox.send(id + 1), Some(&sent));
+        }
+        outbox.connection_lost();
+        outbox.push_newest(newest("4"));
+        assert_eq!(outbox.send(1), Some(&newest("4")));
     }
 
     #[test]

@@ -20,6 +20,16 @@ pub struct Publisher {
 impl Publisher {
     /// Queues a message until a broker has acknowledged it.
     pub fn publish(&self, message: Message) {
+        self.queue(message, Outbox::push);
+    }
+
+    /// Queues a message like [`Publisher::publish`], in the place of those to the same topic that
+    /// are not on their way.
+    pub fn publish_newest(&self, message: Message) {
+        self.queue(message, Outbox::push_newest);
+    }
+
+    fn queue(&self, message: Message, push: fn(&mut Outbox, Message)) {
         if message.payload.len() > payload_limit(&message.topic) {
             let bytes = message.payload.len();
             warn!(
@@ -29,7 +39,7 @@ impl Publisher {
             );
             return;
         }
-        self.outbox().push(message);
+        push(&mut self.outbox(), message);
         self.filled.notify_one();
     }
 

@@ -52,6 +52,8 @@ pub struct Options {
 /// What happens in a session.
 #[derive(Debug)]
 pub enum Event {
+    /// A connection is set up: everything that the session says by itself is said.
+    Ready,
     /// A message has come.
     Received {
         /// The topic with its prefix.

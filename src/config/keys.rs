@@ -132,6 +132,9 @@ settings! {
         Value("10m"),
         "silence after which the platform calls the device unavailable, in whole minutes; \
          0 leaves it alone";
+    DEVICE_CHILDREN: String = device.children as List by values::child_id,
+        Value(""),
+        "external ids of the machines behind this gateway that are devices of their own";
     DEVICE_SUPPORTED_OPERATIONS: String = device.supported_operations
         as List by values::operation,
         Value(""),
@@ -237,4 +240,8 @@ settings! {
         Value("true"),
         "tell the platform of each tunnel with events c8y_RemoteAccessOpened \
          and c8y_RemoteAccessClosed";
+    REMOTE_ACCESS_OPERATION_IDS: bool = remote_access.operation_ids as Switch by values::switch,
+        Value("false"),
+        "true: install a collection of templates at the platform, and report each operation \
+         by its id";
 }

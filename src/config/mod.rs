@@ -69,6 +69,8 @@ pub struct Device {
     pub device_type: String,
     /// In whole minutes; `None` leaves it as it is. Ten minutes unless set.
     pub required_interval: Option<Duration>,
+    /// External ids of further devices behind this one, each once. None unless set.
+    pub children: Vec<String>,
     /// Operations beyond those that adit carries out itself. None unless set.
     pub supported_operations: Vec<String>,
     /// Whether adit says what the device is and supports. True unless set.
@@ -160,6 +162,8 @@ pub struct RemoteAccess {
     pub max_duration: Option<Duration>,
     /// Whether the platform gets an event for each tunnel. True unless set.
     pub events: bool,
+    /// Whether operations are asked for with their ids, and reported by them. False unless set.
+    pub operation_ids: bool,
 }
 
 /// A remote access protocol as the platform names it.
@@ -270,6 +274,7 @@ impl<'a> Reader<'a> {
         let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
         let device_type = self.get(&keys::DEVICE_TYPE);
         let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
+        let children = self.children(id.as_deref());
         let supported_operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS);
         let announce = self.get(&keys::DEVICE_ANNOUNCE);
         Some(Device {
@@ -277,9 +282,25 @@ impl<'a> Reader<'a> {
             name: name?,
             device_type: device_type?,
             required_interval: required_interval?,
+            children: children?,
             supported_operations: supported_operations?,
             announce: announce?,
         })
+    }
+
+    fn children(&mut self, gateway: Option<&str>) -> Option<Vec<String>> {
+        let children = self.list(&keys::DEVICE_CHILDREN)?;
+        let is_double = |(at, id): (usize, &String)| children[..at].contains(id);
+        let own = children.iter().find(|id| gateway == Some(id.as_str()));
+        let double = children.iter().enumerate().find(|&child| is_double(child));
+        let complaint = match (own, double) {
+            (None, None) => return Some(children),
+            (Some(own), _) => format!("{own:?} is the id of the gateway itself"),
+            (None, Some((_, double))) => format!("{double:?} is there twice"),
+        };
+        let place = self.place(&keys::DEVICE_CHILDREN.key)?;
+        self.refuse(&place, complaint);
+        None
     }
 
     fn device_id(&mut self) -> Option<String> {
@@ -664,6 +685,7 @@ impl<'a> Reader<'a> {
         let idle_timeout = self.get(&keys::REMOTE_ACCESS_IDLE_TIMEOUT);
         let max_duration = self.get(&keys::REMOTE_ACCESS_MAX_DURATION);
         let events = self.get(&keys::REMOTE_ACCESS_EVENTS);
+        let operation_ids = self.get(&keys::REMOTE_ACCESS_OPERATION_IDS);
         Some(RemoteAccess {
             protocols: protocols?,
             policy: Policy::new(allow?, deny?),
@@ -673,6 +695,7 @@ impl<'a> Reader<'a> {
             idle_timeout: idle_timeout?,
             max_duration: max_duration?,
             events: events?,
+            operation_ids: operation_ids?,
         })
     }
 

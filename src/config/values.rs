@@ -45,6 +45,13 @@ pub(super) fn device_id(text: &str) -> Result<String, String> {
     label(text)
 }
 
+pub(super) fn child_id(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    device_id(text)
+}
+
 pub(super) fn label(text: &str) -> Result<String, String> {
     if text.len() > NAME_LIMIT {
         return Err(format!("is longer than {NAME_LIMIT} bytes"));

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use adit::config::{Config, FileContent, Sources};
+use adit::config::{Auth, Config, FileContent, Sources};
 use boon::{Compiler, Schemas};
 use serde_json::Value;
 
@@ -91,9 +91,17 @@ fn configuration(service: &Value, secrets: &[&str]) -> Config {
         settings: Vec::new(),
         environment: environment.collect(),
         host_name: Some("3f2a9c".to_owned()),
+        now: SystemTime::now(),
         read: &read,
     };
     Config::load(&sources).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn user(config: &Config) -> &str {
+    match &config.auth {
+        Auth::Password { user, .. } => user,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -124,7 +132,7 @@ fn gives_adit_all_it_needs_on_a_gateway() {
     let config = configuration(adit, &[&format!("/run/secrets/{secret}")]);
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.device.id, "gateway-7");
-    assert_eq!(config.auth.user, "t12345/device_gateway-7");
+    assert_eq!(user(&config), "t12345/device_gateway-7");
     assert_eq!(adit["network_mode"], "host");
     let [volume] = texts(&adit["volumes"])[..] else {
         panic!("one volume")
@@ -234,7 +242,7 @@ fn connects_the_parts_of_the_demo_with_each_other() {
     assert_eq!(reached, ("platform", listen, false));
     let broker = format!(
         "{}:{}",
-        config.mqtt.endpoint.host, config.mqtt.endpoint.port
+        config.mqtt.endpoint.server.host, config.mqtt.endpoint.server.port
     );
     assert_eq!(broker, variable("CLOUD_BROKER"));
     assert_eq!(broker.split(':').next(), Some("mosquitto"));
@@ -243,7 +251,7 @@ fn connects_the_parts_of_the_demo_with_each_other() {
     // The platform's own rule for the user of a device.
     let options = simulated_cloud::Options::new(variable("CLOUD_DEVICE"), 0);
     let login = options.device_login;
-    assert_eq!(config.auth.user, format!("{}/{}", login.tenant, login.user));
+    assert_eq!(user(&config), format!("{}/{}", login.tenant, login.user));
     let password = &environment(adit)["ADIT_AUTH_PASSWORD"];
     assert_eq!(password, variable("CLOUD_DEVICE_PASSWORD"));
 

@@ -11,8 +11,10 @@
 )]
 
 mod announcement;
+mod children;
 mod configuration;
 mod failures;
+mod operation_ids;
 mod operations;
 mod outages;
 mod secrecy;

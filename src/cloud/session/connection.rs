@@ -107,6 +107,7 @@ impl<'a> Connection<'a> {
         if self.phase == Phase::Announcing && self.unacknowledged.is_empty() {
             debug!("announced and ready for operations");
             self.phase = Phase::Ready;
+            self.held.insert(0, Event::Ready);
         }
         Ok(())
     }

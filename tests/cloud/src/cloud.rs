@@ -43,7 +43,8 @@ pub struct Cloud {
 impl Cloud {
     /// Starts a platform and waits until it is subscribed at the broker.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let platform = Platform::new(&options.gateway, options.loses_early_operations);
+        let mut platform = Platform::new(&options.gateway, options.loses_early_operations);
+        platform.offer_collections(options.offers_collections);
         let (deliveries, to_deliver) = mpsc::channel(MAX_DELIVERIES);
         let board = Arc::new(Board::new(platform, deliveries));
         let (link, link_seen) = watch::channel(Link::Down("not connected yet".to_owned()));
@@ -208,6 +209,12 @@ impl Cloud {
         let payload = payload.into();
         self.board()
             .publish(|_| ((), vec![Delivery { topic, payload }]));
+    }
+
+    /// Forgets a template collection, as if somebody had deleted it.
+    pub fn delete_collection(&self, id: &str) {
+        self.board()
+            .change(|state| state.platform.delete_collection(id));
     }
 
     /// Adds a machine that an operator can reach through a device.

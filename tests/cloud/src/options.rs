@@ -75,6 +75,8 @@ pub struct Options {
     pub key_lifetime: Duration,
     /// Whether a `114` is lost until the device exists.
     pub loses_early_operations: bool,
+    /// Whether the platform answers for template collections.
+    pub offers_collections: bool,
 }
 
 impl Options {
@@ -98,6 +100,7 @@ impl Options {
             expired_key_status: 403,
             key_lifetime: Duration::from_secs(60),
             loses_early_operations: true,
+            offers_collections: true,
         }
     }
 }

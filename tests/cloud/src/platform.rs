@@ -5,16 +5,18 @@
 //! is answered on `s/e` and kept, because a device that causes it has miscounted.
 
 mod access;
+mod collection;
 mod device;
 mod operation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use smartrest::{Row, decode, encode};
+use smartrest::{Row, Topic, Topics, decode, encode};
 
 use crate::options::Login;
 use access::Access;
+use collection::Collection;
 
 pub use access::TokenAnswer;
 pub use device::{Device, Event};
@@ -25,6 +27,8 @@ pub const REMOTE_ACCESS: &str = "c8y_RemoteAccessConnect";
 
 /// The topic for operations, without prefix.
 pub const DOWN: &str = "s/ds";
+/// The topic for answers about template collections, without prefix.
+pub const TEMPLATES: &str = "s/dt";
 /// The topic for complaints about a device's own rows, without prefix.
 pub const ERRORS: &str = "s/e";
 
@@ -92,6 +96,10 @@ pub struct Platform {
     log: Vec<Record>,
     errors: Vec<Complaint>,
     access: Access,
+    offers_collections: bool,
+    collections: BTreeMap<String, Collection>,
+    /// The ids of collections that the gateway has used; operations are delivered in them too.
+    used_collections: BTreeSet<String>,
 }
 
 impl Platform {
@@ -111,13 +119,23 @@ impl Platform {
             log: Vec::new(),
             errors: Vec::new(),
             access: Access::default(),
+            offers_collections: true,
+            collections: BTreeMap::new(),
+            used_collections: BTreeSet::new(),
         }
+    }
+
+    /// Says whether devices may have template collections; without, the platform never answers.
+    pub fn offer_collections(&mut self, offered: bool) {
+        self.offers_collections = offered;
     }
 
     /// Takes a publish of the gateway and returns what is published in answer.
     pub fn receive(&mut self, topic: &str, payload: &[u8], at: Instant) -> Vec<Delivery> {
         self.heard = true;
         let mut rows = decode(payload);
+        let topics = Topics::default();
+        let topic_of = topics.parse(topic);
         if rows.is_empty() {
             rows.push(Row::new([""]));
         }
@@ -128,24 +146,24 @@ impl Platform {
                 topic: topic.to_owned(),
                 row: row.clone(),
             });
-            let Some(device) = self.device_of(topic) else {
-                out.extend(self.answer(topic));
-                continue;
-            };
-            match self.apply(&device, &row, at) {
-                Ok(deliveries) => out.extend(deliveries),
-                Err(message) => {
-                    let answer = Row::new(["41", row.template(), &message]);
-                    out.push(Delivery {
-                        topic: ERRORS.to_owned(),
-                        payload: encode([&answer]).into(),
-                    });
-                    self.errors.push(Complaint {
-                        topic: topic.to_owned(),
-                        row,
-                        message,
-                    });
+            let applied = match (self.device_of(topic), topic_of) {
+                (Some(device), _) => self.apply(&device, &row, at),
+                (None, Some(Topic::CustomUp(id))) => self.apply_custom(id, &row),
+                _ => {
+                    out.extend(self.answer(topic));
+                    continue;
                 }
+            };
+            match applied {
+                Ok(deliveries) => out.extend(deliveries),
+                Err(message) => out.push(self.complain(topic, row, message)),
+            }
+        }
+        // All templates of a collection are in one publish.
+        if let Some(Topic::TemplatesRequest(id)) = topic_of {
+            match self.collection_requested(id, payload) {
+                Ok(answer) => out.extend(answer),
+                Err(message) => out.push(self.complain(topic, Row::new([""]), message)),
             }
         }
         out
@@ -181,6 +199,67 @@ impl Platform {
             topic: topic.to_owned(),
             payload: encode([&row]).into(),
         })
+    }
+
+    fn complain(&mut self, topic: &str, row: Row, message: String) -> Delivery {
+        let answer = Row::new(["41", row.template(), &message]);
+        self.errors.push(Complaint {
+            topic: topic.to_owned(),
+            row,
+            message,
+        });
+        Delivery {
+            topic: ERRORS.to_owned(),
+            payload: encode([&answer]).into(),
+        }
+    }
+
+    /// Answers an empty publish, and creates the collection of any other.
+    fn collection_requested(
+        &mut self,
+        id: &str,
+        payload: &[u8],
+    ) -> Result<Option<Delivery>, String> {
+        if !self.offers_collections {
+            return Ok(None);
+        }
+        self.used_collections.insert(id.to_owned());
+        if payload.is_empty() {
+            let answer = match self.collections.get(id) {
+                Some(collection) => Row::new(["20", id, &collection.id.to_string()]),
+                None => Row::new(["41", id]),
+            };
+            return Ok(Some(Delivery {
+                topic: TEMPLATES.to_owned(),
+                payload: encode([&answer]).into(),
+            }));
+        }
+        if self.collections.contains_key(id) {
+            return Err(format!("the collection {id} exists and cannot be changed"));
+        }
+        const FIRST: u64 = 8001;
+        let number = FIRST + self.collections.len() as u64;
+        let collection = Collection::read(number, payload)?;
+        self.collections.insert(id.to_owned(), collection);
+        Ok(None)
+    }
+
+    fn apply_custom(&mut self, id: &str, row: &Row) -> Result<Vec<Delivery>, String> {
+        let collection = self.collections.get(id);
+        let collection = collection.ok_or_else(|| format!("there is no collection {id}"))?;
+        let (device, values) = collection.change(row)?;
+        self.used_collections.insert(id.to_owned());
+        let fragments = &mut self.known(&device)?.fragments;
+        let top = |path: &str| path.split('.').next().map(str::to_owned);
+        // An update replaces a fragment as a whole.
+        fragments.retain(|path, _| values.iter().all(|(new, _)| top(new) != top(path)));
+        fragments.extend(values);
+        Ok(Vec::new())
+    }
+
+    /// Forgets a collection, as if somebody had deleted it.
+    pub fn delete_collection(&mut self, id: &str) {
+        self.collections.remove(id);
     }
 
     /// Creates a device, or leaves it alone if it exists; all but the gateway are its children.
@@ -399,31 +478,45 @@ impl Platform {
         self.deliver(&pending)
     }
 
-    /// Puts the rows of operations into one publish, or into as few as the packet limit allows.
+    /// Publishes operations by the static template, and by those of each collection in use.
     fn deliver(&mut self, ids: &[OperationId]) -> Vec<Delivery> {
-        let mut payloads: Vec<Vec<u8>> = Vec::new();
-        for operation in &mut self.operations {
-            if !ids.contains(&operation.id) {
-                continue;
-            }
+        let mut operations: Vec<_> = self.operations.iter_mut().collect();
+        operations.retain(|operation| ids.contains(&operation.id));
+        for operation in &mut operations {
             operation.deliveries += 1;
-            let row: Vec<u8> = encode([&operation.row]).into();
-            match payloads.last_mut() {
-                Some(last) if last.len() + row.len() < MAX_PAYLOAD => {
-                    last.push(b'\n');
-                    last.extend(row);
-                }
-                _ => payloads.push(row),
+        }
+        let statics = operations.iter().map(|operation| operation.row.clone());
+        let mut deliveries = in_packets(DOWN, statics);
+        for id in &self.used_collections {
+            if let Some(collection) = self.collections.get(id) {
+                let rows = operations.iter().flat_map(|o| collection.rows(o));
+                deliveries.extend(in_packets(&format!("s/dc/{id}"), rows));
             }
         }
-        payloads
-            .into_iter()
-            .map(|payload| Delivery {
-                topic: DOWN.to_owned(),
-                payload,
-            })
-            .collect()
+        deliveries
     }
+}
+
+/// Puts rows into one publish, or into as few as the packet limit allows.
+fn in_packets(topic: &str, rows: impl Iterator<Item = Row>) -> Vec<Delivery> {
+    let mut payloads: Vec<Vec<u8>> = Vec::new();
+    for row in rows {
+        let row: Vec<u8> = encode([&row]).into();
+        match payloads.last_mut() {
+            Some(last) if last.len() + row.len() < MAX_PAYLOAD => {
+                last.push(b'\n');
+                last.extend(row);
+            }
+            _ => payloads.push(row),
+        }
+    }
+    payloads
+        .into_iter()
+        .map(|payload| Delivery {
+            topic: topic.to_owned(),
+            payload,
+        })
+        .collect()
 }
 
 fn fail(operation: &mut Operation, reason: Option<&str>) {
@@ -675,10 +768,111 @@ mod tests {
     fn only_records_what_the_other_topics_carry() {
         let mut platform = platform();
         assert!(tell(&mut platform, "s/ucr", "").is_empty());
-        assert!(tell(&mut platform, "s/uc/adit", "503,x").is_empty());
         let log: Vec<_> = platform.log().iter().map(|record| &*record.topic).collect();
-        assert_eq!(log, ["s/ucr", "s/uc/adit"]);
+        assert_eq!(log, ["s/ucr"]);
         assert!(platform.errors().is_empty());
+    }
+
+    const TEMPLATES: &str = "11,9,,c8y_RemoteAccessConnect,id,\
+        c8y_RemoteAccessConnect.hostname,c8y_RemoteAccessConnect.port,\
+        c8y_RemoteAccessConnect.connectionKey\n\
+        10,8,PUT,INVENTORY,false,false,c8y_Serial,a.number,UNSIGNED,,a.fixed,STRING,x,a.text,,";
+
+    #[test]
+    fn creates_a_collection_once_and_says_so() {
+        let mut platform = platform();
+        assert_eq!(tell(&mut platform, "s/ut/mine", ""), ["s/dt 41,mine"]);
+        assert!(tell(&mut platform, "s/ut/mine", TEMPLATES).is_empty());
+        assert_eq!(tell(&mut platform, "s/ut/mine", ""), ["s/dt 20,mine,8001"]);
+        assert!(tell(&mut platform, "s/ut/mine", TEMPLATES)[0].starts_with("s/e 41,"));
+        platform.delete_collection("mine");
+        assert_eq!(tell(&mut platform, "s/ut/mine", ""), ["s/dt 41,mine"]);
+    }
+
+    #[test]
+    fn never_answers_for_collections_that_it_does_not_offer() {
+        let mut platform = platform();
+        platform.offer_collections(false);
+        for payload in ["", TEMPLATES, ""] {
+            assert!(tell(&mut platform, "s/ut/mine", payload).is_empty());
+        }
+        create(&mut platform, "gw", "k");
+        assert_eq!(
+            tell(&mut platform, "s/us", "500"),
+            ["s/ds 530,gw,host,22,k"]
+        );
+    }
+
+    #[test]
+    fn delivers_operations_in_the_templates_of_a_collection_too() {
+        let mut platform = platform();
+        tell(&mut platform, "s/ut/mine", TEMPLATES);
+        create(&mut platform, "gw", "k");
+        let row = Row::new(["530", "plc", "host"]);
+        platform.create_operation("plc", REMOTE_ACCESS, row);
+        let row = Row::new(["510", "gw"]);
+        platform.create_operation("gw", "c8y_Restart", row);
+        assert_eq!(
+            tell(&mut platform, "s/us", "500"),
+            [
+                "s/ds 530,gw,host,22,k\n530,plc,host\n510,gw",
+                "s/dc/mine 9,gw,1001,host,22,k\n9,plc,1002,host,,",
+            ]
+        );
+        tell(&mut platform, "s/us", "504,1002\n505,1002,why");
+        assert_eq!(platform.operations()[1].status(), Failed);
+    }
+
+    #[test]
+    fn delivers_no_operation_in_a_collection_that_the_device_never_used() {
+        let mut platform = platform();
+        tell(&mut platform, "s/ut/mine", TEMPLATES);
+        platform.used_collections.clear();
+        create(&mut platform, "gw", "k");
+        assert_eq!(tell(&mut platform, "s/us", "500").len(), 1);
+        tell(&mut platform, "s/ut/mine", "");
+        assert_eq!(tell(&mut platform, "s/us", "500").len(), 2);
+    }
+
+    #[test]
+    fn sets_a_fragment_by_the_template_of_a_collection() {
+        let mut platform = platform();
+        tell(&mut platform, "s/ut/mine", TEMPLATES);
+        tell(&mut platform, "s/uc/mine", "8,gw,1,\"a, b\"\n8,plc,2");
+        tell(&mut platform, "s/uc/mine", "8,gw,3,c");
+        let fragments = |id: &str| {
+            let fragments = &platform.device(id).unwrap().fragments;
+            let texts = fragments
+                .iter()
+                .map(|(path, value)| format!("{path}={value}"));
+            texts.collect::<Vec<_>>()
+        };
+        assert_eq!(fragments("gw"), ["a.fixed=x", "a.number=3", "a.text=c"]);
+        assert_eq!(fragments("plc"), ["a.fixed=x", "a.number=2", "a.text="]);
+        assert!(platform.errors().is_empty());
+    }
+
+    #[test]
+    fn complains_about_rows_that_no_collection_explains() {
+        for (topic, row, complaint) in [
+            ("s/uc/other", "8,gw,1,a", "there is no collection other"),
+            ("s/uc/mine", "7,gw,1,a", "there is no template '7'"),
+            ("s/uc/mine", "8,nobody,1,a", "there is no device nobody"),
+            ("s/uc/mine", "8,,1,a", "the external id is missing"),
+            ("s/uc/mine", "8,gw,-1,a", "'-1' is no number for a.number"),
+            ("s/ut/new", "12,x", "'12' is no kind of template"),
+            ("s/ut/new", "10", "a template without a message id"),
+            (
+                "s/ut/new",
+                "10,8,POST,INVENTORY,,c8y_Serial",
+                "only PUT,INVENTORY by c8y_Serial is known here",
+            ),
+        ] {
+            let mut platform = platform();
+            tell(&mut platform, "s/ut/mine", TEMPLATES);
+            assert!(tell(&mut platform, topic, row)[0].starts_with("s/e 41,"));
+            assert_eq!(platform.errors()[0].message, complaint, "{row}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct SiteOptions {
     pub(crate) topic_prefix: &'static str,
     /// Who may subscribe.
     pub(crate) subscriptions: Subscriptions,
+    /// The platform never answers for template collections.
+    pub(crate) no_collections: bool,
 }
 
 /// A broker and a platform for one gateway.
@@ -59,6 +61,7 @@ impl Site {
         cloud.broker.login = Some(platform);
         cloud.broker.roots = pki.as_ref().map(|pki| pki.roots.clone());
         cloud.tls = pki.as_ref().map(|pki| pki.server.clone());
+        cloud.offers_collections = !options.no_collections;
         cloud.topic_prefix = options.topic_prefix.to_owned();
         let cloud = Cloud::start(cloud).await.unwrap();
         broker.remember_sessions().await;

@@ -1,5 +1,6 @@
 //! What the platform knows of a device.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// The gateway or one of its children, as it announced itself.
@@ -21,6 +22,8 @@ pub struct Device {
     pub agent: Vec<String>,
     /// The list of the last `150`.
     pub protocols: Vec<String>,
+    /// What rows of template collections have set, by the path, as `adit_RemoteAccess.limit`.
+    pub fragments: BTreeMap<String, String>,
 }
 
 /// What a device told with `400`.
