@@ -22,7 +22,8 @@ pub struct Invocation {
     pub config: Option<PathBuf>,
     /// The values of `--set`, as `section.key=value`; the configuration reads them.
     pub settings: Vec<String>,
-    /// The least important messages to log. `Info` unless set.
+    /// The least important messages to log. `Info` unless set, and `Warn` for a check, whose result
+    /// is what somebody wants to read.
     pub log_level: LogLevel,
     /// `Text` unless set.
     pub log_format: LogFormat,
@@ -37,6 +38,19 @@ pub enum Command {
     Run,
     /// Open one tunnel, then exit.
     Connect(Connect),
+    /// Try every hop, then exit.
+    Check(Check),
+}
+
+/// What `adit check` is to try, and how it is to tell.
+#[derive(Debug, Default)]
+pub struct Check {
+    /// A machine to reach as a tunnel does.
+    pub target: Option<Target>,
+    /// Leaves out what would throw a running agent out of its connection.
+    pub no_login: bool,
+    /// One JSON object in place of the text.
+    pub json: bool,
 }
 
 /// Where the one tunnel of `adit connect` is described.
@@ -161,6 +175,31 @@ Examples:
 Every user of the machine sees a command line, and whoever holds the connection key can take the
 tunnel; a row on standard input is seen by nobody.")]
     Connect(ConnectArgs),
+    /// Tries every hop to the cloud, says which is broken and what to do, and exits
+    #[command(after_help = "\
+Examples:
+  adit check
+  adit check --target plc-7.lan:22
+  adit check --no-login --json
+
+The platform allows one connection for a client id, so the MQTT login throws a running agent out for
+a moment; it comes back by itself, and its tunnels stay. Logs only warnings unless --log-level says
+otherwise.
+Exit status: 0 if nothing is broken, 1 if something is.")]
+    Check(CheckArgs),
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    /// A machine to reach as a tunnel would, policy included
+    #[arg(long, value_name = "HOST:PORT", value_parser = NonEmptyStringValueParser::new())]
+    target: Option<String>,
+    /// Leaves out the MQTT login, which throws a running agent out for a moment
+    #[arg(long)]
+    no_login: bool,
+    /// Prints one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -199,16 +238,21 @@ pub fn parse_from(
     variable: impl Fn(&str) -> Option<OsString>,
 ) -> Result<Invocation, clap::Error> {
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
+    let default_level = match command {
+        Subcommands::Check(_) => LogLevel::Warn,
+        Subcommands::Run | Subcommands::Connect(_) => LogLevel::Info,
+    };
     Ok(Invocation {
         config: common.config,
         settings: common.settings,
         log_level: or_variable(common.log_level, LOG_LEVEL_VARIABLE, &variable)?
-            .unwrap_or(LogLevel::Info),
+            .unwrap_or(default_level),
         log_format: or_variable(common.log_format, LOG_FORMAT_VARIABLE, &variable)?
             .unwrap_or(LogFormat::Text),
         command: match command {
             Subcommands::Run => Command::Run,
             Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
+            Subcommands::Check(arguments) => Command::Check(arguments.check()?),
         },
     })
 }
@@ -279,20 +323,39 @@ impl ConnectArgs {
     }
 }
 
+impl CheckArgs {
+    fn check(self) -> Result<Check, clap::Error> {
+        let Self {
+            target,
+            no_login,
+            json,
+        } = self;
+        let target = target.map(|text| parse_target(&text)).transpose();
+        Ok(Check {
+            target: target.map_err(|words| mistake(ErrorKind::ValueValidation, words))?,
+            no_login,
+            json,
+        })
+    }
+}
+
 fn tunnel(target: &str, key: &Secret) -> Result<Tunnel, String> {
+    if key.expose().is_empty() {
+        return Err("the connection key is empty".to_owned());
+    }
+    Ok(Tunnel {
+        target: parse_target(target)?,
+        key: ConnectionKey::parse(key.expose()).map_err(|error| error.to_string())?,
+    })
+}
+
+fn parse_target(target: &str) -> Result<Target, String> {
     let bracketed = target.starts_with('[') && target.contains("]:");
     let (host, port) = target
         .rsplit_once(':')
         .filter(|(host, _)| bracketed || !host.contains(':'))
         .ok_or_else(|| format!("{target:?} is neither HOST:PORT nor [IPv6]:PORT"))?;
-    let words = |error: RequestError| error.to_string();
-    if key.expose().is_empty() {
-        return Err("the connection key is empty".to_owned());
-    }
-    Ok(Tunnel {
-        target: Target::parse(host, port).map_err(words)?,
-        key: ConnectionKey::parse(key.expose()).map_err(words)?,
-    })
+    Target::parse(host, port).map_err(|error| error.to_string())
 }
 
 fn mistake(kind: ErrorKind, words: String) -> clap::Error {
@@ -390,6 +453,8 @@ mod tests {
             (&["run"][..], "debug", LogLevel::Debug),
             (&["run"], "DEBUG", LogLevel::Debug),
             (&["run"], "", LogLevel::Info),
+            (&["check"], "", LogLevel::Warn),
+            (&["check"], "info", LogLevel::Info),
             (&["run", "--log-level", "error"], "debug", LogLevel::Error),
         ] {
             let invocation = with_variables(flags, &[("ADIT_LOG_LEVEL", variable)]).unwrap();
@@ -424,8 +489,34 @@ mod tests {
     }
 
     #[test]
+    fn checks_what_the_flags_say() {
+        for (arguments, target, no_login, json) in [
+            (&["check"][..], None, false, false),
+            (
+                &["check", "--target", "[fd00::7]:22", "--no-login"],
+                Some("[fd00::7]:22"),
+                true,
+                false,
+            ),
+            (&["check", "--json"], None, false, true),
+        ] {
+            let Command::Check(check) = parsed(arguments).unwrap().command else {
+                panic!("{arguments:?}");
+            };
+            let shown = check.target.as_ref().map(ToString::to_string);
+            assert_eq!(shown.as_deref(), target, "{arguments:?}");
+            assert_eq!((check.no_login, check.json), (no_login, json));
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_with_a_command_line() {
         for (arguments, words) in [
+            (
+                &["check", "--target", "plc-7"][..],
+                "\"plc-7\" is neither HOST:PORT nor [IPv6]:PORT",
+            ),
+            (&["check", "--target", "plc-7:0"], "port 0"),
             (&["fly"][..], "unrecognized subcommand 'fly'"),
             (&["run", "530,a,b,1,c"], "unexpected argument"),
             (

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod announcement;
+pub mod check;
 pub mod cli;
 pub mod cloud;
 pub mod collection;

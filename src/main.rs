@@ -1,11 +1,11 @@
-//! The `adit` command: command line, log and configuration to the agent or to one tunnel.
+//! The `adit` command: command line, log and configuration to the agent, to one tunnel or to a check.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Command, Connect, Invocation, Tunnel};
+use adit::cli::{self, Check, Command, Connect, Invocation, Tunnel};
 use adit::config::{Config, Sources};
-use adit::{agent, connect, logging};
+use adit::{agent, check, connect, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,13 @@ const BAD_CONFIGURATION: u8 = 2;
 
 /// Bytes of a row on standard input: one row is far shorter, and no more is waited for.
 const ROW_LIMIT: u64 = 16 * 1024;
+
+/// What there is to do, with all that it takes besides the configuration.
+enum Task {
+    Agent,
+    Tunnel(Tunnel),
+    Check(Check),
+}
 
 fn main() -> ExitCode {
     let Invocation {
@@ -31,18 +38,22 @@ fn main() -> ExitCode {
         // Faults are for the person at the terminal, also where logs are JSON.
         Err(faults) => return refuse(&faults.to_string()),
     };
-    let tunnel = match command {
-        Command::Run => None,
-        Command::Connect(Connect::Tunnel(tunnel)) => Some(tunnel),
+    let task = match command {
+        Command::Run => Task::Agent,
+        Command::Connect(Connect::Tunnel(tunnel)) => Task::Tunnel(tunnel),
         Command::Connect(Connect::StandardInput) => match row_from_standard_input() {
-            Ok(tunnel) => Some(tunnel),
+            Ok(tunnel) => Task::Tunnel(tunnel),
             Err(error) => return refuse(&format!("standard input: {error:#}")),
         },
+        Command::Check(check) => Task::Check(check),
     };
-    for warning in &config.warnings {
-        warn!("{warning}");
+    // A check has a place for them in its result.
+    if !matches!(task, Task::Check(_)) {
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
     }
-    match run(tunnel, &config) {
+    match run(task, &config) {
         Ok(code) => code,
         Err(error) => {
             error!(error = format!("{error:#}"), "adit cannot go on");
@@ -62,19 +73,20 @@ fn row_from_standard_input() -> anyhow::Result<Tunnel> {
     Ok(cli::parse_row(&row)?)
 }
 
-/// Runs the agent, or opens the one tunnel that was asked for.
+/// Runs the agent, opens the one tunnel that was asked for, or tries every hop.
 ///
 /// One thread is enough to keep a gateway's link full, and costs least.
-fn run(tunnel: Option<Tunnel>, config: &Config) -> anyhow::Result<ExitCode> {
+fn run(task: Task, config: &Config) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
-        match tunnel {
-            None => agent::run(config, stop).await.map(|()| ExitCode::SUCCESS),
-            Some(tunnel) => connect::run(config, tunnel, stop).await,
+        match task {
+            Task::Agent => agent::run(config, stop).await.map(|()| ExitCode::SUCCESS),
+            Task::Tunnel(tunnel) => connect::run(config, tunnel, stop).await,
+            Task::Check(check) => check::run(config, check, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

@@ -22,7 +22,7 @@ use crate::secret::Secret;
 
 /// How long the platform may take to answer. Less than a tunnel has to open, so that the operator
 /// reads that it was the token that did not come.
-const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(8);
 /// Life of a token that does not tell: the shortest that the platform gives.
 const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 
@@ -111,20 +111,18 @@ impl Tokens {
     /// Takes a row of the topic of tokens.
     pub fn take(&self, row: &Row) {
         let mut known = self.known();
-        match Token::from_row(row) {
-            Ok(token) if row.template() == Token::TEMPLATE => {
-                let life = life(&token, SystemTime::now()).unwrap_or(UNTOLD_LIFE);
+        match read(row) {
+            Ok((header, life)) => {
                 debug!(?life, "token received");
                 let now = Instant::now();
                 known.held = Some(Held {
-                    header: Secret::new(format!("Bearer {}", token.expose())),
+                    header,
                     renew_at: now + life / 2,
                     ends_at: now + life,
                 });
                 known.rubbish = false;
             }
-            result => {
-                let error = result.err().unwrap_or(CredentialsError::Token);
+            Err(error) => {
                 warn!(
                     error = error.to_string(),
                     "no token in the answer to the request for one"
@@ -173,6 +171,18 @@ impl Tokens {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Reads the value of an `Authorization` header, and how long it lives, from an answer to a request
+/// for a token.
+pub(crate) fn read(row: &Row) -> Result<(Secret, Duration), CredentialsError> {
+    let token = Token::from_row(row)?;
+    if row.template() != Token::TEMPLATE {
+        return Err(CredentialsError::Token);
+    }
+    let life = life(&token, SystemTime::now()).unwrap_or(UNTOLD_LIFE);
+    let header = Secret::new(format!("Bearer {}", token.expose()));
+    Ok((header, life))
 }
 
 /// The two stamps of a JWT, in seconds since 1970 (RFC 7519, 4.1).

@@ -53,6 +53,8 @@ pub struct Config {
     pub auth: Auth,
     /// What tunnels may do.
     pub remote_access: RemoteAccess,
+    /// The file that was read, if there was one.
+    pub file: Option<PathBuf>,
     /// What can be used and should be looked at, a clause each; for the log at the start.
     pub warnings: Vec<String>,
 }
@@ -249,6 +251,7 @@ impl Config {
                     mqtt,
                     auth,
                     remote_access,
+                    file: gathered.file,
                     warnings,
                 })
             }

@@ -59,6 +59,8 @@ pub(super) struct Gathered {
     pub(super) faults: Vec<Fault>,
     /// The file could not be read to its end, so that a key may seem to be missing.
     pub(super) incomplete: bool,
+    /// The file, if there is one.
+    pub(super) file: Option<PathBuf>,
     /// The file, if every user of the machine may read it.
     pub(super) exposed: Option<PathBuf>,
 }
@@ -132,6 +134,7 @@ pub(super) fn gather(sources: &Sources<'_>) -> Gathered {
         values: BTreeMap::new(),
         faults: Vec::new(),
         incomplete: false,
+        file: None,
         exposed: None,
     };
     gathered.take_file(sources);
@@ -150,6 +153,7 @@ impl Gathered {
             }
             Err(error) => return self.spoil(path, format!("cannot be read: {error}")),
         };
+        self.file = Some(path.to_owned());
         let Ok(text) = String::from_utf8(content.bytes) else {
             return self.spoil(path, "is not UTF-8 text".to_owned());
         };

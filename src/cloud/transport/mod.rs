@@ -5,6 +5,7 @@
 
 pub mod certificate;
 pub mod identity;
+pub mod journal;
 pub mod proxy;
 mod stream;
 #[cfg(test)]
@@ -25,7 +26,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::dial;
+use certificate::Certificate;
 use identity::Identity;
+use journal::{Journal, Seen, Step};
 use proxy::{Proxy, ProxyError};
 pub use stream::Stream;
 use tls::Tls;
@@ -57,6 +60,7 @@ pub struct BrokerEndpoint {
 pub struct Transport {
     tls: Arc<Tls>,
     proxy: Option<Arc<Proxy>>,
+    journal: Option<Arc<Journal>>,
 }
 
 /// Whoever is at the other end of a connection.
@@ -136,6 +140,20 @@ pub enum Silence {
     WebSocket,
 }
 
+impl TransportError {
+    /// Returns with whom a connection failed, and at which step.
+    pub fn step(&self) -> (Option<&Peer>, Silence) {
+        match self {
+            Self::Resolve { peer, .. } => (Some(peer), Silence::Name),
+            Self::Dial { peer, .. } => (Some(peer), Silence::Dial),
+            Self::Timeout { peer, silence, .. } => (Some(peer), *silence),
+            Self::Proxy(_) => (None, Silence::Tunnel),
+            Self::Name { peer, .. } | Self::Tls { peer, .. } => (Some(peer), Silence::Tls),
+            Self::WebSocket(_) => (None, Silence::WebSocket),
+        }
+    }
+}
+
 impl Silence {
     fn words(self, peer: &Peer) -> String {
         match self {
@@ -202,6 +220,7 @@ impl Transport {
         Ok(Self {
             tls: Arc::new(Tls::new(extra)?),
             proxy: None,
+            journal: None,
         })
     }
 
@@ -222,6 +241,13 @@ impl Transport {
         self
     }
 
+    /// Writes into a journal what connections go through.
+    #[must_use]
+    pub fn recorded(mut self, journal: Arc<Journal>) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
     /// Connects within `limit`. Dropping the future closes what is half open.
     ///
     /// A question to the system's resolver cannot be taken back and occupies a thread until the
@@ -231,7 +257,7 @@ impl Transport {
         endpoint: &Endpoint,
         limit: Duration,
     ) -> Result<Stream, TransportError> {
-        self.connect_by(endpoint, Deadline::after(limit)).await
+        self.connect_by(endpoint, self.deadline(limit)).await
     }
 
     /// Connects within `limit` to a broker that is ready to take MQTT's CONNECT.
@@ -240,7 +266,7 @@ impl Transport {
         broker: &BrokerEndpoint,
         limit: Duration,
     ) -> Result<Stream, TransportError> {
-        let deadline = Deadline::after(limit);
+        let deadline = self.deadline(limit);
         let stream = self.connect_by(&broker.server, deadline).await?;
         let Some(path) = &broker.websocket else {
             return Ok(stream);
@@ -251,10 +277,18 @@ impl Transport {
         Ok(Stream::WebSocket(Box::new(messages)))
     }
 
+    fn deadline(&self, limit: Duration) -> Deadline<'_> {
+        Deadline {
+            at: Instant::now() + limit,
+            limit,
+            journal: self.journal.as_deref(),
+        }
+    }
+
     async fn connect_by(
         &self,
         endpoint: &Endpoint,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
     ) -> Result<Stream, TransportError> {
         let server = Peer::Server(endpoint.clone());
         let stream = match &self.proxy {
@@ -274,7 +308,7 @@ impl Transport {
         &self,
         proxy: &Proxy,
         endpoint: &Endpoint,
-        deadline: Deadline,
+        deadline: Deadline<'_>,
     ) -> Result<Stream, TransportError> {
         let peer = Peer::Proxy(proxy.server.clone());
         let mut stream = Stream::Plain(dial(&peer, deadline).await?);
@@ -289,15 +323,19 @@ impl Transport {
 
 /// When a connection must stand, and how long that was in the beginning.
 #[derive(Clone, Copy)]
-struct Deadline {
+struct Deadline<'a> {
     at: Instant,
     limit: Duration,
+    journal: Option<&'a Journal>,
 }
 
-impl Deadline {
-    fn after(limit: Duration) -> Self {
-        let at = Instant::now() + limit;
-        Self { at, limit }
+impl Deadline<'_> {
+    fn saw(self, seen: impl FnOnce() -> Option<Seen>) {
+        if let Some(journal) = self.journal
+            && let Some(seen) = seen()
+        {
+            journal.add(seen);
+        }
     }
 
     async fn bound<T>(
@@ -306,17 +344,25 @@ impl Deadline {
         silence: Silence,
         step: impl Future<Output = T>,
     ) -> Result<T, TransportError> {
-        timeout_at(self.at, step)
-            .await
-            .map_err(|_| TransportError::Timeout {
+        let began = Instant::now();
+        let ended = timeout_at(self.at, step).await;
+        if let Some(journal) = self.journal {
+            journal.write(Step {
                 peer: peer.clone(),
-                silence,
-                limit: self.limit,
-            })
+                awaited: silence,
+                took: began.elapsed(),
+                seen: None,
+            });
+        }
+        ended.map_err(|_| TransportError::Timeout {
+            peer: peer.clone(),
+            silence,
+            limit: self.limit,
+        })
     }
 }
 
-async fn dial(peer: &Peer, deadline: Deadline) -> Result<TcpStream, TransportError> {
+async fn dial(peer: &Peer, deadline: Deadline<'_>) -> Result<TcpStream, TransportError> {
     let Endpoint { host, port, .. } = peer.endpoint();
     let resolve = lookup_host((host.as_str(), *port));
     let mut addresses: Vec<IpAddr> = Vec::new();
@@ -333,20 +379,26 @@ async fn dial(peer: &Peer, deadline: Deadline) -> Result<TcpStream, TransportErr
             return Err(TransportError::Resolve { peer, source });
         }
     }
+    deadline.saw(|| {
+        let texts: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        Some(Seen::Address(texts.join(", ")))
+    });
     let addresses = dial::in_turn(addresses);
     let dialling = dial::first(&addresses, *port);
     let dialled = deadline.bound(peer, Silence::Dial, dialling).await?;
-    dialled.map_err(|source| TransportError::Dial {
+    let stream = dialled.map_err(|source| TransportError::Dial {
         peer: peer.clone(),
         source,
-    })
+    })?;
+    deadline.saw(|| Some(Seen::Address(stream.peer_addr().ok()?.to_string())));
+    Ok(stream)
 }
 
 async fn encrypt(
     stream: Stream,
     peer: &Peer,
     config: Arc<ClientConfig>,
-    deadline: Deadline,
+    deadline: Deadline<'_>,
 ) -> Result<Stream, TransportError> {
     let host = peer.endpoint().host.clone();
     let name = ServerName::try_from(host).map_err(|source| TransportError::Name {
@@ -359,5 +411,10 @@ async fn encrypt(
         peer: peer.clone(),
         source: TlsFault::of(&error),
     })?;
+    deadline.saw(|| {
+        let chain = stream.get_ref().1.peer_certificates()?;
+        let certificate = Certificate::read(chain.first()?)?;
+        Some(Seen::Certificate(Box::new(certificate)))
+    });
     Ok(Stream::Tls(Box::new(stream)))
 }

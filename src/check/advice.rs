@@ -1,0 +1,228 @@
+//! What to do about an error. Pure.
+
+use std::io;
+
+use rumqttc::ConnectReturnCode;
+
+use super::mqtt::AskError;
+use crate::cloud::broker::Lost;
+use crate::cloud::endpoint::EndpointError;
+use crate::cloud::token::NoToken;
+use crate::cloud::transport::proxy::ProxyError;
+use crate::cloud::transport::{Peer, Silence, TlsFault, TransportError};
+use crate::config::{Auth, Config};
+use crate::tunnel::policy::Denied;
+use crate::tunnel::target::DialError;
+
+/// The key that says where a proxy is, and what stands in for it.
+const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";
+
+/// `key` is the one that says where the server is.
+pub(super) fn transport(error: &TransportError, key: &str) -> String {
+    let key = match error.step().0 {
+        Some(Peer::Proxy(_)) => PROXY_KEY,
+        Some(Peer::Server(_)) | None => key,
+    };
+    match error {
+        TransportError::Resolve { .. } => {
+            format!("check the host in {key}, and the name servers in /etc/resolv.conf")
+        }
+        TransportError::Dial { source, .. } => dial(source, key),
+        TransportError::Timeout { silence, .. } => match silence {
+            Silence::Name => {
+                "the name servers do not answer: check /etc/resolv.conf, and that they can be \
+                 reached"
+                    .to_owned()
+            }
+            Silence::Dial => format!(
+                "check the host and the port in {key}; a firewall may drop it, and where only a \
+                 proxy leads out, set cloud.proxy"
+            ),
+            Silence::Tunnel => {
+                "check that cloud.proxy is an HTTP proxy, and that it can reach the server"
+                    .to_owned()
+            }
+            Silence::Tls => format!(
+                "check the port in {key}; something on the way may swallow TLS, or large packets"
+            ),
+            Silence::WebSocket => format!("check the port and the path in {key}"),
+        },
+        TransportError::Proxy(error) => proxy(error),
+        TransportError::Name { .. } => format!("use the name of the server in {key}"),
+        TransportError::Tls { source, .. } => tls(source, key),
+        TransportError::WebSocket(_) => {
+            format!("check the port and the path in {key}; the platform's path is /mqtt")
+        }
+    }
+}
+
+fn dial(source: &io::Error, key: &str) -> String {
+    match source.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            format!("nobody listens there, or a firewall refuses it: check the port in {key}")
+        }
+        _ => format!("check the host in {key}, and this machine's address, routes and firewall"),
+    }
+}
+
+fn proxy(error: &ProxyError) -> String {
+    match error {
+        ProxyError::CredentialsWanted { .. } => {
+            "set cloud.proxy with a user name and a password".to_owned()
+        }
+        ProxyError::CredentialsRefused { .. } => {
+            format!("check the user name and the password in {PROXY_KEY}")
+        }
+        ProxyError::Refused { target, .. } => {
+            format!("have the proxy allow CONNECT to {target}, or check {PROXY_KEY}")
+        }
+        ProxyError::NoProxy { .. } | ProxyError::Broken { .. } => {
+            format!("check the host, the port and http:// or https:// in {PROXY_KEY}")
+        }
+    }
+}
+
+fn tls(fault: &TlsFault, key: &str) -> String {
+    match fault {
+        TlsFault::Expired { .. } | TlsFault::NotYet { .. } => {
+            "set this machine's clock if it is wrong, or else have the server's certificate renewed"
+                .to_owned()
+        }
+        TlsFault::OtherName { asked, .. } => {
+            format!("use a name of the certificate in {key}, or have one made that names {asked}")
+        }
+        TlsFault::UnknownIssuer { .. } => {
+            "put the issuer's certificate into cloud.ca_file, if you know and trust it; if not, \
+             somebody on the way reads along"
+                .to_owned()
+        }
+        TlsFault::Authority { .. } | TlsFault::Refused { .. } | TlsFault::Unreadable => {
+            "have a proper certificate made for the server".to_owned()
+        }
+        TlsFault::CertificateWanted => "set auth.cert_file and auth.key_file".to_owned(),
+        TlsFault::CertificateRefused(_) => {
+            "check auth.cert_file, and that the platform trusts its issuer".to_owned()
+        }
+        TlsFault::NoTls | TlsFault::Closed => format!(
+            "check the port in {key}: TLS is spoken by MQTT at 8883 and by the cloud at 443; \
+             without TLS it is mqtt:// or http://"
+        ),
+        TlsFault::Alert(_) | TlsFault::Other(_) => {
+            format!("check the port in {key}, and what is between here and the server")
+        }
+    }
+}
+
+pub(super) fn login(lost: &Lost, config: &Config) -> String {
+    match lost {
+        Lost::Unreachable(error) => transport(error, "mqtt.url"),
+        Lost::Refused(ConnectReturnCode::BadUserNamePassword) => {
+            format!("check {}", credentials(config))
+        }
+        Lost::Refused(ConnectReturnCode::NotAuthorized) => format!(
+            "check {}, and whether the user is locked; after a device was deleted, wait some \
+             minutes",
+            credentials(config)
+        ),
+        Lost::Refused(ConnectReturnCode::BadClientId) => "check device.id".to_owned(),
+        Lost::Refused(ConnectReturnCode::ServiceUnavailable) => {
+            "try again in some minutes".to_owned()
+        }
+        Lost::Refused(_) | Lost::Protocol(_) | Lost::NoConnAck | Lost::ConnectTimeout => {
+            "check the port in mqtt.url: something else than MQTT may be spoken there".to_owned()
+        }
+        Lost::Closed | Lost::Io(_) => {
+            "check the port in mqtt.url and the credentials; another client with the same id may \
+             also have come"
+                .to_owned()
+        }
+        Lost::Silent | Lost::Unacknowledged | Lost::Blocked => {
+            "check the line, and whatever is between here and the broker".to_owned()
+        }
+    }
+}
+
+/// Names the keys that say as whom adit logs in to the broker.
+fn credentials(config: &Config) -> &'static str {
+    match (&config.auth, &config.mqtt.login) {
+        (Auth::Password { user, .. }, Some((login, _))) if user == login => {
+            "auth.tenant, auth.username and the password"
+        }
+        (_, Some(_)) => "mqtt.username and mqtt.password",
+        (Auth::Bootstrap(_), None) => "auth.bootstrap_username and its password",
+        (Auth::Certificate(_), None) => "auth.cert_file, and that the platform trusts its issuer",
+        (Auth::Password { .. } | Auth::None, None) => "whether the broker wants mqtt.username",
+    }
+}
+
+pub(super) fn refused_subscription() -> &'static str {
+    "if the device is new, start `adit run`, which creates it; else give the device's user the \
+     rights of a device"
+}
+
+pub(super) fn asked(error: &AskError) -> &'static str {
+    match error {
+        AskError::Lost(_) => {
+            "a running agent may have come back and thrown the check out: stop it, or use --no-login"
+        }
+        AskError::NoSubAck => "look at the broker's log",
+        AskError::NoToken(NoToken::Silent) => {
+            "behind a local broker, check that its bridge carries s/uat up and s/dat down, and \
+             mqtt.topic_prefix; a new device has to exist first: start `adit run`"
+        }
+        AskError::NoToken(NoToken::Rubbish) => {
+            "look at what answers on s/dat: mqtt.url may not lead to the platform"
+        }
+    }
+}
+
+pub(super) fn websocket(error: &EndpointError, config: &Config) -> &'static str {
+    match (error, &config.auth) {
+        (EndpointError::Refused { status: 401, .. }, Auth::Password { .. }) => {
+            "check auth.tenant, auth.username and the password"
+        }
+        (EndpointError::Refused { status: 401, .. }, _) => {
+            "check that cloud.url is the tenant that gave the token"
+        }
+        (EndpointError::Refused { status, .. }, _) => match status {
+            300..=399 => "set cloud.url to where the platform is",
+            407 => "set cloud.proxy with a user name and a password",
+            429 | 500..=599 => "try again in some minutes, then ask who runs the platform",
+            _ => "check cloud.url, and that the tenant has remote access",
+        },
+        (EndpointError::NotWebSocket { .. }, _) => {
+            "check cloud.url: what answers there is not the platform, or a proxy is in between"
+        }
+        (EndpointError::Timeout { .. } | EndpointError::Broken { .. }, _) => {
+            "check cloud.url, and whether something on the way lets no WebSocket through"
+        }
+        (EndpointError::Credentials, _) => "check auth.username and the password",
+        (EndpointError::Transport(_), _) => "check cloud.url",
+    }
+}
+
+pub(super) fn policy(denied: &Denied) -> &'static str {
+    match denied {
+        Denied::Never { .. } => "no configuration allows it: use another address of the machine",
+        Denied::Denied { .. } => "take the pattern out of remote_access.deny, if it may be reached",
+        Denied::NotAllowed { .. } => "add it to remote_access.allow, if it may be reached",
+    }
+}
+
+pub(super) fn target(error: &DialError) -> &'static str {
+    match error {
+        DialError::Denied(denied) => policy(denied),
+        DialError::Resolve { .. } => "check the name, and the name servers in /etc/resolv.conf",
+        DialError::ResolveTimeout { .. } => {
+            "the name servers do not answer: check /etc/resolv.conf, and that they can be reached"
+        }
+        DialError::Reach { source, .. } | DialError::ReachAny { source, .. }
+            if source.kind() == io::ErrorKind::ConnectionRefused =>
+        {
+            "the machine is on, but nobody listens at this port: check the port and the service"
+        }
+        DialError::Reach { .. } | DialError::ReachAny { .. } | DialError::Timeout { .. } => {
+            "check that the machine is on, its address, and the firewalls on the way"
+        }
+    }
+}

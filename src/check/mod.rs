@@ -1,0 +1,463 @@
+//! `adit check`: every hop of the way to the cloud, in order, and what is broken there.
+//!
+//! The hops are tried with the very parts that the agent runs on, so that what works here works
+//! there. A hop behind a broken one is not tried, but the cloud is reached whatever becomes of the
+//! broker, and a target whatever becomes of both.
+
+mod advice;
+mod mqtt;
+pub mod report;
+mod way;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use smartrest::{ConnectionKey, Target, Topics};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::announcement::Announcement;
+use crate::cli::Check;
+use crate::cloud::authorization::Authorization;
+use crate::cloud::broker::{Account, Link, Lost};
+use crate::cloud::endpoint::{self, EndpointError};
+use crate::cloud::transport::Transport;
+use crate::cloud::transport::certificate::date;
+use crate::cloud::transport::identity::Identity;
+use crate::cloud::transport::journal::{Journal, Step};
+use crate::config::{Auth, Config};
+use crate::reason::failure_reason;
+use crate::secret::Secret;
+use crate::tunnel::target::{self, DialError};
+use report::{Hop, Report};
+use way::{NOT_TRIED, REASON_LIMIT, Way};
+
+/// A certificate that ends sooner should be renewed.
+const RENEWAL_TIME: Duration = Duration::from_hours(30 * 24);
+/// As long as an attempt of the agent may take.
+const BROKER_LIMIT: Duration = Duration::from_secs(30);
+
+const CONFIGURATION: &str = "configuration";
+const CERTIFICATE: &str = "certificate";
+const LOGIN: &str = "MQTT login";
+const SUBSCRIPTIONS: &str = "subscriptions";
+const TOKEN: &str = "token";
+const WEBSOCKET: &str = "WebSocket endpoint";
+const POLICY: &str = "policy";
+const TARGET: &str = "target";
+const NO_LOGIN: &str = "left out, as --no-login says";
+
+/// Tries every hop, and prints what is found at each as soon as it is known.
+///
+/// The exit code is 0 if nothing is broken, and 1 if something is or `stop` came before the end.
+///
+/// # Errors
+/// The configuration cannot be used with TLS or MQTT.
+pub async fn run(
+    config: &Config,
+    check: Check,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let journal = Arc::new(Journal::default());
+    let transport = Transport::new(&config.cloud.ca)?
+        .with_identity(config.auth.identity().cloned())
+        .recorded(Arc::clone(&journal));
+    let announcement = Announcement::of(config)?;
+    let mut checker = Checker {
+        config,
+        options: &check,
+        announcement,
+        transport,
+        journal,
+        report: Report::default(),
+    };
+    let stopped = tokio::select! {
+        () = checker.check() => false,
+        () = stop.cancelled() => true,
+    };
+    let report = checker.report;
+    if check.json {
+        print(&report.to_json()?);
+    } else if stopped {
+        print("stopped before the end");
+    } else {
+        print(&report.summary());
+    }
+    Ok(match report.is_good() && !stopped {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+/// Whoever asked may have closed the pipe; the exit code tells the result too.
+fn print(text: &str) {
+    let mut out = io::stdout();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+struct Checker<'a> {
+    config: &'a Config,
+    options: &'a Check,
+    announcement: Announcement,
+    transport: Transport,
+    journal: Arc<Journal>,
+    report: Report,
+}
+
+impl Checker<'_> {
+    async fn check(&mut self) {
+        if !self.options.no_login {
+            self.announce_login();
+        }
+        self.add(configuration(self.config));
+        if let Some(identity) = self.config.auth.identity() {
+            self.add(certificate(identity, SystemTime::now()));
+        }
+        let token = if self.options.no_login {
+            self.reach_broker().await;
+            None
+        } else {
+            self.log_in().await
+        };
+        self.cloud(token).await;
+        if let Some(target) = &self.options.target {
+            self.target(target).await;
+        }
+    }
+
+    /// Says what the login does to others, before it does.
+    fn announce_login(&self) {
+        let id = &self.config.device.id;
+        let words = format!(
+            "the MQTT login throws an agent that runs as '{id}' out for a moment; --no-login \
+             leaves it out"
+        );
+        if self.options.json {
+            warn!("{words}");
+        } else {
+            print(&words);
+        }
+    }
+
+    fn add(&mut self, hop: Hop) {
+        if !self.options.json {
+            print(&hop.to_string());
+        }
+        self.report.add(hop);
+    }
+
+    fn add_all(&mut self, hops: impl IntoIterator<Item = Hop>) {
+        hops.into_iter().for_each(|hop| self.add(hop));
+    }
+
+    /// Connects to the broker and says nothing there.
+    async fn reach_broker(&mut self) {
+        let mqtt = &self.config.mqtt;
+        let transport = self.transport.clone().through(mqtt.proxy.clone());
+        let reached = transport.connect_broker(&mqtt.endpoint, BROKER_LIMIT).await;
+        let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
+        self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
+        self.skip_after_login(LOGIN, NO_LOGIN);
+    }
+
+    /// Logs in to the broker and asks there; returns the header of a token.
+    async fn log_in(&mut self) -> Option<Secret> {
+        let mqtt = &self.config.mqtt;
+        let account = account(&self.announcement, self.config);
+        let transport = self.transport.clone().through(mqtt.proxy.clone());
+        let began = Instant::now();
+        let logged_in = account.log_in(&transport).await;
+        let steps = self.journal.take();
+        let took = rest(began, &steps);
+        let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
+        let unreachable = match &logged_in {
+            Err(Lost::Unreachable(error)) => Some(error),
+            _ => None,
+        };
+        self.add_all(way.hops(&steps, unreachable));
+        match logged_in {
+            Ok(link) => {
+                self.add(Hop::passed(LOGIN, &accepted(&account), took));
+                self.ask(link).await
+            }
+            Err(Lost::Unreachable(_)) => {
+                self.skip_after_login(LOGIN, NOT_TRIED);
+                None
+            }
+            Err(lost) => {
+                let (words, advice) = (
+                    failure_reason(&lost, REASON_LIMIT),
+                    advice::login(&lost, self.config),
+                );
+                self.add(Hop::failed(LOGIN, &words, took, &advice));
+                self.skip_after_login(SUBSCRIPTIONS, NOT_TRIED);
+                None
+            }
+        }
+    }
+
+    /// Skips what a login leads to, from a hop on.
+    fn skip_after_login(&mut self, first: &str, words: &str) {
+        let token = self.wants_token().then_some(TOKEN);
+        let hops = [LOGIN, SUBSCRIPTIONS].into_iter().chain(token);
+        self.add_all(
+            hops.skip_while(|hop| *hop != first)
+                .map(|hop| Hop::skipped(hop, words)),
+        );
+    }
+
+    /// A gateway that is to register has nothing that the WebSocket would take.
+    fn wants_token(&self) -> bool {
+        let is_known = !matches!(self.config.auth, Auth::Bootstrap(_));
+        is_known && self.announcement.needs_token(self.config)
+    }
+
+    async fn ask(&mut self, mut link: Link) -> Option<Secret> {
+        let topics = self.announcement.topics.clone();
+        let wanted = self.subscriptions(&topics);
+        let began = Instant::now();
+        let subscribed = mqtt::subscribe(&mut link, &wanted).await;
+        let took = began.elapsed();
+        let (hop, goes_on) = match subscribed {
+            Ok(refused) if refused.is_empty() => {
+                let words = format!("granted: {}", wanted.join(", "));
+                (Hop::passed(SUBSCRIPTIONS, &words, took), true)
+            }
+            Ok(refused) => {
+                let words = format!("the broker refuses {}", refused.join(", "));
+                let advice = advice::refused_subscription();
+                let may_ask = !refused.contains(&topics.token());
+                (Hop::failed(SUBSCRIPTIONS, &words, took, advice), may_ask)
+            }
+            Err(error) => {
+                let words = failure_reason(&error, REASON_LIMIT);
+                let advice = advice::asked(&error);
+                (Hop::failed(SUBSCRIPTIONS, &words, took, advice), false)
+            }
+        };
+        self.add(hop);
+        if !self.wants_token() {
+            link.disconnect().await;
+            return None;
+        }
+        if !goes_on {
+            self.add(Hop::skipped(TOKEN, NOT_TRIED));
+            return None;
+        }
+        let began = Instant::now();
+        let answer = mqtt::token(&mut link, &topics).await;
+        let took = began.elapsed();
+        link.disconnect().await;
+        match answer {
+            Ok((header, life)) => {
+                let life = Duration::from_secs(life.as_secs());
+                let life = humantime::format_duration(life);
+                let words = format!("received, good for {life}");
+                self.add(Hop::passed(TOKEN, &words, took));
+                Some(header)
+            }
+            Err(error) => {
+                let words = failure_reason(&error, REASON_LIMIT);
+                self.add(Hop::failed(TOKEN, &words, took, advice::asked(&error)));
+                None
+            }
+        }
+    }
+
+    fn subscriptions(&self, topics: &Topics) -> Vec<String> {
+        match self.config.auth {
+            Auth::Bootstrap(_) => vec![topics.registration()],
+            _ => self.announcement.session_options(self.config).subscribe,
+        }
+    }
+
+    /// Reaches the cloud, and its WebSocket endpoint if there is something to show there.
+    async fn cloud(&mut self, token: Option<Secret>) {
+        let cloud = &self.config.cloud;
+        let transport = self.transport.clone().through(cloud.proxy.clone());
+        let way = Way::to_cloud(&cloud.endpoint, cloud.proxy.as_ref());
+        let limit = self.config.remote_access.connect_timeout;
+        let header = match Authorization::new(self.config, None).header().await {
+            Ok(header) => Some(header),
+            Err(_) => token,
+        };
+        let Some(header) = header else {
+            let reached = transport.connect(&cloud.endpoint, limit).await;
+            self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
+            let words = match self.config.auth {
+                Auth::Bootstrap(_) => "not tried: the gateway is not registered yet",
+                _ => "not tried: there is no token to show",
+            };
+            self.add(Hop::skipped(WEBSOCKET, words));
+            return;
+        };
+        let key = match impossible_key() {
+            Ok(key) => key,
+            Err(error) => {
+                self.add(Hop::skipped(WEBSOCKET, &error.to_string()));
+                return;
+            }
+        };
+        let began = Instant::now();
+        let opened = endpoint::connect(&transport, &cloud.endpoint, &key, &header, limit).await;
+        let steps = self.journal.take();
+        let took = rest(began, &steps);
+        match opened {
+            Err(EndpointError::Transport(error)) => {
+                self.add_all(way.hops(&steps, Some(&error)));
+                self.add(Hop::skipped(WEBSOCKET, NOT_TRIED));
+            }
+            opened => {
+                self.add_all(way.hops(&steps, None));
+                self.add(websocket(opened.err().as_ref(), self.config, took));
+            }
+        }
+    }
+
+    async fn target(&mut self, target: &Target) {
+        let settings = &self.config.remote_access;
+        let began = Instant::now();
+        let reached = target::connect(target, &settings.policy, settings.connect_timeout).await;
+        let took = began.elapsed();
+        let error = match reached {
+            Ok(stream) => {
+                let address = stream.peer_addr();
+                let address = address.map_or_else(|_| target.to_string(), |at| at.to_string());
+                let words = format!("allows {target}");
+                self.add(Hop::passed(POLICY, &words, Duration::ZERO));
+                self.add(Hop::passed(
+                    TARGET,
+                    &format!("connected to {address}"),
+                    took,
+                ));
+                return;
+            }
+            Err(error) => error,
+        };
+        let words = failure_reason(&error, REASON_LIMIT);
+        let advice = advice::target(&error);
+        match error {
+            DialError::Denied(_) => {
+                self.add(Hop::failed(POLICY, &words, took, advice));
+                self.add(Hop::skipped(TARGET, NOT_TRIED));
+            }
+            // The policy is about addresses.
+            DialError::Resolve { .. } | DialError::ResolveTimeout { .. } => {
+                self.add(Hop::skipped(POLICY, "not tried: there is no address"));
+                self.add(Hop::failed(TARGET, &words, took, advice));
+            }
+            DialError::Reach { .. } | DialError::ReachAny { .. } | DialError::Timeout { .. } => {
+                let allows = format!("allows {target}");
+                self.add(Hop::passed(POLICY, &allows, Duration::ZERO));
+                self.add(Hop::failed(TARGET, &words, took, advice));
+            }
+        }
+    }
+}
+
+/// As whom the agent would log in.
+fn account(announcement: &Announcement, config: &Config) -> Account {
+    let account = announcement.session_options(config).account;
+    match &config.auth {
+        Auth::Bootstrap(bootstrap) => Account {
+            login: Some((bootstrap.user.clone(), bootstrap.password.clone())),
+            ..account
+        },
+        _ => account,
+    }
+}
+
+fn accepted(
+    Account {
+        client_id, login, ..
+    }: &Account,
+) -> String {
+    let user = match login {
+        Some((user, _)) => format!("as user {user}"),
+        None => "without a user".to_owned(),
+    };
+    format!("the broker took the login {user}, client id {client_id} (CONNACK 0)")
+}
+
+/// Returns how long what followed the steps took.
+fn rest(began: Instant, steps: &[Step]) -> Duration {
+    let before: Duration = steps.iter().map(|step| step.took).sum();
+    began.elapsed().saturating_sub(before)
+}
+
+/// A key that no tunnel has.
+fn impossible_key() -> Result<ConnectionKey, smartrest::RequestError> {
+    ConnectionKey::parse(&format!("adit-check-{:032x}", fastrand::u128(..)))
+}
+
+fn configuration(config: &Config) -> Hop {
+    let place = match &config.file {
+        Some(file) => file.display().to_string(),
+        None => "no file, flags and variables only".to_owned(),
+    };
+    let hop = Hop::passed(CONFIGURATION, &place, Duration::ZERO);
+    let warnings = config.warnings.iter();
+    warnings.fold(hop, |hop, warning| hop.with_advice(warning))
+}
+
+fn certificate(identity: &Identity, now: SystemTime) -> Hop {
+    let (begins, ends) = identity.life;
+    let words = format!(
+        "'{}', valid from {} until {}",
+        identity.name(),
+        date(begins),
+        date(ends)
+    );
+    if now > ends || now < begins {
+        let words = format!("{words}, and now is {}", date(now));
+        let advice = "set this machine's clock if it is wrong, or else renew the certificate";
+        return Hop::failed(CERTIFICATE, &words, Duration::ZERO, advice);
+    }
+    let hop = Hop::passed(CERTIFICATE, &words, Duration::ZERO);
+    let left = ends.duration_since(now).unwrap_or_default();
+    if left < RENEWAL_TIME {
+        const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
+        let days = left.as_secs() / SECONDS_PER_DAY;
+        return hop.with_advice(&format!("renew it soon: it ends in {days} days"));
+    }
+    hop
+}
+
+/// Judges the endpoint's answer to a key that cannot exist.
+fn websocket(error: Option<&EndpointError>, config: &Config, took: Duration) -> Hop {
+    let Some(error) = error else {
+        let words = "it opened a WebSocket for a key that does not exist";
+        let advice = "if no tunnel opens, check cloud.url: the platform refuses such a key";
+        return Hop::passed(WEBSOCKET, words, took).with_advice(advice);
+    };
+    match error {
+        EndpointError::Refused {
+            status: status @ (403 | 404 | 409 | 410),
+            ..
+        } => {
+            let words = format!(
+                "reached, and the credentials are taken (HTTP {status} for a key that does not \
+                 exist)"
+            );
+            let hop = Hop::passed(WEBSOCKET, &words, took);
+            match status {
+                403 => hop.with_advice(
+                    "if no tunnel opens, give the device's user the role for remote access",
+                ),
+                _ => hop,
+            }
+        }
+        EndpointError::Refused { status: 401, .. } => {
+            let words = "reached, but the credentials are refused (HTTP 401)";
+            let advice = advice::websocket(error, config);
+            Hop::failed(WEBSOCKET, words, took, advice)
+        }
+        error => {
+            let words = failure_reason(error, REASON_LIMIT);
+            Hop::failed(WEBSOCKET, &words, took, advice::websocket(error, config))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What a connection went through on its way, for a person who wants to know.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::certificate::Certificate;
+use super::{Peer, Silence};
+
+/// The steps of connections, in the order in which they ended.
+#[derive(Debug, Default)]
+pub struct Journal(Mutex<Vec<Step>>);
+
+/// One step of a connection; whether it came to a good end is told by the connection's error.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Step {
+    /// With whom, or about whose name.
+    pub peer: Peer,
+    /// What was waited for.
+    pub awaited: Silence,
+    /// How long.
+    pub took: Duration,
+    /// What there was to see.
+    pub seen: Option<Seen>,
+}
+
+/// What there was to see at a step.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Seen {
+    /// What the resolver knows, or the address that accepted the connection.
+    Address(String),
+    /// The server's certificate.
+    Certificate(Box<Certificate>),
+}
+
+impl Journal {
+    /// Returns what was written since the last time.
+    pub fn take(&self) -> Vec<Step> {
+        std::mem::take(&mut self.steps())
+    }
+
+    pub(super) fn write(&self, step: Step) {
+        self.steps().push(step);
+    }
+
+    /// Adds to the last step what there was to see.
+    pub(super) fn add(&self, seen: Seen) {
+        if let Some(step) = self.steps().last_mut() {
+            step.seen = Some(seen);
+        }
+    }
+
+    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<Step>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
