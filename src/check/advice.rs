@@ -97,7 +97,9 @@ fn tls(fault: &TlsFault, key: &str) -> String {
                 .to_owned()
         }
         TlsFault::Authority { .. } | TlsFault::Refused { .. } | TlsFault::Unreadable => {
-            "have a proper certificate made for the server".to_owned()
+            "have a proper certificate made for the server, and check that cloud.ca_file is of its \
+             issuer"
+                .to_owned()
         }
         TlsFault::CertificateWanted => "set auth.cert_file and auth.key_file".to_owned(),
         TlsFault::CertificateRefused(_) => {

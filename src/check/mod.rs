@@ -461,3 +461,61 @@ fn websocket(error: Option<&EndpointError>, config: &Config, took: Duration) -> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, date_time_ymd};
+
+    use super::report::Outcome;
+    use super::*;
+    use crate::cloud::transport::identity::Files;
+
+    /// Valid from the first day of 2020 to the first day of 2030.
+    fn identity() -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "gw-7");
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2030, 1, 1);
+        let files = Files {
+            certificate: "device.pem".into(),
+            key: "device.key".into(),
+        };
+        let cert = params.self_signed(&key).unwrap().pem();
+        Identity::parse(files, cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn warns_of_a_certificate_that_ends_soon() {
+        let identity = identity();
+        let life = "'gw-7', valid from 2020-01-01T00:00:00Z until 2030-01-01T00:00:00Z";
+        let renew = "set this machine's clock if it is wrong, or else renew the certificate";
+        for (now, outcome, detail, advice) in [
+            ("2029-12-01T00:00:00Z", Outcome::Passed, "", None),
+            (
+                "2029-12-02T00:00:01Z",
+                Outcome::Passed,
+                "",
+                Some("renew it soon: it ends in 29 days"),
+            ),
+            (
+                "2030-01-01T00:00:01Z",
+                Outcome::Failed,
+                ", and now is 2030-01-01T00:00:01Z",
+                Some(renew),
+            ),
+            (
+                "2019-12-31T23:59:59Z",
+                Outcome::Failed,
+                ", and now is 2019-12-31T23:59:59Z",
+                Some(renew),
+            ),
+        ] {
+            let hop = certificate(&identity, humantime::parse_rfc3339(now).unwrap());
+            assert_eq!(hop.outcome, outcome, "{now}");
+            assert_eq!(hop.detail, format!("{life}{detail}"), "{now}");
+            assert_eq!(hop.advice, Vec::from_iter(advice), "{now}");
+        }
+    }
+}

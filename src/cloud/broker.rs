@@ -21,6 +21,8 @@ const WRITE_LIMIT: Duration = Duration::from_secs(20);
 pub(super) const PING_LIMIT: Duration = Duration::from_secs(20);
 /// How long the broker may take to acknowledge a message before the connection counts as broken.
 pub(super) const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
+/// What the codec says where the stream ends within a packet.
+const HALF_A_PACKET: &str = "bytes remaining on stream";
 /// Largest packet taken, four times what the platform sends (16,184 bytes).
 const INCOMING_LIMIT: usize = 64 * 1024;
 
@@ -184,6 +186,7 @@ impl Link {
 fn broken(error: PacketError) -> Lost {
     match error {
         PacketError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Lost::Closed,
+        PacketError::Io(error) if error.to_string() == HALF_A_PACKET => Lost::Closed,
         PacketError::Io(error) => Lost::Io(error),
         other => Lost::Protocol(other),
     }

@@ -11,6 +11,7 @@
 )]
 
 mod announcement;
+mod check;
 mod children;
 mod configuration;
 mod failures;

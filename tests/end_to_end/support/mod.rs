@@ -7,16 +7,20 @@ mod mosquitto;
 mod pki;
 mod ports;
 mod process;
+mod servers;
 mod site;
 mod temporary;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, refused_configuration};
+pub(crate) use adit::{Adit, check, interrupted_check, refused_configuration};
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;
+pub(crate) use pki::Pki;
+pub(crate) use servers::{canned, tls_server};
 pub(crate) use site::{Site, SiteOptions, rows};
+pub(crate) use temporary::Directory;
 
 /// No step of a test takes this long unless something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

@@ -29,7 +29,7 @@ pub(crate) struct Site {
     pub(crate) gateway: String,
     pub(crate) broker: Mosquitto,
     pub(crate) cloud: Cloud,
-    pki: Option<Pki>,
+    pub(crate) pki: Option<Pki>,
     /// Where the certificates are.
     _directory: Directory,
 }
