@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use smartrest::{
     COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Topic, Topics, plain_text,
 };
@@ -31,12 +32,11 @@ use crate::fragment::Updates;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
 use crate::reason::failure_reason;
 use crate::tunnel::manager::{self, Tunnels};
+use crate::tunnel::relay::DRAIN_LIMIT;
 use crate::tunnel::{Ended, Opener};
 
-/// How long open tunnels have to deliver what is in flight when adit stops.
-pub const TUNNEL_DRAIN: Duration = Duration::from_secs(5);
-/// A moment more than that for the tasks to say so.
-const TUNNELS_END: Duration = Duration::from_secs(6);
+/// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
+const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long the last statuses and events have to reach the broker when adit stops.
 const OUTBOX_END: Duration = Duration::from_secs(5);
 
@@ -123,15 +123,19 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     info!(
         version = env!("CARGO_PKG_VERSION"),
         device = agent.gateway,
+        broker = config.mqtt.endpoint.server.to_string(),
+        cloud = config.cloud.endpoint.to_string(),
+        policy = config.remote_access.policy.to_string(),
         "adit is starting"
     );
-    let session = tokio::spawn(session.run());
+    let mut session = tokio::spawn(session.run());
     loop {
         let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events.recv() => agent.session_event(event),
             event = agent.tunnels.next() => agent.tunnel_event(event),
+            ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 agent.by_id(Collection::deadline_passed);
             }
@@ -296,7 +300,8 @@ impl Agent {
         if offers.is_empty() {
             return;
         }
-        if !self.publisher.has_room() {
+        // Nothing younger may overtake what was left out.
+        if self.rows_left_out || !self.publisher.has_room() {
             warn!(
                 waiting = self.publisher.waiting(),
                 "operations left for later: too many statuses wait for the broker"
@@ -512,12 +517,13 @@ async fn end_session(
             }
         }
     };
-    if timeout(OUTBOX_END, delivered).await.is_err() {
+    let delivered = timeout(OUTBOX_END, delivered).await.is_ok();
+    session.abort();
+    if !delivered && publisher.waiting() > 0 {
         warn!(
             unsent = publisher.waiting(),
             "the broker did not take everything in time; the next start fails what is left executing"
         );
-        session.abort();
     }
 }
 
