@@ -18,19 +18,16 @@ use tracing::{debug, info, trace, warn};
 
 use crate::announcement::{self, Announcement, CollectionTopics};
 use crate::cloud::authorization::Authorization;
-use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
-use crate::cloud::registration;
 use crate::cloud::session::{self, Session};
 use crate::cloud::token::Tokens;
 use crate::cloud::transport::Transport;
 use crate::collection::{ANSWER_LIMIT, Action, Collection};
-use crate::config::{Auth, Config};
-use crate::credentials_file;
+use crate::config::Config;
+use crate::enrolment;
 use crate::fragment::Updates;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
-use crate::reason::failure_reason;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
 use crate::tunnel::{Ended, Opener};
@@ -86,7 +83,7 @@ struct ById {
 pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let transport =
         Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
-    let Some(config) = &registered(config, &transport, &stop).await? else {
+    let Some(config) = &enrolment::registered(config, &transport, &stop).await? else {
         return Ok(());
     };
     let announcement = Announcement::of(config)?;
@@ -146,47 +143,6 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     finish.cancel();
     end_session(session, events, &agent.publisher).await;
     Ok(())
-}
-
-/// Returns the configuration to run with: of a gateway that nobody knows, once it is registered;
-/// `None` if it is to stop before.
-///
-/// # Errors
-/// What comes could not be kept.
-async fn registered(
-    config: &Config,
-    transport: &Transport,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<Config>> {
-    let Auth::Bootstrap(bootstrap) = &config.auth else {
-        return Ok(Some(config.clone()));
-    };
-    // The platform hands credentials out once, so a place for them must be sure before.
-    credentials_file::check(&bootstrap.credentials_file)?;
-    let account = Account {
-        broker: config.mqtt.endpoint.clone(),
-        client_id: config.device.id.clone(),
-        login: Some((bootstrap.user.clone(), bootstrap.password.clone())),
-        keep_alive: config.mqtt.keep_alive,
-    };
-    let topics = Topics::new(&config.mqtt.topic_prefix)?;
-    let transport = transport.clone().through(config.mqtt.proxy.clone());
-    let credentials = tokio::select! {
-        credentials = registration::register(&account, &topics, &transport) => credentials,
-        () = stop.cancelled() => return Ok(None),
-    };
-    let path = &bootstrap.credentials_file;
-    match credentials_file::write(path, &credentials) {
-        Ok(()) => info!(file = path.display().to_string(), "credentials kept"),
-        Err(error) => {
-            let error = failure_reason(&error, EVENT_LIMIT);
-            warn!(
-                error,
-                "the credentials are not kept: after a restart, adit must register again"
-            );
-        }
-    }
-    Ok(Some(config.with_credentials(credentials)))
 }
 
 impl Agent {
@@ -249,7 +205,9 @@ impl Agent {
                 Action::Resume => self.publisher.ask(self.pending_operations.clone()),
                 Action::WarnOfFallback => warn!(
                     waited = ?ANSWER_LIMIT,
-                    "the platform does not answer for template collections: operations are                      reported without their ids, a result waits for every older one of its device,                      and adit_RemoteAccess is not kept up to date"
+                    "the platform does not answer for template collections: operations are \
+                     reported without their ids, a result waits for every older one of its device, \
+                     and adit_RemoteAccess is not kept up to date"
                 ),
                 Action::Take(offers) => self.take(offers),
                 Action::Nameless(error) => {
