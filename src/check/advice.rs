@@ -138,6 +138,7 @@ pub(super) fn login(lost: &Lost, config: &Config) -> String {
              also have come"
                 .to_owned()
         }
+        Lost::TooLarge(_) => "use a shorter device.id, user name or password".to_owned(),
         Lost::Silent | Lost::Unacknowledged | Lost::Blocked => {
             "check the line, and whatever is between here and the broker".to_owned()
         }

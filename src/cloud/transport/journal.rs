@@ -1,12 +1,12 @@
 //! What a connection went through on its way, for a person who wants to know.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::certificate::Certificate;
 use super::{Peer, Silence};
 
-/// The steps of connections, in the order in which they ended.
+/// The steps of connections that are made one after the other, in the order in which they ended.
 #[derive(Debug, Default)]
 pub struct Journal(Mutex<Vec<Step>>);
 
@@ -26,7 +26,7 @@ pub struct Step {
 /// What there was to see at a step.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Seen {
-    /// What the resolver knows, or the address that accepted the connection.
+    /// The addresses that the resolver knows, or the one that accepted the connection.
     Address(String),
     /// The server's certificate.
     Certificate(Box<Certificate>),
@@ -49,7 +49,7 @@ impl Journal {
         }
     }
 
-    fn steps(&self) -> std::sync::MutexGuard<'_, Vec<Step>> {
+    fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

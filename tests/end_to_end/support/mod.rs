@@ -1,6 +1,7 @@
 //! What the tests stand on: a broker, the platform, adit as a process, and machines on its LAN.
 
 mod adit;
+mod authority;
 mod far_end;
 mod lan;
 mod mosquitto;
@@ -14,10 +15,10 @@ mod temporary;
 use std::time::Duration;
 
 pub(crate) use adit::{Adit, check, interrupted_check, refused_configuration};
+pub(crate) use authority::Authority;
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;
-pub(crate) use pki::Pki;
 pub(crate) use servers::{canned, tls_server};
 pub(crate) use site::{Site, SiteOptions, rows};
 pub(crate) use temporary::Directory;

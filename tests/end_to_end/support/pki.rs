@@ -16,20 +16,15 @@ pub(crate) struct Pki {
     pub(crate) key_file: PathBuf,
     pub(crate) roots: RootCertStore,
     pub(crate) server: Arc<ServerConfig>,
-    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Pki {
     pub(crate) fn new(directory: &Directory) -> Self {
-        // With the same name as the server's, OpenSSL takes that one for self-signed.
-        Self::named(directory, "the authority of a test")
-    }
-
-    /// Makes an authority with a name.
-    pub(crate) fn named(directory: &Directory, name: &str) -> Self {
         let ca_key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // With the same name as the server's, OpenSSL takes that one for self-signed.
+        let name = "the authority of a test";
         params.distinguished_name.push(DnType::CommonName, name);
         let ca = params.self_signed(&ca_key).unwrap();
         let issuer = Issuer::new(params, ca_key);
@@ -46,32 +41,11 @@ impl Pki {
             key_file: directory.write("key.pem", &key.serialize_pem()),
             roots,
             server: Arc::new(server(cert.der().clone(), &key)),
-            issuer,
         }
-    }
-
-    /// Returns a server with another certificate of the same authority.
-    pub(crate) fn other_server(&self, params: &CertificateParams) -> Arc<ServerConfig> {
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        Arc::new(server(cert.der().clone(), &key))
-    }
-
-    /// Writes a device's certificate and its key, and returns their paths.
-    pub(crate) fn device(&self, directory: &Directory, name: &str) -> [PathBuf; 2] {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        [
-            directory.write("device.pem", &cert.pem()),
-            directory.write("device.key", &key.serialize_pem()),
-        ]
     }
 }
 
-fn server(cert: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
+pub(super) fn server(cert: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
