@@ -21,7 +21,7 @@ impl Adit {
     pub(crate) fn start(config: &str, settings: &[&str]) -> Self {
         let directory = Directory::new();
         let file = directory.write("adit.toml", config);
-        let mut command = command(&file);
+        let mut command = command("run", &file);
         command.args(["--log-level", "trace"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -54,6 +54,11 @@ impl Adit {
         self.process.lines().join("\n")
     }
 
+    /// Returns the most memory that it has had so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.process.peak_memory()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
@@ -82,7 +87,7 @@ pub(crate) async fn refused_configuration(
 ) -> (Option<i32>, String) {
     let directory = Directory::new();
     let file = directory.write("adit.toml", config);
-    let mut command = command(&file);
+    let mut command = command("run", &file);
     for setting in settings {
         command.args(["--set", setting]);
     }
@@ -93,14 +98,15 @@ pub(crate) async fn refused_configuration(
     (status.code(), said)
 }
 
-fn command(config: &Path) -> Command {
+/// Returns a command of adit with a configuration file.
+pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     // Nothing of the environment of whoever runs the tests; a resolver that is not there is given
     // up soon.
     command
         .env_clear()
         .env("RES_OPTIONS", "timeout:1 attempts:1")
-        .arg("run")
+        .arg(subcommand)
         .arg("--config")
         .arg(config);
     command
