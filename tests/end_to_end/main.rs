@@ -11,9 +11,12 @@
 )]
 
 mod announcement;
+mod bytes;
 mod check;
 mod children;
 mod configuration;
+mod connect;
+mod ends;
 mod failures;
 mod operation_ids;
 mod operations;

@@ -1,11 +1,8 @@
 //! The command under test.
 
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
-
-use tokio::io::AsyncReadExt;
-use tokio::time::timeout;
 
 use super::process::Process;
 use super::temporary::Directory;
@@ -18,8 +15,6 @@ pub(crate) struct Adit {
 
 /// Longer than the longest that adit says it may take, shorter than what systemd waits.
 pub(crate) const EXIT_LIMIT: Duration = Duration::from_secs(20);
-/// Longer than all hops of a check together.
-const CHECK_LIMIT: Duration = Duration::from_secs(100);
 
 impl Adit {
     /// Starts it with a configuration file and with values for `--set`.
@@ -57,6 +52,11 @@ impl Adit {
 
     pub(crate) fn log(&self) -> String {
         self.process.lines().join("\n")
+    }
+
+    /// Returns the most memory that it has had so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.process.peak_memory()
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -98,63 +98,8 @@ pub(crate) async fn refused_configuration(
     (status.code(), said)
 }
 
-/// What a check has said, with `FILE` for the path of the configuration.
-pub(crate) struct Checked {
-    pub(crate) code: Option<i32>,
-    /// Standard output.
-    pub(crate) result: String,
-    /// Standard error.
-    pub(crate) log: String,
-}
-
-/// Runs `adit check` to its end.
-pub(crate) async fn check(config: &str, arguments: &[&str]) -> Checked {
-    run_check(config, arguments, false).await
-}
-
-/// Runs `adit check`, and sends SIGINT when the configuration is through.
-pub(crate) async fn interrupted_check(config: &str, arguments: &[&str]) -> Checked {
-    run_check(config, arguments, true).await
-}
-
-async fn run_check(config: &str, arguments: &[&str], interrupted: bool) -> Checked {
-    let directory = Directory::new();
-    let file = directory.write("adit.toml", config);
-    let mut child = tokio::process::Command::from(command("check", &file))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdout = child.stdout.take().expect("piped");
-    let mut result = Vec::new();
-    while interrupted && !String::from_utf8_lossy(&result).contains("configuration") {
-        let read = timeout(CHECK_LIMIT, stdout.read_buf(&mut result));
-        assert!(read.await.expect("a line in time").unwrap() > 0);
-    }
-    if interrupted {
-        let kill = format!("kill -INT {}", child.id().expect("it runs"));
-        let status = Command::new("sh").args(["-c", &kill]).status().unwrap();
-        assert!(status.success(), "{kill}");
-    }
-    let ended = async { tokio::join!(stdout.read_to_end(&mut result), child.wait_with_output()) };
-    let limit = if interrupted { EXIT_LIMIT } else { CHECK_LIMIT };
-    let (_, output) = timeout(limit, ended).await.expect("a check ends in time");
-    let output = output.unwrap();
-    let text = |bytes: &[u8]| {
-        let file = file.display().to_string();
-        String::from_utf8_lossy(bytes).replace(&file, "FILE")
-    };
-    Checked {
-        code: output.status.code(),
-        result: text(&result),
-        log: text(&output.stderr),
-    }
-}
-
-fn command(subcommand: &str, config: &Path) -> Command {
+/// Returns a command of adit with a configuration file.
+pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
     // Nothing of the environment of whoever runs the tests; a resolver that is not there is given
     // up soon.

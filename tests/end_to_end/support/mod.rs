@@ -2,6 +2,8 @@
 
 mod adit;
 mod authority;
+mod check;
+mod connect;
 mod far_end;
 mod lan;
 mod mosquitto;
@@ -11,11 +13,14 @@ mod process;
 mod servers;
 mod site;
 mod temporary;
+pub(crate) mod transfer;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, check, interrupted_check, refused_configuration};
+pub(crate) use adit::{Adit, refused_configuration};
 pub(crate) use authority::Authority;
+pub(crate) use check::{check, interrupted_check};
+pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;
