@@ -4,19 +4,25 @@ mod adit;
 mod far_end;
 mod lan;
 mod mosquitto;
+mod network;
 mod pki;
 mod ports;
 mod process;
+mod proxy;
 mod site;
 mod temporary;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, refused_configuration};
+pub(crate) use adit::{Adit, Surroundings, refused_configuration};
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;
-pub(crate) use site::{Site, SiteOptions, rows};
+pub(crate) use network::Network;
+pub(crate) use pki::{Authority, Flaw};
+pub(crate) use proxy::Proxy;
+pub(crate) use site::{Login, Site, SiteOptions, rows};
+pub(crate) use temporary::Directory;
 
 /// No step of a test takes this long unless something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
