@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::bail;
 use smartrest::{
     COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Topic, Topics, plain_text,
 };
@@ -17,26 +18,22 @@ use tracing::{debug, info, trace, warn};
 
 use crate::announcement::{self, Announcement, CollectionTopics};
 use crate::cloud::authorization::Authorization;
-use crate::cloud::broker::Account;
 use crate::cloud::outbox::Message;
 use crate::cloud::publisher::Publisher;
-use crate::cloud::registration;
 use crate::cloud::session::{self, Session};
 use crate::cloud::token::Tokens;
 use crate::cloud::transport::Transport;
 use crate::collection::{ANSWER_LIMIT, Action, Collection};
-use crate::config::{Auth, Config};
-use crate::credentials_file;
+use crate::config::Config;
+use crate::enrolment;
 use crate::fragment::Updates;
 use crate::operations::{Ignored, OperationId, Operations, Outcome, Report};
-use crate::reason::failure_reason;
 use crate::tunnel::manager::{self, Tunnels};
+use crate::tunnel::relay::DRAIN_LIMIT;
 use crate::tunnel::{Ended, Opener};
 
-/// How long open tunnels have to deliver what is in flight when adit stops.
-pub const TUNNEL_DRAIN: Duration = Duration::from_secs(5);
-/// A moment more than that for the tasks to say so.
-const TUNNELS_END: Duration = Duration::from_secs(6);
+/// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
+const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long the last statuses and events have to reach the broker when adit stops.
 const OUTBOX_END: Duration = Duration::from_secs(5);
 
@@ -86,7 +83,7 @@ struct ById {
 pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let transport =
         Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
-    let Some(config) = &registered(config, &transport, &stop).await? else {
+    let Some(config) = &enrolment::registered(config, &transport, &stop).await? else {
         return Ok(());
     };
     let announcement = Announcement::of(config)?;
@@ -123,15 +120,19 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     info!(
         version = env!("CARGO_PKG_VERSION"),
         device = agent.gateway,
+        broker = config.mqtt.endpoint.server.to_string(),
+        cloud = config.cloud.endpoint.to_string(),
+        policy = config.remote_access.policy.to_string(),
         "adit is starting"
     );
-    let session = tokio::spawn(session.run());
+    let mut session = tokio::spawn(session.run());
     loop {
         let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events.recv() => agent.session_event(event),
             event = agent.tunnels.next() => agent.tunnel_event(event),
+            ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 agent.by_id(Collection::deadline_passed);
             }
@@ -142,47 +143,6 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
     finish.cancel();
     end_session(session, events, &agent.publisher).await;
     Ok(())
-}
-
-/// Returns the configuration to run with: of a gateway that nobody knows, once it is registered;
-/// `None` if it is to stop before.
-///
-/// # Errors
-/// What comes could not be kept.
-async fn registered(
-    config: &Config,
-    transport: &Transport,
-    stop: &CancellationToken,
-) -> anyhow::Result<Option<Config>> {
-    let Auth::Bootstrap(bootstrap) = &config.auth else {
-        return Ok(Some(config.clone()));
-    };
-    // The platform hands credentials out once, so a place for them must be sure before.
-    credentials_file::check(&bootstrap.credentials_file)?;
-    let account = Account {
-        broker: config.mqtt.endpoint.clone(),
-        client_id: config.device.id.clone(),
-        login: Some((bootstrap.user.clone(), bootstrap.password.clone())),
-        keep_alive: config.mqtt.keep_alive,
-    };
-    let topics = Topics::new(&config.mqtt.topic_prefix)?;
-    let transport = transport.clone().through(config.mqtt.proxy.clone());
-    let credentials = tokio::select! {
-        credentials = registration::register(&account, &topics, &transport) => credentials,
-        () = stop.cancelled() => return Ok(None),
-    };
-    let path = &bootstrap.credentials_file;
-    match credentials_file::write(path, &credentials) {
-        Ok(()) => info!(file = path.display().to_string(), "credentials kept"),
-        Err(error) => {
-            let error = failure_reason(&error, EVENT_LIMIT);
-            warn!(
-                error,
-                "the credentials are not kept: after a restart, adit must register again"
-            );
-        }
-    }
-    Ok(Some(config.with_credentials(credentials)))
 }
 
 impl Agent {
@@ -245,7 +205,9 @@ impl Agent {
                 Action::Resume => self.publisher.ask(self.pending_operations.clone()),
                 Action::WarnOfFallback => warn!(
                     waited = ?ANSWER_LIMIT,
-                    "the platform does not answer for template collections: operations are                      reported without their ids, a result waits for every older one of its device,                      and adit_RemoteAccess is not kept up to date"
+                    "the platform does not answer for template collections: operations are \
+                     reported without their ids, a result waits for every older one of its device, \
+                     and adit_RemoteAccess is not kept up to date"
                 ),
                 Action::Take(offers) => self.take(offers),
                 Action::Nameless(error) => {
@@ -296,7 +258,8 @@ impl Agent {
         if offers.is_empty() {
             return;
         }
-        if !self.publisher.has_room() {
+        // Nothing younger may overtake what was left out.
+        if self.rows_left_out || !self.publisher.has_room() {
             warn!(
                 waiting = self.publisher.waiting(),
                 "operations left for later: too many statuses wait for the broker"
@@ -512,12 +475,13 @@ async fn end_session(
             }
         }
     };
-    if timeout(OUTBOX_END, delivered).await.is_err() {
+    let delivered = timeout(OUTBOX_END, delivered).await.is_ok();
+    session.abort();
+    if !delivered && publisher.waiting() > 0 {
         warn!(
             unsent = publisher.waiting(),
             "the broker did not take everything in time; the next start fails what is left executing"
         );
-        session.abort();
     }
 }
 

@@ -10,7 +10,6 @@ use crate::cloud::session::Options;
 use crate::config::{Auth, Config};
 
 const AGENT_NAME: &str = "adit";
-const AGENT_URL: &str = env!("CARGO_PKG_REPOSITORY");
 /// What the platform shows on operations that a former life of adit left executing.
 const ORPHAN_REASON: &str = "adit was restarted while the tunnel was opening";
 const SECONDS_PER_MINUTE: u64 = 60;
@@ -211,7 +210,7 @@ fn capabilities(config: &Config) -> Vec<Request> {
     requests.push(Request::Agent {
         name: AGENT_NAME.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        url: AGENT_URL.to_owned(),
+        url: String::new(),
         maintainer: String::new(),
     });
     requests

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connect;
 pub mod credentials_file;
 pub mod dial;
+pub mod enrolment;
 pub mod fragment;
 pub mod logging;
 pub mod operations;

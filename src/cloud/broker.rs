@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{Codec, Connect, ConnectReturnCode, Login, Packet};
+use smartrest::row::PACKET_LIMIT;
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 use tracing::{debug, info};
@@ -66,6 +67,11 @@ pub enum Lost {
     /// The stream ended.
     #[error("the connection was closed by the broker")]
     Closed,
+    /// A packet of adit's own is larger than the platform takes; its size in bytes.
+    #[error(
+        "a message of {0} bytes is larger than the {PACKET_LIMIT} bytes that the platform takes"
+    )]
+    TooLarge(usize),
     /// A packet makes no sense.
     #[error("the broker does not speak MQTT")]
     Protocol(#[source] PacketError),
@@ -117,7 +123,7 @@ impl Account {
         } = self;
         let codec = Codec {
             max_incoming_size: INCOMING_LIMIT,
-            max_outgoing_size: smartrest::row::PACKET_LIMIT,
+            max_outgoing_size: PACKET_LIMIT,
         };
         let mut link = Link {
             framed: Framed::new(stream, codec),
@@ -185,6 +191,7 @@ fn broken(error: PacketError) -> Lost {
     match error {
         PacketError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Lost::Closed,
         PacketError::Io(error) => Lost::Io(error),
+        PacketError::OutgoingPacketTooLarge { pkt_size, .. } => Lost::TooLarge(pkt_size),
         other => Lost::Protocol(other),
     }
 }

@@ -238,7 +238,7 @@ fn without_secrets(fault: Fault, key: &ConnectionKey, authorization: &Secret) ->
 }
 
 /// Whether a text repeats something that nobody may read, in JSON or broken over lines as well.
-fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bool {
+pub(crate) fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bool {
     let squeeze = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
     let credentials = authorization.expose();
     let token = credentials

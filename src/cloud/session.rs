@@ -7,6 +7,7 @@
 
 mod connection;
 
+use std::future;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -112,7 +113,11 @@ impl Session {
                 return;
             }
             let mut accepted = None;
-            let lost = match self.options.account.log_in(&self.transport).await {
+            let link = tokio::select! {
+                link = self.options.account.log_in(&self.transport) => link,
+                () = self.nothing_left() => return,
+            };
+            let lost = match link {
                 Ok(link) => {
                     let start = Instant::now();
                     accepted = Some(start);
@@ -129,15 +134,24 @@ impl Session {
         }
     }
 
+    /// Waits until the session is to end with nothing to deliver; for ever if there is something.
+    async fn nothing_left(&self) {
+        self.finish.cancelled().await;
+        if !self.publisher.outbox().is_empty() {
+            future::pending().await
+        }
+    }
+
     /// Waits before the next attempt, a moment only when the session is to end.
     async fn wait(&self, lost: &Lost, was_connected: bool, step: NextStep) {
         let retry_in = step.wait_up_to.mul_f64(fastrand::f64());
         let error = failure_reason(lost, LOGGED_REASON_LIMIT);
         let shown = Duration::from_millis(retry_in.as_millis().try_into().unwrap_or(u64::MAX));
+        let broker = self.options.account.broker.server.to_string();
         if was_connected {
-            warn!(error, retry_in = ?shown, "connection to the broker lost");
+            warn!(broker, error, retry_in = ?shown, "connection to the broker lost");
         } else {
-            warn!(error, retry_in = ?shown, "no connection to the broker");
+            warn!(broker, error, retry_in = ?shown, "no connection to the broker");
         }
         if step.thrown_out {
             warn!(
@@ -161,10 +175,10 @@ impl Session {
                     connection.publish_for_setup(&message).await?;
                 }
                 connection.deliver(&self.publisher).await?;
-                if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
-                    connection.link.disconnect().await;
-                    return Ok(Left::Finished);
-                }
+            }
+            if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
+                connection.link.disconnect().await;
+                return Ok(Left::Finished);
             }
             let (deadline, finishing) = (connection.next_deadline(), connection.finishing);
             let events = tokio::select! {

@@ -37,7 +37,7 @@ pub enum Event {
 
 /// There are as many tunnels as may be.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} tunnels are open, more are not allowed (remote_access.max_tunnels)")]
+#[error("no more than {0} tunnels at a time (remote_access.max_tunnels)")]
 pub struct TooMany(usize);
 
 /// The tunnels that are opening or open.

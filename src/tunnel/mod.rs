@@ -52,6 +52,8 @@ pub struct OpenTunnel {
     lan: TcpStream,
     cloud: CloudSocket<Stream>,
     limits: Limits,
+    key: ConnectionKey,
+    authorization: Secret,
 }
 
 /// Why a tunnel did not open.
@@ -116,13 +118,14 @@ impl Opener {
         self.policy.check_name(target)?;
         let lan = pin!(target::connect(target, &self.policy, limit));
         let cloud = pin!(self.reach_cloud(key));
-        let (lan, cloud) = match select(lan, cloud).await {
+        let (lan, (cloud, authorization)) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
             Either::Right((cloud, lan)) => {
                 let cloud = cloud?;
                 match lan.await {
                     Ok(lan) => (lan, cloud),
                     Err(error) => {
+                        let (cloud, _) = cloud;
                         dismiss(cloud, &failure_reason(&error, usize::MAX)).await;
                         return Err(error.into());
                     }
@@ -133,24 +136,32 @@ impl Opener {
             lan,
             cloud,
             limits: self.limits.clone(),
+            key: key.clone(),
+            authorization,
         })
     }
 }
 
 impl Opener {
     /// Opens the WebSocket; with a fresh token once more where the cloud refuses the one it gets.
-    async fn reach_cloud(&self, key: &ConnectionKey) -> Result<CloudSocket<Stream>, OpenError> {
+    ///
+    /// Returns the header that was taken, too.
+    async fn reach_cloud(
+        &self,
+        key: &ConnectionKey,
+    ) -> Result<(CloudSocket<Stream>, Secret), OpenError> {
         let header = self.authorization.header().await?;
         let refused = match self.connect_cloud(key, &header).await {
             Err(error) if error.status() == Some(UNAUTHORIZED) => error,
-            answer => return Ok(answer?),
+            answer => return Ok((answer?, header)),
         };
         if !self.authorization.refused(&header) {
             return Err(refused.into());
         }
         debug!("token refused; trying once more with a fresh one");
         let header = self.authorization.header().await?;
-        Ok(self.connect_cloud(key, &header).await?)
+        let cloud = self.connect_cloud(key, &header).await?;
+        Ok((cloud, header))
     }
 
     async fn connect_cloud(
@@ -166,8 +177,20 @@ impl Opener {
 impl OpenTunnel {
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
     pub async fn relay(self, stop: impl Future) -> Ended {
+        let Self {
+            lan,
+            cloud,
+            limits,
+            key,
+            authorization,
+        } = self;
         let traffic = Traffic::default();
-        relay::relay(self.lan, self.cloud, &self.limits, &traffic, stop).await
+        let mut ended = relay::relay(lan, cloud, &limits, &traffic, stop).await;
+        // What the cloud says at the end goes into the log and into an event.
+        ended
+            .reason
+            .forget_words_if(|words| endpoint::repeats_secret(words, &key, &authorization));
+        ended
     }
 }
 

@@ -111,8 +111,8 @@ const UNSPECIFIED: &str = "an unspecified address";
 const METADATA: &str = "a metadata address of a cloud";
 
 /// Reached under no policy. The metadata services hand out credentials to whoever asks from the
-/// machine itself; two of their addresses lie within fc00::/7 and would pass for private.
-const NEVER: [(IpNet, &str); 10] = [
+/// machine itself; some of their addresses lie within fc00::/7 and would pass for private.
+const NEVER: [(IpNet, &str); 12] = [
     (v4([0, 0, 0, 0], 8), UNSPECIFIED),
     (v4([169, 254, 0, 0], 16), LINK_LOCAL),
     (v4([224, 0, 0, 0], 4), MULTICAST),
@@ -121,7 +121,9 @@ const NEVER: [(IpNet, &str); 10] = [
     (v6([0; 8], 128), UNSPECIFIED),
     (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), LINK_LOCAL),
     (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), MULTICAST),
-    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
+    (v4([168, 63, 129, 16], 32), METADATA),
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), METADATA),
+    (v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128), METADATA),
     (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
 ];
 
@@ -658,7 +660,8 @@ mod tests {
             ("0.0.0.0", Some(UNSPECIFIED)),
             ("::", Some(UNSPECIFIED)),
             ("fd00:ec2::254", Some(METADATA)),
-            ("fd00:ec2::/32", None),
+            ("fd00:ec2::/32", Some(METADATA)),
+            ("fd00:ec2::/31", None),
             ("0.0.0.0/0", None),
             ("169.254.0.0/15", None),
             ("private", None),

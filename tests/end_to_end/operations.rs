@@ -213,7 +213,7 @@ async fn fails_an_operation_beyond_the_limit_of_tunnels() {
     let third = site.request("127.0.0.1", lan.port);
     assert_eq!(
         site.failed(third.operation).await,
-        "2 tunnels are open, more are not allowed (remote_access.max_tunnels)"
+        "no more than 2 tunnels at a time (remote_access.max_tunnels)"
     );
     first.echo("still here").await;
     second.close().await;

@@ -4,6 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
 use smartrest::{Row, encode};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, refusing_port};
 
@@ -34,6 +36,29 @@ fn assert_hidden(site: &Site, log: &str) {
         assert!(!log.contains(&secret), "{secret} stands in the log");
         assert!(!said.contains(&secret), "{secret} was published");
     }
+}
+
+#[tokio::test]
+async fn does_not_repeat_a_key_that_the_cloud_closes_with() {
+    let site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let (id, far_end) = site.open(lan.port).await;
+    let key = site.cloud.operation(id).unwrap().key().unwrap();
+    let mut socket = far_end.0;
+    let frame = CloseFrame {
+        code: CloseCode::Error,
+        reason: format!("unknown key {}", key.expose()).into(),
+    };
+    socket.close(Some(frame)).await.unwrap();
+    let (_, text) = site.event(&site.gateway, 2).await;
+    assert!(
+        text.contains("closed by the cloud with code 1011;"),
+        "{text}"
+    );
+    adit.wait_for_log("closed by the cloud with code 1011")
+        .await;
+    assert_hidden(&site, &adit.log());
 }
 
 #[tokio::test]

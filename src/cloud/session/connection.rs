@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rumqttc::{Packet, PubAck, Publish, QoS, Subscribe, SubscribeFilter, SubscribeReasonCode};
 use tokio::time::Instant;
-use tracing::{debug, trace, warn};
+use tracing::{debug, info, trace, warn};
 
 use super::{Event, Options};
 use crate::cloud::broker::{ACKNOWLEDGE_LIMIT, Link, Lost, PING_LIMIT};
@@ -15,8 +15,8 @@ use crate::cloud::publisher::Publisher;
 const FIRST_RESUBSCRIBE: Duration = Duration::from_secs(1);
 /// The longest time until a refused subscription is tried again.
 const LONGEST_RESUBSCRIBE: Duration = Duration::from_secs(30);
-/// Messages that arrive before the announcement is out. More are dropped: the platform sends
-/// pending operations again when it is asked, which is the announcement's last word.
+/// Messages that arrive before the announcement is out. More are dropped, and the platform is asked
+/// once more for pending operations.
 const HELD_LIMIT: usize = 256;
 
 /// How far the set-up of a connection has come.
@@ -54,6 +54,8 @@ pub(super) struct Connection<'a> {
     next_ping: Instant,
     pong_by: Option<Instant>,
     held: Vec<Event>,
+    /// Messages were dropped because too many came before the announcement was out.
+    left_out: bool,
 }
 
 impl<'a> Connection<'a> {
@@ -75,6 +77,7 @@ impl<'a> Connection<'a> {
             next_ping: Instant::now() + options.account.keep_alive,
             pong_by: None,
             held: Vec::new(),
+            left_out: false,
         }
     }
 
@@ -105,8 +108,13 @@ impl<'a> Connection<'a> {
             .await?;
         }
         if self.phase == Phase::Announcing && self.unacknowledged.is_empty() {
-            debug!("announced and ready for operations");
+            info!("announced and ready for operations");
             self.phase = Phase::Ready;
+            if std::mem::take(&mut self.left_out) {
+                for message in &self.options.resume {
+                    self.publish_for_setup(message).await?;
+                }
+            }
             self.held.insert(0, Event::Ready);
         }
         Ok(())
@@ -125,12 +133,9 @@ impl<'a> Connection<'a> {
 
     async fn subscribed(
         &mut self,
-        packet_id: u16,
+        topics: Vec<String>,
         codes: &[SubscribeReasonCode],
     ) -> Result<(), Lost> {
-        let Some((_, topics)) = self.subscribing.take_if(|(id, _)| *id == packet_id) else {
-            return Ok(());
-        };
         // A broker that answers fewer codes than topics has refused the rest.
         let granted = codes
             .iter()
@@ -143,7 +148,10 @@ impl<'a> Connection<'a> {
             .collect();
         if !self.refused.is_empty() {
             let missing = self.refused.join(", ");
-            if self.is_needed_refused() && self.resubscribe_after == FIRST_RESUBSCRIBE {
+            // The first time, and again once it has lasted for long enough to be no new device.
+            let is_news =
+                [FIRST_RESUBSCRIBE, LONGEST_RESUBSCRIBE].contains(&self.resubscribe_after);
+            if self.is_needed_refused() && is_news {
                 warn!(topics = missing, retry_in = ?self.resubscribe_after,
                     "the broker refuses a subscription, as the platform does while a device is new");
             } else {
@@ -223,21 +231,21 @@ impl<'a> Connection<'a> {
         match packet {
             Packet::Publish(publish) => self.received(publish).await?,
             Packet::PubAck(PubAck { pkid }) => {
-                self.acknowledge_by = None;
                 if publisher.outbox().acknowledge(pkid) {
                     self.delivering = false;
                     events.extend(publisher.outbox().is_empty().then_some(Event::Delivered));
                 } else {
                     self.unacknowledged.retain(|&id| id != pkid);
                 }
-                if self.delivering || !self.unacknowledged.is_empty() {
-                    self.expect_acknowledgement();
-                }
+                self.acknowledged();
                 self.next_phase().await?;
             }
             Packet::SubAck(answer) => {
-                self.acknowledge_by = None;
-                self.subscribed(answer.pkid, &answer.return_codes).await?;
+                let topics = self.subscribing.take_if(|(id, _)| *id == answer.pkid);
+                self.acknowledged();
+                if let Some((_, topics)) = topics {
+                    self.subscribed(topics, &answer.return_codes).await?;
+                }
             }
             Packet::PingResp => self.pong_by = None,
             other => debug!(?other, "packet without a meaning for a client ignored"),
@@ -262,6 +270,7 @@ impl<'a> Connection<'a> {
             });
         } else {
             debug!("message dropped before the announcement; it will be asked for again");
+            self.left_out = true;
         }
         Ok(())
     }
@@ -297,6 +306,14 @@ impl<'a> Connection<'a> {
 
     async fn send(&mut self, packet: Packet) -> Result<(), Lost> {
         self.link.send(packet).await
+    }
+
+    /// Gives the broker its time anew for what is still to be acknowledged.
+    fn acknowledged(&mut self) {
+        self.acknowledge_by = None;
+        if self.delivering || !self.unacknowledged.is_empty() || self.subscribing.is_some() {
+            self.expect_acknowledgement();
+        }
     }
 
     fn expect_acknowledgement(&mut self) {

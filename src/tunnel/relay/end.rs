@@ -68,6 +68,15 @@ impl EndReason {
         )
     }
 
+    /// Leaves out what the cloud said in its own words, if `is_secret` says so.
+    pub(crate) fn forget_words_if(&mut self, is_secret: impl Fn(&str) -> bool) {
+        if let Self::FailedInCloud { reason, .. } = self
+            && is_secret(reason)
+        {
+            reason.clear();
+        }
+    }
+
     pub(super) fn device_error(error: &io::Error) -> Self {
         match error.kind() {
             // The machine had already said that it sends no more, and now takes no more either.
