@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 
-use crate::support::{Adit, Lan, Network, Proxy, Site, SiteOptions, Surroundings, refusing_port};
+use crate::support::{
+    Adit, Lan, Login, Network, Proxy, Site, SiteOptions, Surroundings, refusing_port,
+};
 
 const PASSWORD: &str = "proxy-secret-5e";
 
@@ -16,10 +18,11 @@ struct Fenced {
 }
 
 impl Fenced {
-    async fn new(websocket: bool) -> Self {
+    async fn new(websocket: bool, login: Login) -> Self {
         let network = Network::new();
         let site = Site::with(SiteOptions {
             tls: true,
+            login,
             websocket,
             address: Some(network.outside()),
             ..SiteOptions::default()
@@ -82,7 +85,7 @@ impl Fenced {
 
 #[tokio::test]
 async fn gets_out_of_a_network_through_a_proxy() {
-    let fenced = Fenced::new(false).await;
+    let fenced = Fenced::new(false, Login::User).await;
     fenced.is_tight().await;
     let url = fenced.proxy.url(PASSWORD);
     fenced.works(&[("ADIT_CLOUD_PROXY", &url)], &[]).await;
@@ -92,10 +95,19 @@ async fn gets_out_of_a_network_through_a_proxy() {
 
 #[tokio::test]
 async fn gets_out_over_a_websocket_through_a_proxy() {
-    let fenced = Fenced::new(true).await;
+    let fenced = Fenced::new(true, Login::User).await;
     let url = fenced.proxy.url(PASSWORD);
     fenced.works(&[("ADIT_CLOUD_PROXY", &url)], &[]).await;
     fenced.works(&[("https_proxy", &url)], &[]).await;
+}
+
+#[tokio::test]
+async fn shows_its_certificate_through_a_proxy() {
+    let fenced = Fenced::new(false, Login::Certificate).await;
+    let url = fenced.proxy.url(PASSWORD);
+    fenced.works(&[("ADIT_CLOUD_PROXY", &url)], &[]).await;
+    let handshakes = fenced.site.cloud.handshakes();
+    assert_eq!(handshakes[0].authorization.as_deref(), Some("Bearer"));
 }
 
 #[tokio::test]
@@ -137,7 +149,7 @@ async fn goes_directly_to_what_no_proxy_names() {
 
 #[tokio::test]
 async fn says_that_the_proxy_refuses_the_password_and_comes_back_when_it_does_not() {
-    let mut fenced = Fenced::new(false).await;
+    let mut fenced = Fenced::new(false, Login::User).await;
     let Fenced {
         site,
         proxy,

@@ -94,6 +94,43 @@ async fn says_that_the_shared_user_is_refused_and_goes_on_trying() {
 }
 
 #[tokio::test]
+async fn goes_on_when_the_platform_ends_the_registration() {
+    let mut site = site().await;
+    let adit = site.start_adit(&[]);
+    adit.wait_for_log("connected to the broker").await;
+    // Whoever loses its user is thrown out.
+    site.set_users(&[]);
+    let ended = "the platform ended the registration, as it does when it was refused or deleted \
+                 there";
+    let line = adit.wait_for_log(ended).await;
+    assert!(line.contains(" WARN "), "{line}");
+    site.accept();
+    let adit = adit.ready().await;
+    site.assert_no_secret(&adit);
+}
+
+#[tokio::test]
+async fn works_with_credentials_that_it_cannot_keep() {
+    let mut site = site().await;
+    let directory = site.device_directory().path("kept");
+    fs::create_dir(&directory).unwrap();
+    let file = directory.join("credentials.toml");
+    let adit = site.start_adit(&[&format!("auth.credentials_file={}", file.display())]);
+    adit.wait_for_log(WAITING).await;
+    fs::remove_dir(&directory).unwrap();
+    site.accept();
+    let words = "the credentials are not kept: after a restart, adit must register again";
+    let line = adit.wait_for_log(words).await;
+    let error = format!(
+        "error=\"cannot write {}: no such file or directory\"",
+        directory.join("credentials.new").display()
+    );
+    assert!(line.contains(&error), "{line}");
+    let adit = adit.ready().await;
+    site.assert_no_secret(&adit);
+}
+
+#[tokio::test]
 async fn does_not_register_where_credentials_cannot_be_kept() {
     let site = site().await;
     let directory = site.device_directory().path("missing");
