@@ -11,8 +11,11 @@
 )]
 
 mod announcement;
+mod bytes;
 mod children;
 mod configuration;
+mod connect;
+mod ends;
 mod failures;
 mod operation_ids;
 mod operations;

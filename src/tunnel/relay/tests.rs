@@ -535,7 +535,7 @@ async fn carries_what_the_device_sent_before_it_took_no_more() {
     assert!(accepted < sent.len());
     // Unread bytes on the device's side make its close a reset.
     tunnel.cloud_sends(binary("unread")).await;
-    within(tunnel.device.readable()).await.unwrap();
+    within(tunnel.device.peek(&mut [0])).await.unwrap();
     within(tunnel.device.shutdown()).await.unwrap();
     tunnel.device = pair(None).await.0;
     tunnel.cloud_sends(binary("too late")).await;
@@ -943,7 +943,8 @@ async fn resets_a_device_that_does_not_take_the_last_message_in_time() {
         let _ = cloud_out.send(binary(vec![0; 4 << 20])).await;
         cloud_out
     });
-    within(tunnel.device.readable()).await.unwrap();
+    // Not `readable`, which may be wrong.
+    within(tunnel.device.peek(&mut [0])).await.unwrap();
     tunnel.stop.take().unwrap().send(()).unwrap();
     while !matches!(
         within(cloud_in.next()).await,
@@ -984,22 +985,30 @@ async fn ends_a_tunnel_that_is_idle_or_too_old() {
 #[tokio::test]
 async fn is_not_idle_while_bytes_go_either_way() {
     let limit = SHORT * 4;
-    let mut tunnel = start(
-        Limits {
-            idle: Some(limit),
-            ..limits()
-        },
-        None,
-    )
-    .await;
-    let began = Instant::now();
-    while began.elapsed() < limit * 3 {
-        tunnel.device_sends(b"x").await;
-        assert_eq!(tunnel.cloud_receives().await, binary("x"));
-        tunnel.cloud_sends(binary("y")).await;
-        assert_eq!(tunnel.device_receives(1).await, b"y");
+    let idle = Limits {
+        idle: Some(limit),
+        ..limits()
+    };
+    const TRIES: usize = 50;
+    // A machine that is busy may itself be idle for so long; then a try says nothing.
+    'again: for _ in 0..TRIES {
+        let mut tunnel = start(idle.clone(), None).await;
+        let began = Instant::now();
+        while began.elapsed() < limit * 3 {
+            let sent = Instant::now();
+            tunnel.device_sends(b"x").await;
+            let there = tunnel.cloud_receives().await;
+            if sent.elapsed() >= limit / 2 {
+                continue 'again;
+            }
+            assert_eq!(there, binary("x"));
+            tunnel.cloud_sends(binary("y")).await;
+            assert_eq!(tunnel.device_receives(1).await, b"y");
+        }
+        assert!(!tunnel.relay.is_finished());
+        return;
     }
-    assert!(!tunnel.relay.is_finished());
+    panic!("too busy to be tested here");
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ impl Adit {
     ) -> Self {
         let directory = Directory::new();
         let file = directory.write("adit.toml", config);
-        let mut command = command(surroundings, &file);
+        let mut command = command_in(surroundings, "run", &file);
         command.args(["--log-level", "trace"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -73,6 +73,11 @@ impl Adit {
         self.process.lines().join("\n")
     }
 
+    /// Returns the most memory that it has had so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        self.process.peak_memory()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
@@ -101,7 +106,7 @@ pub(crate) async fn refused_configuration(
 ) -> (Option<i32>, String) {
     let directory = Directory::new();
     let file = directory.write("adit.toml", config);
-    let mut command = command(&Surroundings::default(), &file);
+    let mut command = command("run", &file);
     for setting in settings {
         command.args(["--set", setting]);
     }
@@ -112,7 +117,12 @@ pub(crate) async fn refused_configuration(
     (status.code(), said)
 }
 
-fn command(surroundings: &Surroundings<'_>, config: &Path) -> Command {
+/// Returns a command of adit with a configuration file.
+pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
+    command_in(&Surroundings::default(), subcommand, config)
+}
+
+fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) -> Command {
     let Surroundings { network, variables } = surroundings;
     let mut command = match network {
         Some(network) => network.env(),
@@ -126,7 +136,7 @@ fn command(surroundings: &Surroundings<'_>, config: &Path) -> Command {
     }
     command
         .arg(env!("CARGO_BIN_EXE_adit"))
-        .args(["run", "--config"])
+        .args([subcommand, "--config"])
         .arg(config);
     command
 }

@@ -2,6 +2,7 @@
 
 use futures_util::{SinkExt, StreamExt};
 use simulated_cloud::DeviceSocket;
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -49,6 +50,9 @@ impl FarEnd {
                 Some(Message::Close(frame)) => {
                     // The answer is sent while the stream is read to its end.
                     assert_eq!(self.next().await, None);
+                    // A server ends the connection first, and adit waits for that.
+                    let ended = timeout(LIMIT, self.0.get_mut().shutdown()).await;
+                    ended.expect("ended in time").unwrap();
                     return (received, frame);
                 }
                 other => panic!("{} bytes, then {other:?}", received.len()),
@@ -62,16 +66,17 @@ impl FarEnd {
         while self.next().await.is_some() {}
     }
 
+    /// Returns the next message that is no ping; pings do not prolong the wait.
     async fn next(&mut self) -> Option<Message> {
-        loop {
-            match timeout(LIMIT, self.0.next())
-                .await
-                .expect("a message in time")
-            {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(message)) => return Some(message),
-                Some(Err(_)) | None => return None,
+        let message = async {
+            loop {
+                match self.0.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(message)) => return Some(message),
+                    Some(Err(_)) | None => return None,
+                }
             }
-        }
+        };
+        timeout(LIMIT, message).await.expect("a message in time")
     }
 }

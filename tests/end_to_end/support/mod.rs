@@ -1,6 +1,7 @@
 //! What the tests stand on: a broker, the platform, adit as a process, and machines on its LAN.
 
 mod adit;
+mod connect;
 mod far_end;
 mod lan;
 mod mosquitto;
@@ -11,10 +12,12 @@ mod process;
 mod proxy;
 mod site;
 mod temporary;
+pub(crate) mod transfer;
 
 use std::time::Duration;
 
 pub(crate) use adit::{Adit, Surroundings, refused_configuration};
+pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;

@@ -1,5 +1,6 @@
 //! A child process whose standard error is collected, line by line.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -38,9 +39,12 @@ struct Said {
 
 impl Process {
     pub(crate) fn start(name: &str, command: &mut Command) -> Self {
+        Self::start_with_pipes(name, command.stdin(Stdio::null()).stdout(Stdio::null()))
+    }
+
+    /// Starts a command whose standard input and output have been set.
+    pub(crate) fn start_with_pipes(name: &str, command: &mut Command) -> Self {
         let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
@@ -60,6 +64,14 @@ impl Process {
             said,
             reader: Some(reader),
         }
+    }
+
+    /// Returns the most memory that the process has had so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        kilobytes.unwrap().parse::<usize>().unwrap() << 10
     }
 
     /// Returns all lines so far.
