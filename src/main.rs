@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use adit::cli::{self, Check, Command, Connect, Invocation, Tunnel};
 use adit::config::{Config, Sources};
+use adit::reason::failure_reason;
 use adit::{agent, check, connect, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,7 +57,8 @@ fn main() -> ExitCode {
     match run(task, &config) {
         Ok(code) => code,
         Err(error) => {
-            error!(error = format!("{error:#}"), "adit cannot go on");
+            let error = failure_reason(error.as_ref(), usize::MAX);
+            error!(error, "adit cannot go on");
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,6 @@
 //! What these tests share with those from end to end, and what they need besides.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use simulated_cloud::{Cloud, OperationId, Status};
@@ -15,6 +14,10 @@ mod far_end;
 #[expect(dead_code, reason = "the other tests use all of it")]
 #[path = "../end_to_end/support/lan.rs"]
 mod lan;
+#[expect(dead_code, reason = "the other tests use all of it")]
+#[path = "../end_to_end/support/network.rs"]
+mod network;
+#[expect(dead_code, reason = "the other tests use all of it")]
 #[path = "../end_to_end/support/pki.rs"]
 mod pki;
 #[path = "../end_to_end/support/ports.rs"]
@@ -27,9 +30,9 @@ mod temporary;
 pub(crate) use adit::{Adit, EXIT_LIMIT};
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::Lan;
-pub(crate) use pki::Pki;
+pub(crate) use pki::{Authority, Flaw, Issued};
 pub(crate) use ports::Port;
-pub(crate) use process::Process;
+pub(crate) use process::{Process, command};
 pub(crate) use temporary::Directory;
 
 /// No step of a test takes this long unless something is broken.
@@ -70,14 +73,6 @@ pub(crate) fn users(directory: &Directory, users: &[(&str, &str)]) -> PathBuf {
     let status = command("mosquitto_passwd").arg("-U").arg(&file).status();
     assert!(status.unwrap().success());
     file
-}
-
-/// A command that Debian may keep where only root's path leads.
-pub(crate) fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/usr/local/sbin:/sbin";
-    command.env("PATH", path);
-    command
 }
 
 /// Returns what a device published on a topic, row by row.

@@ -564,7 +564,7 @@ const CERTIFIED: [&str; 12] = [
     "✓ certificate: 'GATEWAY', valid from 1975-01-01T00:00:00Z until 4096-01-01T00:00:00Z (T)",
     "✓ name of the broker: 127.0.0.1 is an address (T)",
     "✓ TCP to the broker: connected to 127.0.0.1:BROKER (T)",
-    "✓ TLS with the broker: 'rcgen self signed cert' for 127.0.0.1, issued by 'the authority of a \
+    "✓ TLS with the broker: 'the broker' for 127.0.0.1, issued by 'the authority of a \
      test', valid from 1975-01-01T00:00:00Z until 4096-01-01T00:00:00Z (T)",
     "✓ MQTT login: the broker took the login as user t12345/device_GATEWAY, client id GATEWAY \
      (CONNACK 0) (T)",
@@ -572,25 +572,26 @@ const CERTIFIED: [&str; 12] = [
     "✓ token: received, good for 1h (T)",
     "✓ name of the cloud: 127.0.0.1 is an address (T)",
     "✓ TCP to the cloud: connected to 127.0.0.1:CLOUD (T)",
-    "✓ TLS with the cloud: 'rcgen self signed cert' for 127.0.0.1, issued by 'the authority of a \
+    "✓ TLS with the cloud: 'the platform' for 127.0.0.1, issued by 'the authority of a \
      test', valid from 1975-01-01T00:00:00Z until 4096-01-01T00:00:00Z (T)",
     "✓ WebSocket endpoint: reached, and the credentials are taken (HTTP 404 for a key that does \
      not exist) (T)",
 ];
 
 /// Trusts another authority too, which has issued the certificate of the device.
-async fn certified() -> (Scene, String, Authority) {
+async fn certified() -> (Scene, String, Authority, Directory) {
     let scene = Scene::with(SiteOptions {
         tls: true,
         ..SiteOptions::default()
     })
     .await;
     let site = &scene.site;
-    let authority = Authority::new("another authority");
-    let [cert, key] = authority.device(&site.gateway);
-    let usual = std::fs::read_to_string(&site.pki.as_ref().unwrap().ca_file).unwrap();
-    let both = usual + &authority.pem;
-    let ca_file = authority.directory.write("both.pem", &both);
+    let directory = Directory::new();
+    let authority = Authority::called(&directory, "another authority");
+    let device = authority.device(&directory, &site.gateway);
+    let (cert, key) = (device.cert_file, device.key_file);
+    let read = |file| std::fs::read_to_string(file).unwrap();
+    let ca_file = directory.write("both.pem", &(read(site.ca_file()) + &read(&authority.file)));
     let (user, password) = site.user();
     let config = format!(
         "[cloud]\nurl = {:?}\nca_file = {:?}\n[mqtt]\nurl = \"mqtts://127.0.0.1:{}\"\n\
@@ -600,12 +601,12 @@ async fn certified() -> (Scene, String, Authority) {
         ca_file,
         site.broker.port(),
     );
-    (scene, config, authority)
+    (scene, config, authority, directory)
 }
 
 #[tokio::test]
 async fn shows_certificates_and_the_token() {
-    let (scene, config, _authority) = certified().await;
+    let (scene, config, _authority, _directory) = certified().await;
     for (answer, changes) in [
         (TokenAnswer::Good(Duration::from_secs(3600)), vec![]),
         (
@@ -642,14 +643,14 @@ async fn shows_certificates_and_the_token() {
 
 #[tokio::test]
 async fn says_what_is_wrong_with_a_servers_certificate() {
-    let (mut scene, config, authority) = certified().await;
+    let (mut scene, config, authority, directory) = certified().await;
     let mut expired = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     expired.not_after = date_time_ymd(2001, 1, 1);
-    let expired = tls_server(authority.server(&expired)).await;
+    let expired = tls_server(authority.server_of(&expired)).await;
     let other = CertificateParams::new(vec!["broker.example.com".to_owned()]).unwrap();
-    let other = tls_server(authority.server(&other)).await;
+    let other = tls_server(authority.server_of(&other)).await;
     let foreign = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let foreign = tls_server(Authority::new("somebody").server(&foreign)).await;
+    let foreign = tls_server(Authority::called(&directory, "somebody").server_of(&foreign)).await;
     scene.name(expired.port, ":EXPIRED");
     scene.name(other.port, ":OTHER");
     scene.name(foreign.port, ":FOREIGN");

@@ -361,6 +361,11 @@ impl TlsFault {
                 "it does not know the issuer; is the whole chain in \
                      auth.cert_file?",
             ),
+            // So says OpenSSL where the issuer's signature does not fit.
+            AlertDescription::DecryptError => Self::CertificateRefused(
+                "it knows an issuer of that name, but with another key; is the certificate, or \
+                 what the server trusts, from before a renewal?",
+            ),
             AlertDescription::CertificateExpired => Self::CertificateRefused("it has expired"),
             AlertDescription::CertificateRevoked => Self::CertificateRefused("it was revoked"),
             AlertDescription::BadCertificate

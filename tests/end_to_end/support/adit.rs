@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
+use super::network::Network;
 use super::process::Process;
 use super::temporary::Directory;
 
@@ -13,15 +14,33 @@ pub(crate) struct Adit {
     _directory: Directory,
 }
 
+/// Where adit runs.
+#[derive(Default)]
+pub(crate) struct Surroundings<'a> {
+    /// The machine's own unless given.
+    pub(crate) network: Option<&'a Network>,
+    /// Of the environment.
+    pub(crate) variables: &'a [(&'a str, &'a str)],
+}
+
 /// Longer than the longest that adit says it may take, shorter than what systemd waits.
 pub(crate) const EXIT_LIMIT: Duration = Duration::from_secs(20);
 
 impl Adit {
     /// Starts it with a configuration file and with values for `--set`.
     pub(crate) fn start(config: &str, settings: &[&str]) -> Self {
+        Self::start_in(&Surroundings::default(), config, settings)
+    }
+
+    /// Starts it in a network of its own, or with variables.
+    pub(crate) fn start_in(
+        surroundings: &Surroundings<'_>,
+        config: &str,
+        settings: &[&str],
+    ) -> Self {
         let directory = Directory::new();
         let file = directory.write("adit.toml", config);
-        let mut command = command("run", &file);
+        let mut command = command_in(surroundings, "run", &file);
         command.args(["--log-level", "trace"]);
         for setting in settings {
             command.args(["--set", setting]);
@@ -100,14 +119,24 @@ pub(crate) async fn refused_configuration(
 
 /// Returns a command of adit with a configuration file.
 pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_adit"));
+    command_in(&Surroundings::default(), subcommand, config)
+}
+
+fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) -> Command {
+    let Surroundings { network, variables } = surroundings;
+    let mut command = match network {
+        Some(network) => network.env(),
+        None => Command::new("env"),
+    };
     // Nothing of the environment of whoever runs the tests; a resolver that is not there is given
     // up soon.
+    command.args(["-i", "RES_OPTIONS=timeout:1 attempts:1"]);
+    for (name, value) in *variables {
+        command.arg(format!("{name}={value}"));
+    }
     command
-        .env_clear()
-        .env("RES_OPTIONS", "timeout:1 attempts:1")
-        .arg(subcommand)
-        .arg("--config")
+        .arg(env!("CARGO_BIN_EXE_adit"))
+        .args([subcommand, "--config"])
         .arg(config);
     command
 }

@@ -23,6 +23,14 @@ impl Lan {
         Self::banner("").await
     }
 
+    /// Does the same at another address of this machine.
+    pub(crate) async fn echo_at(address: Ipv4Addr) -> Self {
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let serving = tokio::spawn(serve(listener, ""));
+        Self { port, serving }
+    }
+
     /// Speaks first, as SSH does, and then sends back what it receives.
     pub(crate) async fn banner(text: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -1,15 +1,16 @@
 //! What the tests stand on: a broker, the platform, adit as a process, and machines on its LAN.
 
 mod adit;
-mod authority;
 mod check;
 mod connect;
 mod far_end;
 mod lan;
 mod mosquitto;
+mod network;
 mod pki;
 mod ports;
 mod process;
+mod proxy;
 mod servers;
 mod site;
 mod temporary;
@@ -17,15 +18,17 @@ pub(crate) mod transfer;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, refused_configuration};
-pub(crate) use authority::Authority;
+pub(crate) use adit::{Adit, Surroundings, refused_configuration};
 pub(crate) use check::{check, interrupted_check};
 pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use mosquitto::Subscriptions;
+pub(crate) use network::Network;
+pub(crate) use pki::{Authority, Flaw};
+pub(crate) use proxy::Proxy;
 pub(crate) use servers::{canned, tls_server};
-pub(crate) use site::{Site, SiteOptions, rows};
+pub(crate) use site::{Login, Site, SiteOptions, rows};
 pub(crate) use temporary::Directory;
 
 /// No step of a test takes this long unless something is broken.

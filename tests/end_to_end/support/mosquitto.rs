@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -13,9 +12,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::codec::Framed;
 
 use super::LIMIT;
-use super::pki::Pki;
+use super::pki::Issued;
 use super::ports::Port;
-use super::process::Process;
+use super::process::{Process, command};
 use super::temporary::Directory;
 
 /// Who may subscribe.
@@ -34,40 +33,56 @@ pub(crate) type User = (String, String);
 /// A Mosquitto of the test's own.
 pub(crate) struct Mosquitto {
     port: Port,
+    door: Option<Port>,
     directory: Directory,
     process: Process,
 }
 
-/// Debian keeps the broker where only root's path leads.
-const EXTRA_PATH: &str = ":/usr/sbin:/usr/local/sbin";
 /// The user who may change who may do what.
 const ADMIN: [&str; 2] = ["admin", "admin-password"];
 
+/// A broker and who may come to it.
+pub(crate) struct Options<'a> {
+    /// The user of the platform.
+    pub(crate) platform: &'a User,
+    /// The user of the gateway.
+    pub(crate) gateway: &'a User,
+    /// TLS for all who come to its port.
+    pub(crate) tls: Option<&'a Issued>,
+    pub(crate) subscriptions: Subscriptions,
+    /// A second port, for the gateway alone.
+    pub(crate) door: Option<Door<'a>>,
+}
+
+/// A port of a broker for the gateway alone.
+pub(crate) struct Door<'a> {
+    pub(crate) address: Ipv4Addr,
+    pub(crate) tls: Option<&'a Issued>,
+    /// The authority of devices' certificates, where one is demanded.
+    pub(crate) devices: Option<&'a Path>,
+    /// MQTT over WebSocket.
+    pub(crate) websocket: bool,
+}
+
 impl Mosquitto {
     /// Starts a broker that knows the user of the platform and that of the gateway.
-    pub(crate) async fn start(
-        platform: &User,
-        gateway: &User,
-        tls: Option<&Pki>,
-        subscriptions: Subscriptions,
-    ) -> Self {
+    pub(crate) async fn start(options: Options<'_>) -> Self {
+        let Options {
+            platform,
+            gateway,
+            tls,
+            subscriptions,
+            door,
+        } = options;
         let directory = Directory::new();
         let port = Port::reserve();
         let mut config = format!(
-            "listener {} 127.0.0.1\nuser root\nlog_dest stderr\nlog_type all\n\
+            "listener {} 127.0.0.1\n{}user root\nlog_dest stderr\nlog_type all\n\
              persistence true\npersistence_location {}/\nautosave_interval 0\n",
             port.number,
+            tls_lines(tls),
             directory.path("").display(),
         );
-        if let Some(Pki {
-            cert_file,
-            key_file,
-            ..
-        }) = tls
-        {
-            let (cert, key) = (cert_file.display(), key_file.display());
-            writeln!(config, "certfile {cert}\nkeyfile {key}").unwrap();
-        }
         match subscriptions {
             Subscriptions::Granted => {
                 write_users(&directory, &[platform, gateway]);
@@ -86,10 +101,16 @@ impl Mosquitto {
                 write!(config, "plugin {plugin}\nplugin_opt_config_file {file}\n").unwrap();
             }
         }
+        let door = door.map(|door| {
+            let port = Port::reserve();
+            config += &door.lines(port.number);
+            port
+        });
         directory.write("mosquitto.conf", &config);
         let process = spawn(&directory).await;
         let broker = Self {
             port,
+            door,
             directory,
             process,
         };
@@ -101,6 +122,17 @@ impl Mosquitto {
 
     pub(crate) fn port(&self) -> u16 {
         self.port.number
+    }
+
+    /// The port for the gateway.
+    pub(crate) fn gateway_port(&self) -> u16 {
+        self.door.as_ref().unwrap_or(&self.port).number
+    }
+
+    /// Waits for the `n`th line of its log that contains `text`, and returns it.
+    pub(crate) async fn wait_for_logs(&self, n: usize, text: &str) -> String {
+        let line = self.process.find_line(n, text).await;
+        line.unwrap_or_else(|| panic!("mosquitto has ended without a word of {text:?}"))
     }
 
     /// Lets the gateway subscribe from now on.
@@ -183,6 +215,31 @@ impl Mosquitto {
     }
 }
 
+impl Door<'_> {
+    fn lines(&self, port: u16) -> String {
+        let mut lines = format!("listener {port} {}\n{}", self.address, tls_lines(self.tls));
+        if let Some(devices) = self.devices {
+            let file = devices.display();
+            write!(
+                lines,
+                "cafile {file}\nrequire_certificate true\nuse_identity_as_username true\n"
+            )
+            .unwrap();
+        }
+        if self.websocket {
+            lines += "protocol websockets\n";
+        }
+        lines
+    }
+}
+
+fn tls_lines(tls: Option<&Issued>) -> String {
+    tls.map_or_else(String::new, |issued| {
+        let (cert, key) = (issued.cert_file.display(), issued.key_file.display());
+        format!("certfile {cert}\nkeyfile {key}\n")
+    })
+}
+
 /// The commands that let the platform do everything and the gateway everything but subscribe.
 fn roles(platform: &User, gateway: &User) -> String {
     let rule = |what: &str| format!("{{\"acltype\":\"{what}\",\"topic\":\"#\",\"allow\":true}}");
@@ -237,15 +294,6 @@ fn dynamic_security() -> PathBuf {
         .map(|folder| folder.join("mosquitto_dynamic_security.so"))
         .find(|file| file.exists())
         .expect("mosquitto has its plug-in for dynamic security")
-}
-
-fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.env(
-        "PATH",
-        std::env::var("PATH").unwrap_or_default() + EXTRA_PATH,
-    );
-    command
 }
 
 fn run(program: &str, arguments: &[&str]) {

@@ -1,51 +1,127 @@
-//! A certificate authority for one test, and the certificate of its servers.
+//! Certificate authorities for one test, and what they issue.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::temporary::Directory;
 
-/// The authority, and the one certificate for 127.0.0.1 that the broker and the platform share.
-pub(crate) struct Pki {
-    pub(crate) ca_file: PathBuf,
+/// An authority that no system knows.
+pub(crate) struct Authority {
+    pub(crate) file: PathBuf,
+    pub(crate) roots: RootCertStore,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key.
+pub(crate) struct Issued {
     pub(crate) cert_file: PathBuf,
     pub(crate) key_file: PathBuf,
-    pub(crate) roots: RootCertStore,
+    /// For a server in this process.
     pub(crate) server: Arc<ServerConfig>,
 }
 
-impl Pki {
+/// What is wrong with the certificate of a server.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Flaw {
+    #[default]
+    None,
+    /// Its life ended with the year 2020.
+    Expired,
+    /// It is for `other.example.com`.
+    OtherName,
+}
+
+impl Authority {
+    /// Makes an authority whose certificate is `ca.pem`.
     pub(crate) fn new(directory: &Directory) -> Self {
-        let ca_key = KeyPair::generate().unwrap();
+        Self::called(directory, "the authority of a test")
+    }
+
+    /// Makes one with another name.
+    pub(crate) fn called(directory: &Directory, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // With the same name as the server's, OpenSSL takes that one for self-signed.
-        let name = "the authority of a test";
         params.distinguished_name.push(DnType::CommonName, name);
-        let ca = params.self_signed(&ca_key).unwrap();
-        let issuer = Issuer::new(params, ca_key);
-        let key = KeyPair::generate().unwrap();
-        let cert = CertificateParams::new(vec!["127.0.0.1".to_owned()])
-            .unwrap()
-            .signed_by(&key, &issuer)
-            .unwrap();
+        let cert = params.self_signed(&key).unwrap();
         let mut roots = RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
+        roots.add(cert.der().clone()).unwrap();
         Self {
-            ca_file: directory.write("ca.pem", &ca.pem()),
-            cert_file: directory.write("cert.pem", &cert.pem()),
-            key_file: directory.write("key.pem", &key.serialize_pem()),
+            file: directory.write("ca.pem", &cert.pem()),
             roots,
-            server: Arc::new(server(cert.der().clone(), &key)),
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// Issues a certificate for a server, in files that are named after it.
+    pub(crate) fn server(
+        &self,
+        directory: &Directory,
+        name: &str,
+        address: Ipv4Addr,
+        flaw: Flaw,
+    ) -> Issued {
+        let mut params = named(name);
+        params.subject_alt_names = match flaw {
+            Flaw::OtherName => vec![SanType::DnsName("other.example.com".try_into().unwrap())],
+            _ => vec![SanType::IpAddress(address.into())],
+        };
+        if flaw == Flaw::Expired {
+            params.not_before = date_time_ymd(2020, 1, 1);
+            params.not_after = date_time_ymd(2020, 12, 31);
+        }
+        let key = KeyPair::generate().unwrap();
+        self.issue(directory, name, &params, &key)
+    }
+
+    /// Returns a server in this process with a certificate of any kind.
+    pub(crate) fn server_of(&self, params: &CertificateParams) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        Arc::new(server(cert.der().clone(), &key))
+    }
+
+    /// Issues a certificate whose common name is a device's id, in `device.pem` and `device.key`.
+    pub(crate) fn device(&self, directory: &Directory, id: &str) -> Issued {
+        self.device_with(directory, id, &KeyPair::generate().unwrap())
+    }
+
+    /// Issues one for a key that is there already.
+    pub(crate) fn device_with(&self, directory: &Directory, id: &str, key: &KeyPair) -> Issued {
+        self.issue(directory, "device", &named(id), key)
+    }
+
+    fn issue(
+        &self,
+        directory: &Directory,
+        file: &str,
+        params: &CertificateParams,
+        key: &KeyPair,
+    ) -> Issued {
+        let cert = params.signed_by(key, &self.issuer).unwrap();
+        Issued {
+            cert_file: directory.write(&format!("{file}.pem"), &cert.pem()),
+            key_file: directory.write(&format!("{file}.key"), &key.serialize_pem()),
+            server: Arc::new(server(cert.der().clone(), key)),
         }
     }
 }
 
-pub(super) fn server(cert: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
+fn named(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn server(cert: CertificateDer<'static>, key: &KeyPair) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 /// Below what systems use for outgoing connections, so that none of them can take it meanwhile.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+pub(super) const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
 /// A TCP port of 127.0.0.1 that no other test uses, in this process or another.
 ///

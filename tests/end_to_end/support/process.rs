@@ -19,6 +19,17 @@ pub(crate) struct Process {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Debian keeps servers and tools of the network where only root's path leads.
+const EXTRA_PATH: &str = ":/usr/sbin:/usr/local/sbin:/sbin";
+
+/// A program that may be where only root's path leads.
+pub(crate) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = std::env::var("PATH").unwrap_or_default() + EXTRA_PATH;
+    command.env("PATH", path);
+    command
+}
+
 #[derive(Default)]
 struct Said {
     lines: Vec<String>,

@@ -1,14 +1,16 @@
 //! A broker and a platform that know one gateway.
 
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use simulated_cloud::{Cloud, Operation, OperationId, Options, Record, Status, Tunnel};
 use smartrest::encode;
 
-use super::mosquitto::{Mosquitto, Subscriptions, User};
-use super::pki::Pki;
+use super::mosquitto::{self, Door, Mosquitto, Subscriptions, User};
+use super::pki::{Authority, Flaw, Issued};
 use super::temporary::Directory;
-use super::{Adit, FarEnd, LIMIT};
+use super::{Adit, FarEnd, LIMIT, Surroundings};
 
 /// How a site differs from the usual one.
 #[derive(Default)]
@@ -21,7 +23,34 @@ pub(crate) struct SiteOptions {
     pub(crate) subscriptions: Subscriptions,
     /// The platform never answers for template collections.
     pub(crate) no_collections: bool,
+    /// How the gateway shows the broker who it is.
+    pub(crate) login: Login,
+    /// MQTT over WebSocket.
+    pub(crate) websocket: bool,
+    /// Where the gateway finds the broker and the platform; 127.0.0.1 unless given.
+    pub(crate) address: Option<Ipv4Addr>,
+    /// What is wrong with the certificate of the broker.
+    pub(crate) broker_flaw: Flaw,
+    /// What is wrong with the certificate of the platform.
+    pub(crate) cloud_flaw: Flaw,
 }
+
+/// How the gateway shows the broker who it is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Login {
+    /// A user of the platform.
+    #[default]
+    User,
+    /// A user that means nothing to the platform, as at a local broker that bridges.
+    LocalUser,
+    /// A certificate, which the broker demands.
+    Certificate,
+    /// The user that all new devices share.
+    Bootstrap,
+}
+
+/// As the platform calls it.
+const BOOTSTRAP_USER: &str = "devicebootstrap";
 
 /// A broker and a platform for one gateway.
 pub(crate) struct Site {
@@ -29,9 +58,14 @@ pub(crate) struct Site {
     pub(crate) gateway: String,
     pub(crate) broker: Mosquitto,
     pub(crate) cloud: Cloud,
-    pub(crate) pki: Option<Pki>,
-    /// Where the certificates are.
-    _directory: Directory,
+    /// For the certificates of devices.
+    pub(crate) devices: Authority,
+    /// The gateway's.
+    pub(crate) certificate: Issued,
+    /// For those of the broker and of the platform.
+    authority: Authority,
+    options: SiteOptions,
+    directories: [Directory; 2],
 }
 
 /// What the platform shows of a tunnel that opened.
@@ -40,6 +74,11 @@ const OPENED: [Status; 3] = [Status::Pending, Status::Executing, Status::Success
 const FAILED: [Status; 3] = [Status::Pending, Status::Executing, Status::Failed];
 
 impl Site {
+    /// The certificate of the authority of the broker and of the platform.
+    pub(crate) fn ca_file(&self) -> &Path {
+        &self.authority.file
+    }
+
     pub(crate) async fn new() -> Self {
         Self::with(SiteOptions::default()).await
     }
@@ -48,19 +87,49 @@ impl Site {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let gateway = format!("gw-{}-{number}", std::process::id());
-        let directory = Directory::new();
-        let pki = options.tls.then(|| Pki::new(&directory));
+        let directories = [Directory::new(), Directory::new()];
+        let [servers, device] = &directories;
+        let (authority, devices) = (Authority::new(servers), Authority::new(device));
+        let certificate = devices.device(device, &gateway);
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
+        let server = |name, flaw| {
+            let issue = || authority.server(servers, name, address, flaw);
+            options.tls.then(issue)
+        };
+        let broker_certificate = server("the broker", options.broker_flaw);
+        let cloud_certificate = server("the platform", options.cloud_flaw);
 
         let mut cloud = Options::new(&gateway, 0);
         cloud.device_login.password = format!("top-secret-{:x}", fastrand::u64(..));
-        let platform = ("platform".to_owned(), "platform-password".to_owned());
-        let user = mqtt_user(&cloud);
-        let mut broker =
-            Mosquitto::start(&platform, &user, pki.as_ref(), options.subscriptions).await;
+        let platform = platform_user();
+        let user = match options.login {
+            Login::Bootstrap => bootstrap_user(&cloud),
+            _ => mqtt_user(&cloud),
+        };
+        let is_certified = options.login == Login::Certificate;
+        let has_door = is_certified
+            || options.websocket
+            || options.address.is_some()
+            || options.broker_flaw != Flaw::None;
+        let tls = broker_certificate.as_ref();
+        let mut broker = Mosquitto::start(mosquitto::Options {
+            platform: &platform,
+            gateway: &user,
+            tls: tls.filter(|_| !has_door),
+            subscriptions: options.subscriptions,
+            door: has_door.then(|| Door {
+                address,
+                tls,
+                devices: is_certified.then_some(&*devices.file),
+                websocket: options.websocket,
+            }),
+        })
+        .await;
         cloud.broker.port = broker.port();
         cloud.broker.login = Some(platform);
-        cloud.broker.roots = pki.as_ref().map(|pki| pki.roots.clone());
-        cloud.tls = pki.as_ref().map(|pki| pki.server.clone());
+        cloud.broker.roots = (options.tls && !has_door).then(|| authority.roots.clone());
+        cloud.listen = (address, 0).into();
+        cloud.tls = cloud_certificate.map(|issued| issued.server);
         cloud.offers_collections = !options.no_collections;
         cloud.topic_prefix = options.topic_prefix.to_owned();
         let cloud = Cloud::start(cloud).await.unwrap();
@@ -69,18 +138,18 @@ impl Site {
             gateway,
             broker,
             cloud,
-            pki,
-            _directory: directory,
+            devices,
+            certificate,
+            authority,
+            options,
+            directories,
         }
     }
 
     /// Starts adit, and waits until it takes operations and the platform has heard all of its
     /// announcement.
     pub(crate) async fn adit(&self, settings: &[&str]) -> Adit {
-        let before = self.count("500");
-        let adit = self.start_adit(settings).ready().await;
-        self.wait_for_rows(before + 1, "500").await;
-        adit
+        self.adit_in(&Surroundings::default(), settings).await
     }
 
     /// Starts adit, and leaves it to itself.
@@ -90,30 +159,113 @@ impl Site {
 
     /// Returns a configuration that suits this site.
     pub(crate) fn config(&self) -> String {
-        let (scheme, ca) = match &self.pki {
-            Some(pki) => ("mqtts", format!("ca_file = {:?}\n", pki.ca_file)),
-            None => ("mqtt", String::new()),
+        let ca = match self.options.tls {
+            true => format!("ca_file = {:?}\n", self.authority.file),
+            false => String::new(),
         };
         let Options {
             device_login,
             topic_prefix,
             ..
         } = self.cloud.options();
+        let (user, password) = self.user();
+        let (id, login) = match self.options.login {
+            Login::User => (
+                self.gateway.as_str(),
+                format!(
+                    "[auth]\ntenant = {:?}\nusername = {:?}\npassword = {password:?}\n",
+                    device_login.tenant, device_login.user
+                ),
+            ),
+            Login::LocalUser => (
+                self.gateway.as_str(),
+                format!("username = {user:?}\npassword = {password:?}\n"),
+            ),
+            // The certificate has it.
+            Login::Certificate => (
+                "",
+                format!(
+                    "[auth]\ncert_file = {:?}\nkey_file = {:?}\n",
+                    self.certificate.cert_file, self.certificate.key_file
+                ),
+            ),
+            Login::Bootstrap => (
+                self.gateway.as_str(),
+                format!(
+                    "[auth]\nbootstrap_username = {BOOTSTRAP_USER:?}\n\
+                     bootstrap_password = {:?}\ncredentials_file = {:?}\n",
+                    bootstrap_user(self.cloud.options()).1,
+                    self.credentials_file()
+                ),
+            ),
+        };
+        let device = match id {
+            "" => String::new(),
+            id => format!("[device]\nid = {id:?}\n"),
+        };
         format!(
-            "[device]\nid = {:?}\n[cloud]\nurl = {:?}\n{ca}[mqtt]\nurl = \"{scheme}://127.0.0.1:{}\"\n\
-             topic_prefix = {topic_prefix:?}\n[auth]\ntenant = {:?}\nusername = {:?}\npassword = {:?}\n",
-            self.gateway,
+            "{device}[cloud]\nurl = {:?}\n{ca}[mqtt]\nurl = {:?}\n\
+             topic_prefix = {topic_prefix:?}\n{login}",
             self.cloud.url(),
-            self.broker.port(),
-            device_login.tenant,
-            device_login.user,
-            device_login.password,
+            self.mqtt_url(),
         )
+    }
+
+    /// The address of the broker for the gateway.
+    pub(crate) fn mqtt_url(&self) -> String {
+        let scheme = match (self.options.websocket, self.options.tls) {
+            (false, false) => "mqtt",
+            (false, true) => "mqtts",
+            (true, false) => "ws",
+            (true, true) => "wss",
+        };
+        let path = if self.options.websocket { "/mqtt" } else { "" };
+        format!("{scheme}://{}{path}", self.broker_place())
+    }
+
+    /// Host and port of the broker, as the gateway sees it.
+    pub(crate) fn broker_place(&self) -> String {
+        let address = self.options.address.unwrap_or(Ipv4Addr::LOCALHOST);
+        format!("{address}:{}", self.broker.gateway_port())
+    }
+
+    /// Where the credentials of a registration are kept.
+    pub(crate) fn credentials_file(&self) -> PathBuf {
+        self.device_directory().path("credentials.toml")
+    }
+
+    /// Where the gateway's files are.
+    pub(crate) fn device_directory(&self) -> &Directory {
+        &self.directories[1]
+    }
+
+    /// Starts adit in other surroundings, and waits as [`Site::adit`] does.
+    pub(crate) async fn adit_in(&self, surroundings: &Surroundings<'_>, settings: &[&str]) -> Adit {
+        let before = self.count("500");
+        let adit = Adit::start_in(surroundings, &self.config(), settings);
+        let adit = adit.ready().await;
+        self.wait_for_rows(before + 1, "500").await;
+        adit
     }
 
     /// The user of the gateway, as the broker knows it.
     pub(crate) fn user(&self) -> User {
         mqtt_user(self.cloud.options())
+    }
+
+    /// Replaces the users of the broker; the platform's stays.
+    pub(crate) fn set_users(&mut self, users: &[&User]) {
+        let platform = platform_user();
+        let users: Vec<_> = [&platform]
+            .into_iter()
+            .chain(users.iter().copied())
+            .collect();
+        self.broker.set_users(&users);
+    }
+
+    /// The user that all new devices share, as the broker knows it.
+    pub(crate) fn bootstrap_user(&self) -> User {
+        bootstrap_user(self.cloud.options())
     }
 
     /// Creates a device behind the gateway, and returns its external id.
@@ -130,7 +282,12 @@ impl Site {
 
     /// Opens a tunnel to a port of 127.0.0.1.
     pub(crate) async fn open(&self, port: u16) -> (OperationId, FarEnd) {
-        let mut tunnel = self.request("127.0.0.1", port);
+        self.open_to("127.0.0.1", port).await
+    }
+
+    /// Opens a tunnel to a machine.
+    pub(crate) async fn open_to(&self, host: &str, port: u16) -> (OperationId, FarEnd) {
+        let mut tunnel = self.request(host, port);
         let socket = tunnel.accept(LIMIT).await.unwrap();
         self.opened(tunnel.operation).await;
         (tunnel.operation, FarEnd(socket))
@@ -195,6 +352,15 @@ impl Site {
     pub(crate) fn assert_no_complaint(&self) {
         assert_eq!(self.cloud.errors(), []);
     }
+}
+
+fn platform_user() -> User {
+    ("platform".to_owned(), "platform-password".to_owned())
+}
+
+fn bootstrap_user(cloud: &Options) -> User {
+    let password = format!("shared-{}", cloud.device_login.password);
+    (format!("management/{BOOTSTRAP_USER}"), password)
 }
 
 fn mqtt_user(cloud: &Options) -> User {
