@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::advice;
 use super::report::Hop;
+use crate::cloud::transport::certificate::Certificate;
 use crate::cloud::transport::journal::{Seen, Step};
 use crate::cloud::transport::proxy::Proxy;
 use crate::cloud::transport::{BrokerEndpoint, Endpoint, Peer, Silence, TransportError};
@@ -131,9 +132,49 @@ impl<'a> Way<'a> {
                     false => format!("{host} is {addresses}"),
                 }
             }
-            (_, Some(Seen::Certificate(certificate)), _) => certificate.to_string(),
+            (_, Some(Seen::Chain(chain)), _) => in_words(chain),
             (Stage::WebSocket, ..) => format!("open at {}", self.websocket.unwrap_or_default()),
             _ => "done".to_owned(),
         }
+    }
+}
+
+/// The server's certificate, and behind it those of its issuers that it sent.
+fn in_words(chain: &[Certificate]) -> String {
+    let certificates: Vec<_> = chain.iter().map(ToString::to_string).collect();
+    match certificates.is_empty() {
+        true => "done, with a certificate that cannot be read".to_owned(),
+        false => certificates.join("; with it came "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn shows_every_certificate_that_the_server_sent() {
+        let certificate = |name: &str, issuer: &str| Certificate {
+            common_name: Some(name.to_owned()),
+            issuer: Some(issuer.to_owned()),
+            names: Vec::new(),
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+            is_self_issued: false,
+            is_ca: name != "broker",
+        };
+        let life = "valid from 1970-01-01T00:00:00Z until 1970-01-01T00:00:00Z";
+        assert_eq!(
+            in_words(&[certificate("broker", "sub"), certificate("sub", "root")]),
+            format!(
+                "'broker' for no host at all, issued by 'sub', {life}; with it came 'sub', issued by 'root', {life}"
+            )
+        );
+        assert_eq!(
+            in_words(&[]),
+            "done, with a certificate that cannot be read"
+        );
     }
 }

@@ -134,7 +134,12 @@ impl Certificate {
 
 impl fmt::Display for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} for {}, ", self.title(), self.shown_names())?;
+        f.write_str(&self.title())?;
+        // An authority's is for no host, and nobody expects it to be.
+        if !self.is_ca || !self.names.is_empty() {
+            write!(f, " for {}", self.shown_names())?;
+        }
+        f.write_str(", ")?;
         match &self.issuer {
             _ if self.is_self_issued => write!(f, "issued by itself")?,
             Some(issuer) => write!(f, "issued by {}", quoted(issuer))?,

@@ -28,8 +28,8 @@ pub struct Step {
 pub enum Seen {
     /// The addresses that the resolver knows, or the one that accepted the connection.
     Address(String),
-    /// The server's certificate.
-    Certificate(Box<Certificate>),
+    /// The server's certificate and those of its issuers that it sent, in its order.
+    Chain(Vec<Certificate>),
 }
 
 impl Journal {

@@ -413,8 +413,12 @@ async fn encrypt(
     })?;
     deadline.saw(|| {
         let chain = stream.get_ref().1.peer_certificates()?;
-        let certificate = Certificate::read(chain.first()?)?;
-        Some(Seen::Certificate(Box::new(certificate)))
+        Some(Seen::Chain(
+            chain
+                .iter()
+                .filter_map(|der| Certificate::read(der))
+                .collect(),
+        ))
     });
     Ok(Stream::Tls(Box::new(stream)))
 }
