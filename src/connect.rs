@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::auth::authorization::Authorization;
 use crate::cli::Tunnel;
-use crate::cloud::authorization::Authorization;
-use crate::cloud::transport::Transport;
 use crate::config::Config;
-use crate::reason::failure_reason;
+use crate::net::Transport;
 use crate::tunnel::Opener;
+use crate::words::failure_reason;
 
 /// Bytes of a reason in the log.
 const REASON_LIMIT: usize = 1024;

@@ -3,19 +3,16 @@
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
 pub mod agent;
-pub mod announcement;
+pub mod auth;
 pub mod check;
 pub mod cli;
-pub mod cloud;
-pub mod collection;
 pub mod config;
 pub mod connect;
-pub mod credentials_file;
-pub mod dial;
-pub mod enrolment;
-pub mod fragment;
+pub mod files;
 pub mod logging;
-pub mod operations;
-pub mod reason;
+pub mod mqtt;
+pub mod net;
+pub mod platform;
 pub mod secret;
 pub mod tunnel;
+pub mod words;

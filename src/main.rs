@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use adit::cli::{self, Check, Command, Connect, Invocation, Tunnel};
 use adit::config::{Config, Sources};
-use adit::reason::failure_reason;
+use adit::words::failure_reason;
 use adit::{agent, check, connect, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};

@@ -51,7 +51,7 @@ fn shows_a_first_configuration_that_can_be_used() {
             let named = |(name, _): &&(String, String)| path.to_str() == Some(name);
             let (_, text) = files.iter().find(named).ok_or(io::ErrorKind::NotFound)?;
             let bytes = text.clone().into_bytes();
-            Ok(adit::config::FileContent {
+            Ok(adit::files::FileContent {
                 bytes,
                 world_readable: false,
             })

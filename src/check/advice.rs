@@ -5,14 +5,14 @@ use std::io;
 use rumqttc::ConnectReturnCode;
 
 use super::mqtt::AskError;
-use crate::cloud::broker::Lost;
-use crate::cloud::endpoint::EndpointError;
-use crate::cloud::token::NoToken;
-use crate::cloud::transport::proxy::ProxyError;
-use crate::cloud::transport::{Peer, Silence, TlsFault, TransportError};
+use crate::auth::token::NoToken;
 use crate::config::{Auth, Config};
+use crate::mqtt::link::Lost;
+use crate::net::proxy::ProxyError;
+use crate::net::{Peer, Silence, TlsFault, TransportError};
+use crate::tunnel::cloud::EndpointError;
+use crate::tunnel::lan::DialError;
 use crate::tunnel::policy::Denied;
-use crate::tunnel::target::DialError;
 
 /// The key that says where a proxy is, and what stands in for it.
 const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";

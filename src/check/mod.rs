@@ -19,19 +19,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::announcement::Announcement;
+use crate::auth::authorization::Authorization;
 use crate::cli::Check;
-use crate::cloud::authorization::Authorization;
-use crate::cloud::broker::{Account, Link, Lost};
-use crate::cloud::endpoint::{self, EndpointError};
-use crate::cloud::transport::Transport;
-use crate::cloud::transport::certificate::date;
-use crate::cloud::transport::identity::Identity;
-use crate::cloud::transport::journal::{Journal, Step};
 use crate::config::{Auth, Config};
-use crate::reason::failure_reason;
+use crate::mqtt::link::{Account, Link, Lost};
+use crate::net::Transport;
+use crate::net::certificate::date;
+use crate::net::identity::Identity;
+use crate::net::journal::{Journal, Step};
+use crate::platform::announcement::Announcement;
 use crate::secret::Secret;
-use crate::tunnel::target::{self, DialError};
+use crate::tunnel::cloud::{self, EndpointError};
+use crate::tunnel::lan::{self, DialError};
+use crate::words::failure_reason;
 use report::{Hop, Report};
 use way::{NOT_TRIED, REASON_LIMIT, Way};
 
@@ -302,7 +302,7 @@ impl Checker<'_> {
             }
         };
         let began = Instant::now();
-        let opened = endpoint::connect(&transport, &cloud.endpoint, &key, &header, limit).await;
+        let opened = cloud::connect(&transport, &cloud.endpoint, &key, &header, limit).await;
         let steps = self.journal.take();
         let took = rest(began, &steps);
         match opened {
@@ -320,7 +320,7 @@ impl Checker<'_> {
     async fn target(&mut self, target: &Target) {
         let settings = &self.config.remote_access;
         let began = Instant::now();
-        let reached = target::connect(target, &settings.policy, settings.connect_timeout).await;
+        let reached = lan::connect(target, &settings.policy, settings.connect_timeout).await;
         let took = began.elapsed();
         let error = match reached {
             Ok(stream) => {
@@ -468,7 +468,7 @@ mod tests {
 
     use super::report::Outcome;
     use super::*;
-    use crate::cloud::transport::identity::Files;
+    use crate::net::identity::Files;
 
     /// Valid from the first day of 2020 to the first day of 2030.
     fn identity() -> Identity {

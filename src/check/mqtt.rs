@@ -9,8 +9,8 @@ use rumqttc::{Packet, Publish, QoS, Subscribe, SubscribeFilter, SubscribeReasonC
 use smartrest::{Topic, Topics};
 use tokio::time::timeout;
 
-use crate::cloud::broker::{Link, Lost};
-use crate::cloud::token::{self, ANSWER_LIMIT, NoToken};
+use crate::auth::token::{self, ANSWER_LIMIT, NoToken};
+use crate::mqtt::link::{Link, Lost};
 use crate::secret::Secret;
 
 /// How long the broker may take to answer SUBSCRIBE.

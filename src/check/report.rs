@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::reason::legible;
+use crate::words::legible;
 
 /// One hop, and what was found there.
 #[derive(Clone, Debug, Eq, PartialEq)]

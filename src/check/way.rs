@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::advice;
 use super::report::Hop;
-use crate::cloud::transport::certificate::Certificate;
-use crate::cloud::transport::journal::{Seen, Step};
-use crate::cloud::transport::proxy::Proxy;
-use crate::cloud::transport::{BrokerEndpoint, Endpoint, Peer, Silence, TransportError};
-use crate::reason::failure_reason;
+use crate::net::certificate::Certificate;
+use crate::net::journal::{Seen, Step};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint, Peer, Silence, TransportError};
+use crate::words::failure_reason;
 
 /// Bytes of a reason.
 pub(super) const REASON_LIMIT: usize = 1024;

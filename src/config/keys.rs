@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::Protocol;
 use super::values;
-use crate::cloud::transport::proxy::Proxy;
-use crate::cloud::transport::{BrokerEndpoint, Endpoint};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 

@@ -21,14 +21,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use smartrest::Credentials;
 
-use crate::cloud::transport::certificate::{Certificate, date};
-use crate::cloud::transport::identity::{Files, Identity, IdentityError};
-use crate::cloud::transport::proxy::Proxy;
-use crate::cloud::transport::{BrokerEndpoint, Endpoint};
-use crate::credentials_file;
-use crate::reason::legible;
+use crate::auth::credentials_file;
+use crate::files::FileContent;
+use crate::net::certificate::{Certificate, date};
+use crate::net::identity::{Files, Identity, IdentityError};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint};
 use crate::secret::Secret;
 use crate::tunnel::policy::Policy;
+use crate::words::legible;
 use fault::{Fault, Place};
 use keys::Setting;
 use proxy::{Proxies, Unusable, is_this_machine};
@@ -36,9 +37,7 @@ use sources::{Content, Gathered, Given, Item};
 
 pub use fault::Faults;
 pub use keys::{Fallback, Key};
-pub use sources::{
-    DEFAULT_FILE, FileContent, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, Sources, read_file,
-};
+pub use sources::{DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, Sources};
 
 /// Everything adit is told.
 #[derive(Clone, Debug)]

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::values;
-use crate::cloud::transport::proxy::Proxy;
-use crate::cloud::transport::{BrokerEndpoint, Endpoint};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint};
 
 /// As curl has it.
 const DEFAULT_PORT: u16 = 1080;

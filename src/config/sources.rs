@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,6 +13,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Place};
 use super::keys::{KEYS, Key, PREFIX, Shape};
+use crate::files::{self, FileContent};
 
 /// Read if no file is named, unless it does not exist.
 pub const DEFAULT_FILE: &str = "/etc/adit/adit.toml";
@@ -23,8 +22,6 @@ pub const LOG_LEVEL_VARIABLE: &str = "ADIT_LOG_LEVEL";
 /// The variable behind `--log-format`, which is no key of the configuration.
 pub const LOG_FORMAT_VARIABLE: &str = "ADIT_LOG_FORMAT";
 
-/// No configuration, password or bundle of certificates is longer.
-const FILE_LIMIT: u64 = 4 << 20;
 /// Longer values are cut where they are shown.
 const SHOWN_LIMIT: usize = 100;
 
@@ -42,15 +39,6 @@ pub struct Sources<'a> {
     pub now: SystemTime,
     /// Reads the file, and the files that are named in it.
     pub read: &'a dyn Fn(&Path) -> io::Result<FileContent>,
-}
-
-/// A file that was read.
-#[derive(Clone)]
-pub struct FileContent {
-    /// All of it; may hold secrets.
-    pub bytes: Vec<u8>,
-    /// Whether every user of the machine may read it.
-    pub world_readable: bool,
 }
 
 /// The values that were found, each under its full name, and what is wrong besides.
@@ -92,8 +80,8 @@ impl Sources<'static> {
     /// Takes the environment, the host name and the files of this machine.
     pub fn of_this_machine(file: Option<PathBuf>, settings: Vec<String>) -> Self {
         // The host name of the kernel is that of the container, if adit runs in one.
-        let host_name = read_file(Path::new("/proc/sys/kernel/hostname"))
-            .or_else(|_| read_file(Path::new("/etc/hostname")))
+        let host_name = files::read(Path::new("/proc/sys/kernel/hostname"))
+            .or_else(|_| files::read(Path::new("/etc/hostname")))
             .ok()
             .map(|content| String::from_utf8_lossy(&content.bytes).trim().to_owned())
             .filter(|name| !name.is_empty());
@@ -103,29 +91,9 @@ impl Sources<'static> {
             environment: std::env::vars_os().collect(),
             host_name,
             now: SystemTime::now(),
-            read: &read_file,
+            read: &files::read,
         }
     }
-}
-
-/// Reads a file of this machine.
-///
-/// # Errors
-/// What the system says, or that the file is too long to be meant.
-pub fn read_file(path: &Path) -> io::Result<FileContent> {
-    const EVERYBODY_READS: u32 = 0o004;
-    let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode();
-    let mut bytes = Vec::new();
-    file.take(FILE_LIMIT + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_LIMIT {
-        let words = format!("it is longer than {FILE_LIMIT} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, words));
-    }
-    Ok(FileContent {
-        bytes,
-        world_readable: mode & EVERYBODY_READS != 0,
-    })
 }
 
 /// Collects the values of all sources.

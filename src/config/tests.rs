@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 
 use super::*;
+use crate::files;
 
 /// What stands on the machine that a configuration is loaded on.
 #[derive(Clone, Default)]
@@ -1234,15 +1235,15 @@ fn reads_files_of_this_machine() {
     std::fs::write(&path, "hunter2").unwrap();
     let readable = |mode| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let content = read_file(&path).unwrap();
+        let content = files::read(&path).unwrap();
         assert_eq!(content.bytes, b"hunter2");
         content.world_readable
     };
     assert!(readable(0o644));
     assert!(!readable(0o640));
     std::fs::remove_file(&path).unwrap();
-    assert!(read_file(&path).is_err());
-    let endless = read_file(Path::new("/dev/zero"));
+    assert!(files::read(&path).is_err());
+    let endless = files::read(Path::new("/dev/zero"));
     assert_eq!(
         endless.map(|_| ()).unwrap_err().kind(),
         io::ErrorKind::FileTooLarge

@@ -8,8 +8,8 @@ use rustls::pki_types::ServerName;
 
 use super::Protocol;
 use super::keys::Shape;
-use crate::cloud::transport::proxy::Proxy;
-use crate::cloud::transport::{BrokerEndpoint, Endpoint};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 

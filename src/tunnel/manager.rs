@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{Ended, Opener};
-use crate::reason::failure_reason;
+use crate::words::failure_reason;
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
 const REASON_LIMIT: usize = 500;

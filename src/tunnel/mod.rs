@@ -1,9 +1,10 @@
 //! Everything between two sockets: the machine on the LAN and the cloud's WebSocket.
 
+pub mod cloud;
+pub mod lan;
 pub mod manager;
 pub mod policy;
 pub mod relay;
-pub mod target;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -18,17 +19,17 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
-use crate::cloud::authorization::{Authorization, Unauthorized};
-use crate::cloud::endpoint::{self, EndpointError};
-use crate::cloud::transport::{Endpoint, Stream, Transport};
+use crate::auth::authorization::{Authorization, Unauthorized};
 use crate::config::Config;
+use crate::net::{Endpoint, Stream, Transport};
 use crate::secret::Secret;
+use cloud::EndpointError;
+use lan::DialError;
 use policy::{Denied, Policy};
 use relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic};
 pub use relay::{EndReason, Ended};
-use target::DialError;
 
-use crate::reason::failure_reason;
+use crate::words::failure_reason;
 
 /// HTTP status of a refused `Authorization` header.
 const UNAUTHORIZED: u16 = 401;
@@ -116,7 +117,7 @@ impl Opener {
     ) -> Result<OpenTunnel, OpenError> {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
-        let lan = pin!(target::connect(target, &self.policy, limit));
+        let lan = pin!(lan::connect(target, &self.policy, limit));
         let cloud = pin!(self.reach_cloud(key));
         let (lan, (cloud, authorization)) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
@@ -170,7 +171,7 @@ impl Opener {
         header: &Secret,
     ) -> Result<CloudSocket<Stream>, EndpointError> {
         let limit = self.connect_timeout;
-        endpoint::connect(&self.transport, &self.cloud, key, header, limit).await
+        cloud::connect(&self.transport, &self.cloud, key, header, limit).await
     }
 }
 
@@ -189,7 +190,7 @@ impl OpenTunnel {
         // What the cloud says at the end goes into the log and into an event.
         ended
             .reason
-            .forget_words_if(|words| endpoint::repeats_secret(words, &key, &authorization));
+            .forget_words_if(|words| cloud::repeats_secret(words, &key, &authorization));
         ended
     }
 }
@@ -368,7 +369,7 @@ mod tests {
     async fn tells_the_cloud_why_the_machine_is_not_reached() {
         let site = Site::new().await;
         let mut request = site.request();
-        let (_held, _socket, silent) = crate::dial::testing::black_hole().await;
+        let (_held, _socket, silent) = crate::net::dial::testing::black_hole().await;
         request.target = Target::parse("127.0.0.1", &silent.port().to_string()).unwrap();
         let policy = private();
         let cloud = async {

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
 
 use super::MESSAGE_LIMIT;
-use crate::reason::{legible, words};
+use crate::words::{legible, words};
 
 /// Longest reason that a Close frame can carry: a control frame has 125 bytes, the code takes two.
 const CLOSE_REASON_LIMIT: usize = 123;

@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use super::outbox::Message;
-use super::publisher::Publisher;
+use crate::mqtt::outbox::Message;
+use crate::mqtt::publisher::Publisher;
 use crate::secret::Secret;
 
 /// How long the platform may take to answer. Less than a tunnel has to open, so that the operator

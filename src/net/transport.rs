@@ -1,212 +1,34 @@
-//! The one way out, for MQTT and for the WebSocket: TCP, a proxy, TLS, and a WebSocket for MQTT.
+//! Connects to a server by whatever way there is: TCP, a proxy, TLS, and a WebSocket for MQTT.
 //!
-//! Whatever is between adit and a server is dealt with here, so that both get through wherever one
-//! does. Every wait is bounded by the caller's limit, and the error names who let it pass.
+//! Every wait is bounded by the caller's limit, and the error names who let it pass.
 
-pub mod certificate;
-pub mod identity;
-pub mod journal;
-pub mod proxy;
-mod stream;
-#[cfg(test)]
-mod tests;
-mod tls;
-mod websocket;
-
-use std::fmt;
-use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use crate::dial;
-use certificate::Certificate;
-use identity::Identity;
-use journal::{Journal, Seen, Step};
-use proxy::{Proxy, ProxyError};
-pub use stream::Stream;
-use tls::Tls;
-pub use tls::TlsFault;
-pub use websocket::{Messages, WebSocketError};
-
-/// A server and how it is spoken to.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Endpoint {
-    /// Whether TLS is spoken.
-    pub tls: bool,
-    /// Name or address, an IPv6 address without brackets. The server's certificate must name it.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-/// A broker and how MQTT is spoken to it.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct BrokerEndpoint {
-    /// Where it is.
-    pub server: Endpoint,
-    /// The path, with `/` at its start, if MQTT goes over WebSocket.
-    pub websocket: Option<String>,
-}
+use super::address::{BrokerEndpoint, Endpoint};
+use super::certificate::Certificate;
+use super::dial;
+use super::error::{Peer, Silence, TransportError};
+use super::identity::Identity;
+use super::journal::{Journal, Seen, Step};
+use super::proxy::Proxy;
+use super::stream::Stream;
+use super::tls::{Tls, TlsFault};
+use super::websocket;
 
 /// Connects to the cloud and to the broker, with one set of trusted roots.
 #[derive(Clone, Debug)]
 pub struct Transport {
     tls: Arc<Tls>,
-    proxy: Option<Arc<Proxy>>,
+    pub(super) proxy: Option<Arc<Proxy>>,
     journal: Option<Arc<Journal>>,
-}
-
-/// Whoever is at the other end of a connection.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Peer {
-    /// The server that is wanted.
-    Server(Endpoint),
-    /// The proxy on the way to it.
-    Proxy(Endpoint),
-}
-
-/// Why a server could not be reached.
-#[derive(Debug, thiserror::Error)]
-pub enum TransportError {
-    /// The name has no address.
-    #[error("cannot resolve {peer}")]
-    Resolve {
-        /// Whose name it is.
-        peer: Peer,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// No address accepted the connection.
-    #[error("cannot reach {peer}")]
-    Dial {
-        /// Whom it was for.
-        peer: Peer,
-        /// What the most telling attempt failed with.
-        source: io::Error,
-    },
-    /// Somebody was silent for all the time that there was.
-    #[error("{} within {}", silence.words(peer), humantime::format_duration(*limit))]
-    Timeout {
-        /// Who was silent, or whose name it is about.
-        peer: Peer,
-        /// What was waited for.
-        silence: Silence,
-        /// The time for all of the connection.
-        limit: Duration,
-    },
-    /// The proxy opened no way to the server.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-    /// The host cannot be the name of a certificate.
-    #[error("{peer} has a name that no certificate can have")]
-    Name {
-        /// Whose name it is.
-        peer: Peer,
-        /// What is wrong with it.
-        source: InvalidDnsNameError,
-    },
-    /// The TLS handshake failed.
-    #[error("no TLS with {peer}")]
-    Tls {
-        /// Whom it was with.
-        peer: Peer,
-        /// Why.
-        source: TlsFault,
-    },
-    /// The broker opened no WebSocket.
-    #[error(transparent)]
-    WebSocket(#[from] WebSocketError),
-}
-
-/// What did not come in time.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Silence {
-    /// The resolver's answer.
-    Name,
-    /// The end of TCP's handshake.
-    Dial,
-    /// A proxy's answer to CONNECT.
-    Tunnel,
-    /// The end of TLS's handshake.
-    Tls,
-    /// The end of the WebSocket's handshake.
-    WebSocket,
-}
-
-impl TransportError {
-    /// Returns with whom a connection failed, and at which step.
-    pub fn step(&self) -> (Option<&Peer>, Silence) {
-        match self {
-            Self::Resolve { peer, .. } => (Some(peer), Silence::Name),
-            Self::Dial { peer, .. } => (Some(peer), Silence::Dial),
-            Self::Timeout { peer, silence, .. } => (Some(peer), *silence),
-            Self::Proxy(_) => (None, Silence::Tunnel),
-            Self::Name { peer, .. } | Self::Tls { peer, .. } => (Some(peer), Silence::Tls),
-            Self::WebSocket(_) => (None, Silence::WebSocket),
-        }
-    }
-}
-
-impl Silence {
-    fn words(self, peer: &Peer) -> String {
-        match self {
-            Self::Name => format!("no answer about the name of {peer}"),
-            Self::Dial => format!("{peer} did not answer"),
-            Self::Tunnel => format!("{peer} was reached, but opened no way to the server"),
-            Self::Tls => format!("{peer} was reached, but did not complete the TLS handshake"),
-            Self::WebSocket => format!("{peer} was reached, but did not open the WebSocket"),
-        }
-    }
-}
-
-impl Endpoint {
-    /// Returns the host as it stands in a URL.
-    pub fn bracketed_host(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        }
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.bracketed_host(), self.port)
-    }
-}
-
-impl From<Endpoint> for BrokerEndpoint {
-    fn from(server: Endpoint) -> Self {
-        Self {
-            server,
-            websocket: None,
-        }
-    }
-}
-
-impl Peer {
-    fn endpoint(&self) -> &Endpoint {
-        match self {
-            Self::Server(endpoint) | Self::Proxy(endpoint) => endpoint,
-        }
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Server(endpoint) => endpoint.fmt(f),
-            Self::Proxy(endpoint) => write!(f, "the proxy {endpoint}"),
-        }
-    }
 }
 
 impl Transport {

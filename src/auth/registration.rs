@@ -12,10 +12,10 @@ use smartrest::{Credentials, Topic, Topics};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::broker::{Account, Link, Lost};
-use super::reconnect::{Loss, Reconnects};
-use super::transport::Transport;
-use crate::reason::failure_reason;
+use crate::mqtt::link::{Account, Link, Lost};
+use crate::mqtt::reconnect::{Loss, Reconnects};
+use crate::net::Transport;
+use crate::words::failure_reason;
 
 /// Time between two requests. The platform hands the credentials out only while it is asked.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(5);

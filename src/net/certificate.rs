@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::reason::legible;
+use crate::words::legible;
 
 /// Characters of a name that are shown.
 const NAME_LIMIT: usize = 80;

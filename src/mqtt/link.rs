@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 use tracing::{debug, info};
 
-use super::transport::{BrokerEndpoint, Stream, Transport, TransportError};
+use crate::net::{BrokerEndpoint, Stream, Transport, TransportError};
 use crate::secret::Secret;
 
 /// Everything from the broker's name to its answer to CONNECT.
@@ -148,7 +148,7 @@ impl Account {
 
 impl Lost {
     /// Whether the broker ended a connection that worked.
-    pub(super) fn is_by_broker(&self) -> bool {
+    pub(crate) fn is_by_broker(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
         match self {
             Self::Closed => true,

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
-use crate::reason::legible;
+use crate::words::legible;
 
 /// What PEM files say where a key is encrypted: in PKCS#8, and in the older forms.
 const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
@@ -113,7 +113,7 @@ impl Identity {
     pub(super) fn read_again(&self) -> Result<Option<Self>, String> {
         let read = |path: &Path| {
             let shown = path.display().to_string();
-            crate::config::read_file(path)
+            crate::files::read(path)
                 .map(|content| content.bytes)
                 .map_err(|error| format!("{shown:?} cannot be read: {error}"))
         };

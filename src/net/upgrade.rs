@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::transport::Endpoint;
-use crate::reason::legible;
+use super::address::Endpoint;
+use crate::words::legible;
 
 /// Bytes of an answer's head; the platform's have a tenth of it.
-pub(super) const HEAD_LIMIT: usize = 16 << 10;
+pub(crate) const HEAD_LIMIT: usize = 16 << 10;
 const HEADER_LIMIT: usize = 64;
 /// Bytes of a refusal's body. A longer one is a page for a browser, and says little.
-pub(super) const BODY_LIMIT: usize = 4 << 10;
+pub(crate) const BODY_LIMIT: usize = 4 << 10;
 /// How long a refusal's body may come after its head.
 const BODY_WAIT: Duration = Duration::from_millis(500);
 /// What is wrong with an answer.
@@ -53,7 +53,7 @@ pub enum Fault {
 }
 
 /// Returns the head of a request without the blank line at its end. A path is visible ASCII.
-pub(super) fn request(server: &Endpoint, path: &str, subprotocol: &str, nonce: &str) -> String {
+pub(crate) fn request(server: &Endpoint, path: &str, subprotocol: &str, nonce: &str) -> String {
     let default_port = if server.tls { 443 } else { 80 };
     let host = if server.port == default_port {
         server.bracketed_host()
@@ -74,22 +74,22 @@ pub(super) fn request(server: &Endpoint, path: &str, subprotocol: &str, nonce: &
 }
 
 /// The head of an answer.
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     /// Names in lower case.
     headers: Vec<(String, String)>,
     length: usize,
 }
 
 /// Why there is no answer.
-pub(super) enum ReceiveError {
+pub(crate) enum ReceiveError {
     Fault(Fault),
     Broken(io::Error),
 }
 
 impl Answer {
     /// Reads the head of an answer; behind it is returned what was read of what follows.
-    pub(super) async fn receive(
+    pub(crate) async fn receive(
         stream: &mut (impl AsyncRead + Unpin),
     ) -> Result<(Self, Vec<u8>), ReceiveError> {
         let mut received = Vec::new();
@@ -137,7 +137,7 @@ impl Answer {
         }))
     }
 
-    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let named = self.headers.iter().filter(move |header| header.0 == name);
         named.map(|header| header.1.as_str())
     }
@@ -148,7 +148,7 @@ impl Answer {
     }
 
     /// Holds an answer with status 101 against RFC 6455, 4.1.
-    pub(super) fn check(&self, nonce: &str, subprotocol: &'static str) -> Result<(), Fault> {
+    pub(crate) fn check(&self, nonce: &str, subprotocol: &'static str) -> Result<(), Fault> {
         let lists = |name, word| self.words(name).any(|w| w.eq_ignore_ascii_case(word));
         if !lists("upgrade", "websocket") || !lists("connection", "upgrade") {
             return Err(Fault::Upgrade);
@@ -177,7 +177,7 @@ impl Answer {
     }
 
     /// Reads the body of a refusal, `None` if it is not text, or does not come whole and soon.
-    pub(super) async fn read_body(
+    pub(crate) async fn read_body(
         &self,
         stream: &mut (impl AsyncRead + Unpin),
         body: &mut Vec<u8>,

@@ -16,8 +16,8 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::Endpoint;
-use crate::cloud::handshake::{self, Answer, Fault, ReceiveError};
+use super::address::Endpoint;
+use crate::net::upgrade::{self, Answer, Fault, ReceiveError};
 
 const SUBPROTOCOL: &str = "mqtt";
 /// Bytes of a message that is sent. A packet of the platform's limit (16,184 bytes) fits.
@@ -87,7 +87,7 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         fault,
     };
     let nonce = generate_key();
-    let head = handshake::request(broker, path, SUBPROTOCOL, &nonce) + "\r\n";
+    let head = upgrade::request(broker, path, SUBPROTOCOL, &nonce) + "\r\n";
     stream.write_all(head.as_bytes()).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;
     let (answer, rest) = Answer::receive(&mut stream)

@@ -21,7 +21,7 @@ use tracing::{info, warn};
 
 use super::certificate::{Certificate, date, system_time};
 use super::identity::Identity;
-use crate::reason::{legible, words};
+use crate::words::{legible, words};
 
 /// Why there is no TLS with a server, as a clause behind its name.
 #[derive(Clone, Debug, thiserror::Error)]

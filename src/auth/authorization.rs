@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::endpoint;
 use super::token::{NoToken, Tokens};
 use crate::config::{Auth, Config};
 use crate::secret::Secret;
+use crate::tunnel::cloud;
 
 /// Where the `Authorization` header of a tunnel's WebSocket comes from.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Authorization {
     /// Takes user and password of the configuration, or else `tokens`.
     pub fn new(config: &Config, tokens: Option<Arc<Tokens>>) -> Self {
         match (&config.auth, tokens) {
-            (Auth::Password { user, password }, _) => Self::Fixed(endpoint::basic(user, password)),
+            (Auth::Password { user, password }, _) => Self::Fixed(cloud::basic(user, password)),
             (_, Some(tokens)) => Self::Token(tokens),
             (_, None) => Self::None,
         }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::certificate::Certificate;
-use super::{Peer, Silence};
+use super::error::{Peer, Silence};
 
 /// The steps of connections that are made one after the other, in the order in which they ended.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::policy::{Denied, Policy};
-use crate::dial;
+use crate::net::dial;
 
 /// Why a machine was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -151,9 +151,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::dial::ADDRESS_LIMIT;
-    use crate::dial::testing::black_hole;
-    use crate::reason::failure_reason;
+    use crate::net::dial::ADDRESS_LIMIT;
+    use crate::net::dial::testing::black_hole;
+    use crate::words::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
 

@@ -60,7 +60,7 @@ impl Publisher {
     }
 
     /// Takes what was asked and not sent.
-    pub(super) fn take_asked(&self) -> Vec<Message> {
+    pub(crate) fn take_asked(&self) -> Vec<Message> {
         mem::take(&mut *self.asked.lock().unwrap_or_else(PoisonError::into_inner))
     }
 

@@ -15,11 +15,11 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::handshake::{self, Answer, ReceiveError};
-use super::transport::{Endpoint, Stream, Transport, TransportError};
-use crate::reason::legible;
+use crate::net::upgrade::{self, Answer, ReceiveError};
+use crate::net::{Endpoint, Stream, Transport, TransportError};
 use crate::secret::Secret;
 use crate::tunnel::relay::{self, CloudSocket, Link};
+use crate::words::legible;
 
 const PATH: &str = "/service/remoteaccess/device/";
 const SUBPROTOCOL: &str = "binary";
@@ -75,7 +75,7 @@ pub enum EndpointError {
     Credentials,
 }
 
-pub use super::handshake::Fault;
+pub use crate::net::upgrade::Fault;
 
 impl EndpointError {
     /// Returns the HTTP status of a refusal; 401 may be worth another attempt with a new token.
@@ -178,7 +178,7 @@ fn request(
         return Err(EndpointError::Credentials);
     }
     let path = format!("{PATH}{}", key.expose());
-    let head = handshake::request(cloud, &path, SUBPROTOCOL, nonce);
+    let head = upgrade::request(cloud, &path, SUBPROTOCOL, nonce);
     Ok(Secret::new(format!(
         "{head}Authorization: {authorization}\r\n\r\n"
     )))
@@ -271,8 +271,8 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
-    use crate::cloud::handshake::{BODY_LIMIT, HEAD_LIMIT};
-    use crate::reason::failure_reason;
+    use crate::net::upgrade::{BODY_LIMIT, HEAD_LIMIT};
+    use crate::words::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
     const KEY: &str = "3f2c-key";

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use tracing::{debug, info, trace, warn};
 
 use super::{Event, Options};
-use crate::cloud::broker::{ACKNOWLEDGE_LIMIT, Link, Lost, PING_LIMIT};
-use crate::cloud::outbox::Message;
-use crate::cloud::publisher::Publisher;
+use crate::mqtt::link::{ACKNOWLEDGE_LIMIT, Link, Lost, PING_LIMIT};
+use crate::mqtt::outbox::Message;
+use crate::mqtt::publisher::Publisher;
 
 /// A refused subscription is tried again after this time, and then after twice as long each time.
 const FIRST_RESUBSCRIBE: Duration = Duration::from_secs(1);

@@ -4,12 +4,12 @@ use smartrest::Topics;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cloud::broker::Account;
-use crate::cloud::registration;
-use crate::cloud::transport::Transport;
+use crate::auth::credentials_file;
+use crate::auth::registration;
 use crate::config::{Auth, Config};
-use crate::credentials_file;
-use crate::reason::failure_reason;
+use crate::mqtt::link::Account;
+use crate::net::Transport;
+use crate::words::failure_reason;
 
 /// Bytes of a reason in the log.
 const REASON_LIMIT: usize = 500;

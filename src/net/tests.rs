@@ -1,10 +1,12 @@
 //! The ways out, against real proxies, TLS servers and brokers on this machine.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use rcgen::{
@@ -13,19 +15,21 @@ use rcgen::{
 };
 use rumqttc::{Codec, Connect, ConnectReturnCode, Packet};
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::codec::Framed;
 
+use super::identity::{self, Identity};
+use super::proxy::Proxy;
 use super::*;
-use crate::dial::testing::black_hole;
-use crate::reason::failure_reason;
+use crate::net::dial::testing::black_hole;
 use crate::secret::Secret;
+use crate::words::failure_reason;
 
 /// No step takes this long unless something is broken.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -4,10 +4,10 @@ use smartrest::{
     COLLECTION, COLLECTION_ID, Fragment, REMOTE_ACCESS, Request, TopicError, Topics, encode,
 };
 
-use crate::cloud::broker::Account;
-use crate::cloud::outbox::Message;
-use crate::cloud::session::Options;
 use crate::config::{Auth, Config};
+use crate::mqtt::link::Account;
+use crate::mqtt::outbox::Message;
+use crate::mqtt::session::Options;
 
 const AGENT_NAME: &str = "adit";
 /// What the platform shows on operations that a former life of adit left executing.

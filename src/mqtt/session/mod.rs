@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::broker::{Account, Link, Lost};
+use super::link::{Account, Link, Lost};
 use super::outbox::Message;
 use super::publisher::Publisher;
 use super::reconnect::{Loss, NextStep, Reconnects};
-use super::transport::Transport;
-use crate::reason::failure_reason;
+use crate::net::Transport;
+use crate::words::failure_reason;
 use connection::Connection;
 
 /// Bytes of a reason in the log.

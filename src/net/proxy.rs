@@ -11,9 +11,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::Endpoint;
-use crate::reason::legible;
+use super::address::Endpoint;
 use crate::secret::Secret;
+use crate::words::legible;
 
 /// Bytes of an answer's head; a proxy's have some hundred.
 const HEAD_LIMIT: usize = 16 << 10;

@@ -1,0 +1,7 @@
+//! How messages get to the broker and back. Knows no tunnel and no template.
+
+pub mod link;
+pub mod outbox;
+pub mod publisher;
+pub mod reconnect;
+pub mod session;

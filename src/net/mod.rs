@@ -1,0 +1,26 @@
+//! The one way out, for MQTT and for the WebSocket: TCP, a proxy, TLS, and a WebSocket for MQTT.
+//!
+//! Whatever is between adit and a server is dealt with here, so that both get through wherever one
+//! does.
+
+pub mod address;
+pub mod certificate;
+pub mod dial;
+pub mod error;
+pub mod identity;
+pub mod journal;
+pub mod proxy;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tls;
+pub mod transport;
+pub mod upgrade;
+mod websocket;
+
+pub use address::{BrokerEndpoint, Endpoint};
+pub use error::{Peer, Silence, TransportError};
+pub use stream::Stream;
+pub use tls::TlsFault;
+pub use transport::Transport;
+pub use websocket::{Messages, WebSocketError};

@@ -1,0 +1,6 @@
+//! What is said to the platform, and what its words mean.
+
+pub mod announcement;
+pub mod fragment;
+pub mod ids;
+pub mod operations;
