@@ -16,21 +16,17 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::auth::authorization::Authorization;
-use crate::auth::enrolment;
 use crate::auth::token::Tokens;
-use crate::config::Config;
 use crate::mqtt::outbox::Message;
 use crate::mqtt::publisher::Publisher;
 use crate::mqtt::session::{self, Session};
-use crate::net::Transport;
 use crate::platform::announcement::{self, Announcement, CollectionTopics};
 use crate::platform::fragment::Updates;
 use crate::platform::ids::{ANSWER_LIMIT, Action, Collection};
 use crate::platform::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
-use crate::tunnel::{Ended, Opener};
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
@@ -76,61 +72,82 @@ struct ById {
     open_tunnels: usize,
 }
 
+/// What the agent is put together of.
+pub struct Parts {
+    /// The external id of the gateway.
+    pub device: String,
+    /// The external ids of the children that the announcement knows.
+    pub children: Vec<String>,
+    /// Says who this is.
+    pub announcement: Announcement,
+    /// Whether the platform gets an event for each tunnel.
+    pub events: bool,
+    /// The policy in words.
+    pub policy: String,
+    /// How many tunnels there may be.
+    pub max_tunnels: usize,
+    /// Opens and carries tunnels.
+    pub tunnels: Tunnels,
+    /// Has not begun.
+    pub session: Session,
+    /// Of that session.
+    pub publisher: Publisher,
+    /// Of that session.
+    pub session_events: mpsc::Receiver<session::Event>,
+    /// Ends that session once everything is delivered.
+    pub finish: CancellationToken,
+    /// Where tunnels need a token.
+    pub tokens: Option<Arc<Tokens>>,
+}
+
 /// Runs the agent until `stop`, then brings what is open to its end.
 ///
 /// # Errors
-/// The configuration cannot be used with TLS; nothing that happens later is an error.
-pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
-    let transport =
-        Transport::new(&config.cloud.ca)?.with_identity(config.auth.identity().cloned());
-    let Some(config) = &enrolment::registered(config, &transport, &stop).await? else {
-        return Ok(());
+/// A fault in adit; nothing that happens outside is an error.
+pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
+    let Parts {
+        device,
+        children,
+        announcement,
+        events,
+        policy,
+        max_tunnels,
+        tunnels,
+        session,
+        publisher,
+        session_events: mut events_of_session,
+        finish,
+        tokens,
+    } = parts;
+    let fragment = Fragment {
+        device: device.clone(),
+        active_tunnels: 0,
+        limit: max_tunnels,
+        policy: plain_text(&policy, POLICY_LIMIT),
     };
-    let announcement = Announcement::of(config)?;
-    let finish = CancellationToken::new();
-    let (session, publisher, mut events) = Session::new(
-        announcement.session_options(config),
-        transport.clone().through(config.mqtt.proxy.clone()),
-        finish.clone(),
-    );
-    let tokens = announcement
-        .needs_token(config)
-        .then(|| Arc::new(Tokens::new(publisher.clone(), announcement.token_request())));
-    let authorization = Authorization::new(config, tokens.clone());
     let mut agent = Agent {
-        gateway: config.device.id.clone(),
+        gateway: device,
         pending_operations: announcement.pending_operations(),
         by_id: announcement
             .collection
-            .map(|topics| ById::new(topics, config)),
+            .map(|topics| ById::new(topics, fragment)),
         topics: announcement.topics,
-        events: config.remote_access.events,
+        events,
         publisher,
         operations: Operations::default(),
-        tunnels: Tunnels::new(
-            Opener::new(config, transport, authorization),
-            config.remote_access.max_tunnels,
-        ),
+        tunnels,
         requests: HashMap::new(),
         rows_left_out: false,
         // The session says it of these.
-        cleared: config.device.children.iter().cloned().collect(),
+        cleared: children.into_iter().collect(),
         tokens,
     };
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        device = agent.gateway,
-        broker = config.mqtt.endpoint.server.to_string(),
-        cloud = config.cloud.endpoint.to_string(),
-        policy = config.remote_access.policy.to_string(),
-        "adit is starting"
-    );
     let mut session = tokio::spawn(session.run());
     loop {
         let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(event) = events.recv() => agent.session_event(event),
+            Some(event) = events_of_session.recv() => agent.session_event(event),
             event = agent.tunnels.next() => agent.tunnel_event(event),
             ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -139,9 +156,9 @@ pub async fn run(config: &Config, stop: CancellationToken) -> anyhow::Result<()>
         }
         agent.update_fragment(Updates::update);
     }
-    agent.wind_up(&mut events).await;
+    agent.wind_up(&mut events_of_session).await;
     finish.cancel();
-    end_session(session, events, &agent.publisher).await;
+    end_session(session, events_of_session, &agent.publisher).await;
     Ok(())
 }
 
@@ -437,16 +454,11 @@ impl Agent {
 }
 
 impl ById {
-    fn new(topics: CollectionTopics, config: &Config) -> Self {
+    fn new(topics: CollectionTopics, fragment: Fragment) -> Self {
         Self {
             topics,
             collection: Collection::default(),
-            fragment: Fragment {
-                device: config.device.id.clone(),
-                active_tunnels: 0,
-                limit: config.remote_access.max_tunnels,
-                policy: plain_text(&config.remote_access.policy.to_string(), POLICY_LIMIT),
-            },
+            fragment,
             updates: Updates::default(),
             open_tunnels: 0,
         }

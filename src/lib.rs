@@ -3,6 +3,7 @@
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
 pub mod agent;
+pub mod assembly;
 pub mod auth;
 pub mod check;
 pub mod cli;

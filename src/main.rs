@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use adit::cli::{self, Check, Command, Connect, Invocation, Tunnel};
 use adit::config::{Config, Sources};
 use adit::words::failure_reason;
-use adit::{agent, check, connect, logging};
+use adit::{assembly, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -86,9 +86,11 @@ fn run(task: Task, config: &Config) -> anyhow::Result<ExitCode> {
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
         match task {
-            Task::Agent => agent::run(config, stop).await.map(|()| ExitCode::SUCCESS),
-            Task::Tunnel(tunnel) => connect::run(config, tunnel, stop).await,
-            Task::Check(check) => check::run(config, check, stop).await,
+            Task::Agent => assembly::agent(config, stop)
+                .await
+                .map(|()| ExitCode::SUCCESS),
+            Task::Tunnel(tunnel) => assembly::connect(config, tunnel, stop).await,
+            Task::Check(check) => assembly::check(config, check, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use adit::agent;
+use adit::assembly;
 use adit::config::{Config, Sources};
 use anyhow::{Context, anyhow};
 use clap::Parser;
@@ -154,7 +154,7 @@ async fn perform(
     story: &Story,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut agent = pin!(agent::run(config, stop.clone()));
+    let mut agent = pin!(assembly::agent(config, stop.clone()));
     let open = async {
         opening.await?;
         std::future::pending().await

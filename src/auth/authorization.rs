@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::settings::Auth;
 use super::token::{NoToken, Tokens};
-use crate::config::{Auth, Config};
 use crate::secret::Secret;
 use crate::tunnel::cloud;
 
@@ -33,9 +33,9 @@ pub enum Unauthorized {
 }
 
 impl Authorization {
-    /// Takes user and password of the configuration, or else `tokens`.
-    pub fn new(config: &Config, tokens: Option<Arc<Tokens>>) -> Self {
-        match (&config.auth, tokens) {
+    /// Takes user and password where there are any, or else `tokens`.
+    pub fn new(auth: &Auth, tokens: Option<Arc<Tokens>>) -> Self {
+        match (auth, tokens) {
             (Auth::Password { user, password }, _) => Self::Fixed(cloud::basic(user, password)),
             (_, Some(tokens)) => Self::Token(tokens),
             (_, None) => Self::None,

@@ -2,6 +2,6 @@
 
 pub mod authorization;
 pub mod credentials_file;
-pub mod enrolment;
 pub mod registration;
+pub mod settings;
 pub mod token;

@@ -2,16 +2,20 @@
 //!
 //! It logs in with credentials that all new devices share, subscribes to `s/dcr` and publishes
 //! nothing on `s/ucr` again and again. Once the operator has entered the gateway's id under device
-//! registration and accepted it, `70,<tenant>,<user>,<password>` comes. Where they are kept is
-//! left to the caller.
+//! registration and accepted it, `70,<tenant>,<user>,<password>` comes, once in the life of a
+//! gateway.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rumqttc::{Packet, PubAck, Publish, QoS, Subscribe, SubscribeReasonCode};
 use smartrest::{Credentials, Topic, Topics};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::credentials_file::{self, CredentialsFileError};
+use super::settings::{Login, login_of};
 use crate::mqtt::link::{Account, Link, Lost};
 use crate::mqtt::reconnect::{Loss, Reconnects};
 use crate::net::Transport;
@@ -27,8 +31,42 @@ const REMINDER_INTERVAL: Duration = Duration::from_mins(5);
 const LOGGED_REASON_LIMIT: usize = 1024;
 const SUBSCRIBE_ID: u16 = 1;
 
+/// Registers a gateway that nobody knows, and keeps what it is given in a file; `None` if it is to
+/// stop before.
+///
+/// # Errors
+/// What comes could not be kept.
+pub async fn run(
+    account: &Account,
+    topics: &Topics,
+    transport: &Transport,
+    credentials_file: &Path,
+    stop: &CancellationToken,
+) -> Result<Option<Login>, CredentialsFileError> {
+    // The platform hands credentials out once, so a place for them must be sure before.
+    credentials_file::check(credentials_file)?;
+    let credentials = tokio::select! {
+        credentials = register(account, topics, transport) => credentials,
+        () = stop.cancelled() => return Ok(None),
+    };
+    match credentials_file::write(credentials_file, &credentials) {
+        Ok(()) => info!(
+            file = credentials_file.display().to_string(),
+            "credentials kept"
+        ),
+        Err(error) => {
+            let error = failure_reason(&error, LOGGED_REASON_LIMIT);
+            warn!(
+                error,
+                "the credentials are not kept: after a restart, adit must register again"
+            );
+        }
+    }
+    Ok(Some(login_of(credentials)))
+}
+
 /// Asks for credentials until they come; dropping the future ends that.
-pub async fn register(account: &Account, topics: &Topics, transport: &Transport) -> Credentials {
+async fn register(account: &Account, topics: &Topics, transport: &Transport) -> Credentials {
     let mut reconnects = Reconnects::default();
     let mut reminder = Reminder::default();
     loop {

@@ -4,9 +4,11 @@ use std::io;
 
 use rumqttc::ConnectReturnCode;
 
+use super::Subject;
 use super::mqtt::AskError;
+use crate::auth::settings::Auth;
 use crate::auth::token::NoToken;
-use crate::config::{Auth, Config};
+use crate::mqtt::Settings;
 use crate::mqtt::link::Lost;
 use crate::net::proxy::ProxyError;
 use crate::net::{Peer, Silence, TlsFault, TransportError};
@@ -115,16 +117,16 @@ fn tls(fault: &TlsFault, key: &str) -> String {
     }
 }
 
-pub(super) fn login(lost: &Lost, config: &Config) -> String {
+pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> String {
     match lost {
         Lost::Unreachable(error) => transport(error, "mqtt.url"),
         Lost::Refused(ConnectReturnCode::BadUserNamePassword) => {
-            format!("check {}", credentials(config))
+            format!("check {}", credentials(auth, mqtt))
         }
         Lost::Refused(ConnectReturnCode::NotAuthorized) => format!(
             "check {}, and whether the user is locked; after a device was deleted, wait some \
              minutes",
-            credentials(config)
+            credentials(auth, mqtt)
         ),
         Lost::Refused(ConnectReturnCode::BadClientId) => "check device.id".to_owned(),
         Lost::Refused(ConnectReturnCode::ServiceUnavailable) => {
@@ -146,8 +148,8 @@ pub(super) fn login(lost: &Lost, config: &Config) -> String {
 }
 
 /// Names the keys that say as whom adit logs in to the broker.
-fn credentials(config: &Config) -> &'static str {
-    match (&config.auth, &config.mqtt.login) {
+fn credentials(auth: &Auth, mqtt: &Settings) -> &'static str {
+    match (auth, &mqtt.login) {
         (Auth::Password { user, .. }, Some((login, _))) if user == login => {
             "auth.tenant, auth.username and the password"
         }
@@ -179,8 +181,8 @@ pub(super) fn asked(error: &AskError) -> &'static str {
     }
 }
 
-pub(super) fn websocket(error: &EndpointError, config: &Config) -> &'static str {
-    match (error, &config.auth) {
+pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> &'static str {
+    match (error, auth) {
         (EndpointError::Refused { status: 401, .. }, Auth::Password { .. }) => {
             "check auth.tenant, auth.username and the password"
         }

@@ -10,6 +10,7 @@ pub mod report;
 mod way;
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,15 +21,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::auth::authorization::Authorization;
+use crate::auth::settings::Auth;
 use crate::cli::Check;
-use crate::config::{Auth, Config};
 use crate::mqtt::link::{Account, Link, Lost};
 use crate::net::Transport;
 use crate::net::certificate::date;
 use crate::net::identity::Identity;
 use crate::net::journal::{Journal, Step};
-use crate::platform::announcement::Announcement;
+use crate::net::settings::Cloud;
 use crate::secret::Secret;
+use crate::tunnel;
 use crate::tunnel::cloud::{self, EndpointError};
 use crate::tunnel::lan::{self, DialError};
 use crate::words::failure_reason;
@@ -50,27 +52,45 @@ const POLICY: &str = "policy";
 const TARGET: &str = "target";
 const NO_LOGIN: &str = "left out, as --no-login says";
 
+/// What is tried.
+pub struct Subject<'a> {
+    /// The configuration file, if there is one.
+    pub file: Option<&'a Path>,
+    /// What can be used and should be looked at, a clause each.
+    pub warnings: &'a [String],
+    /// Who adit is to the platform.
+    pub auth: &'a Auth,
+    /// Where the platform is.
+    pub cloud: &'a Cloud,
+    /// Where the broker is.
+    pub mqtt: &'a crate::mqtt::Settings,
+    /// What tunnels may do.
+    pub tunnels: &'a tunnel::Settings,
+    /// As whom the agent would log in.
+    pub account: Account,
+    /// What it would subscribe to.
+    pub subscriptions: Vec<String>,
+    /// The topics of the platform.
+    pub topics: Topics,
+}
+
 /// Tries every hop, and prints what is found at each as soon as it is known.
 ///
 /// The exit code is 0 if nothing is broken, and 1 if something is or `stop` came before the end.
 ///
 /// # Errors
-/// The configuration cannot be used with TLS or MQTT.
+/// The report cannot be written as JSON.
 pub async fn run(
-    config: &Config,
+    subject: &Subject<'_>,
+    transport: Transport,
     check: Check,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let journal = Arc::new(Journal::default());
-    let transport = Transport::new(&config.cloud.ca)?
-        .with_identity(config.auth.identity().cloned())
-        .recorded(Arc::clone(&journal));
-    let announcement = Announcement::of(config)?;
     let mut checker = Checker {
-        config,
+        subject,
         options: &check,
-        announcement,
-        transport,
+        transport: transport.recorded(Arc::clone(&journal)),
         journal,
         report: Report::default(),
     };
@@ -99,9 +119,8 @@ fn print(text: &str) {
 }
 
 struct Checker<'a> {
-    config: &'a Config,
+    subject: &'a Subject<'a>,
     options: &'a Check,
-    announcement: Announcement,
     transport: Transport,
     journal: Arc<Journal>,
     report: Report,
@@ -112,8 +131,8 @@ impl Checker<'_> {
         if !self.options.no_login {
             self.announce_login();
         }
-        self.add(configuration(self.config));
-        if let Some(identity) = self.config.auth.identity() {
+        self.add(configuration(self.subject));
+        if let Some(identity) = self.subject.auth.identity() {
             self.add(certificate(identity, SystemTime::now()));
         }
         let token = if self.options.no_login {
@@ -130,7 +149,7 @@ impl Checker<'_> {
 
     /// Says what the login does to others, before it does.
     fn announce_login(&self) {
-        let id = &self.config.device.id;
+        let id = &self.subject.account.client_id;
         let words = format!(
             "the MQTT login throws an agent that runs as '{id}' out for a moment; --no-login \
              leaves it out"
@@ -155,7 +174,7 @@ impl Checker<'_> {
 
     /// Connects to the broker and says nothing there.
     async fn reach_broker(&mut self) {
-        let mqtt = &self.config.mqtt;
+        let mqtt = &self.subject.mqtt;
         let transport = self.transport.clone().through(mqtt.proxy.clone());
         let reached = transport.connect_broker(&mqtt.endpoint, BROKER_LIMIT).await;
         let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
@@ -165,8 +184,8 @@ impl Checker<'_> {
 
     /// Logs in to the broker and asks there; returns the header of a token.
     async fn log_in(&mut self) -> Option<Secret> {
-        let mqtt = &self.config.mqtt;
-        let account = account(&self.announcement, self.config);
+        let mqtt = &self.subject.mqtt;
+        let account = &self.subject.account;
         let transport = self.transport.clone().through(mqtt.proxy.clone());
         let began = Instant::now();
         let logged_in = account.log_in(&transport).await;
@@ -180,7 +199,7 @@ impl Checker<'_> {
         self.add_all(way.hops(&steps, unreachable));
         match logged_in {
             Ok(link) => {
-                self.add(Hop::passed(LOGIN, &accepted(&account), took));
+                self.add(Hop::passed(LOGIN, &accepted(account), took));
                 self.ask(link).await
             }
             Err(Lost::Unreachable(_)) => {
@@ -190,7 +209,7 @@ impl Checker<'_> {
             Err(lost) => {
                 let (words, advice) = (
                     failure_reason(&lost, REASON_LIMIT),
-                    advice::login(&lost, self.config),
+                    advice::login(&lost, self.subject),
                 );
                 self.add(Hop::failed(LOGIN, &words, took, &advice));
                 self.skip_after_login(SUBSCRIPTIONS, NOT_TRIED);
@@ -211,15 +230,18 @@ impl Checker<'_> {
 
     /// A gateway that is to register has nothing that the WebSocket would take.
     fn wants_token(&self) -> bool {
-        let is_known = !matches!(self.config.auth, Auth::Bootstrap(_));
-        is_known && self.announcement.needs_token(self.config)
+        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_));
+        is_known && self.subject.auth.needs_token()
     }
 
     async fn ask(&mut self, mut link: Link) -> Option<Secret> {
-        let topics = self.announcement.topics.clone();
-        let wanted = self.subscriptions(&topics);
+        let Subject {
+            topics,
+            subscriptions: wanted,
+            ..
+        } = self.subject;
         let began = Instant::now();
-        let subscribed = mqtt::subscribe(&mut link, &wanted).await;
+        let subscribed = mqtt::subscribe(&mut link, wanted).await;
         let took = began.elapsed();
         let (hop, goes_on) = match subscribed {
             Ok(refused) if refused.is_empty() => {
@@ -248,7 +270,7 @@ impl Checker<'_> {
             return None;
         }
         let began = Instant::now();
-        let answer = mqtt::token(&mut link, &topics).await;
+        let answer = mqtt::token(&mut link, topics).await;
         let took = began.elapsed();
         link.disconnect().await;
         match answer {
@@ -267,27 +289,20 @@ impl Checker<'_> {
         }
     }
 
-    fn subscriptions(&self, topics: &Topics) -> Vec<String> {
-        match self.config.auth {
-            Auth::Bootstrap(_) => vec![topics.registration()],
-            _ => self.announcement.session_options(self.config).subscribe,
-        }
-    }
-
     /// Reaches the cloud, and its WebSocket endpoint if there is something to show there.
     async fn cloud(&mut self, token: Option<Secret>) {
-        let cloud = &self.config.cloud;
+        let cloud = &self.subject.cloud;
         let transport = self.transport.clone().through(cloud.proxy.clone());
         let way = Way::to_cloud(&cloud.endpoint, cloud.proxy.as_ref());
-        let limit = self.config.remote_access.connect_timeout;
-        let header = match Authorization::new(self.config, None).header().await {
+        let limit = self.subject.tunnels.connect_timeout;
+        let header = match Authorization::new(self.subject.auth, None).header().await {
             Ok(header) => Some(header),
             Err(_) => token,
         };
         let Some(header) = header else {
             let reached = transport.connect(&cloud.endpoint, limit).await;
             self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
-            let words = match self.config.auth {
+            let words = match self.subject.auth {
                 Auth::Bootstrap(_) => "not tried: the gateway is not registered yet",
                 _ => "not tried: there is no token to show",
             };
@@ -312,13 +327,13 @@ impl Checker<'_> {
             }
             opened => {
                 self.add_all(way.hops(&steps, None));
-                self.add(websocket(opened.err().as_ref(), self.config, took));
+                self.add(websocket(opened.err().as_ref(), self.subject.auth, took));
             }
         }
     }
 
     async fn target(&mut self, target: &Target) {
-        let settings = &self.config.remote_access;
+        let settings = &self.subject.tunnels;
         let began = Instant::now();
         let reached = lan::connect(target, &settings.policy, settings.connect_timeout).await;
         let took = began.elapsed();
@@ -358,18 +373,6 @@ impl Checker<'_> {
     }
 }
 
-/// As whom the agent would log in.
-fn account(announcement: &Announcement, config: &Config) -> Account {
-    let account = announcement.session_options(config).account;
-    match &config.auth {
-        Auth::Bootstrap(bootstrap) => Account {
-            login: Some((bootstrap.user.clone(), bootstrap.password.clone())),
-            ..account
-        },
-        _ => account,
-    }
-}
-
 fn accepted(
     Account {
         client_id, login, ..
@@ -393,13 +396,13 @@ fn impossible_key() -> Result<ConnectionKey, smartrest::RequestError> {
     ConnectionKey::parse(&format!("adit-check-{:032x}", fastrand::u128(..)))
 }
 
-fn configuration(config: &Config) -> Hop {
-    let place = match &config.file {
+fn configuration(subject: &Subject<'_>) -> Hop {
+    let place = match subject.file {
         Some(file) => file.display().to_string(),
         None => "no file, flags and variables only".to_owned(),
     };
     let hop = Hop::passed(CONFIGURATION, &place, Duration::ZERO);
-    let warnings = config.warnings.iter();
+    let warnings = subject.warnings.iter();
     warnings.fold(hop, |hop, warning| hop.with_advice(warning))
 }
 
@@ -427,7 +430,7 @@ fn certificate(identity: &Identity, now: SystemTime) -> Hop {
 }
 
 /// Judges the endpoint's answer to a key that cannot exist.
-fn websocket(error: Option<&EndpointError>, config: &Config, took: Duration) -> Hop {
+fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop {
     let Some(error) = error else {
         let words = "it opened a WebSocket for a key that does not exist";
         let advice = "if no tunnel opens, check cloud.url: the platform refuses such a key";
@@ -452,12 +455,12 @@ fn websocket(error: Option<&EndpointError>, config: &Config, took: Duration) -> 
         }
         EndpointError::Refused { status: 401, .. } => {
             let words = "reached, but the credentials are refused (HTTP 401)";
-            let advice = advice::websocket(error, config);
+            let advice = advice::websocket(error, auth);
             Hop::failed(WEBSOCKET, words, took, advice)
         }
         error => {
             let words = failure_reason(error, REASON_LIMIT);
-            Hop::failed(WEBSOCKET, &words, took, advice::websocket(error, config))
+            Hop::failed(WEBSOCKET, &words, took, advice::websocket(error, auth))
         }
     }
 }

@@ -6,10 +6,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Protocol;
 use super::values;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
+use crate::platform::settings::Protocol;
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 

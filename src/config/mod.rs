@@ -11,23 +11,26 @@ mod sources;
 mod tests;
 mod values;
 
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use smartrest::Credentials;
 
 use crate::auth::credentials_file;
+use crate::auth::settings::{Auth, Bootstrap, login_of};
 use crate::files::FileContent;
+use crate::mqtt;
 use crate::net::certificate::{Certificate, date};
 use crate::net::identity::{Files, Identity, IdentityError};
 use crate::net::proxy::Proxy;
+use crate::net::settings::Cloud;
 use crate::net::{BrokerEndpoint, Endpoint};
+use crate::platform::settings::{Device, Protocol, RemoteAccess};
 use crate::secret::Secret;
+use crate::tunnel;
 use crate::tunnel::policy::Policy;
 use crate::words::legible;
 use fault::{Fault, Place};
@@ -39,7 +42,7 @@ pub use fault::Faults;
 pub use keys::{Fallback, Key};
 pub use sources::{DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, Sources};
 
-/// Everything adit is told.
+/// Everything adit is told, in the sections that each part is built from.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Who this gateway is.
@@ -47,158 +50,17 @@ pub struct Config {
     /// Where the platform is.
     pub cloud: Cloud,
     /// Where the broker is.
-    pub mqtt: Mqtt,
+    pub mqtt: mqtt::Settings,
     /// Who adit is to the platform.
     pub auth: Auth,
-    /// What tunnels may do.
+    /// What the platform is told of remote access.
     pub remote_access: RemoteAccess,
+    /// What tunnels may do.
+    pub tunnels: tunnel::Settings,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
     /// What can be used and should be looked at, a clause each; for the log at the start.
     pub warnings: Vec<String>,
-}
-
-/// Who this gateway is.
-#[derive(Clone, Debug)]
-pub struct Device {
-    /// External id and MQTT client id. The certificate's common name unless set, which it must be
-    /// where there is a certificate; else the host name.
-    pub id: String,
-    /// The id unless set.
-    pub name: String,
-    /// `adit_Gateway` unless set.
-    pub device_type: String,
-    /// In whole minutes; `None` leaves it as it is. Ten minutes unless set.
-    pub required_interval: Option<Duration>,
-    /// External ids of further devices behind this one, each once. None unless set.
-    pub children: Vec<String>,
-    /// Operations beyond those that adit carries out itself. None unless set.
-    pub supported_operations: Vec<String>,
-    /// Whether adit says what the device is and supports. True unless set.
-    pub announce: bool,
-}
-
-/// Where the platform is.
-#[derive(Clone, Debug)]
-pub struct Cloud {
-    /// The WebSocket goes there.
-    pub endpoint: Endpoint,
-    /// Trusted in addition to the system's roots. None unless set.
-    pub ca: Vec<CertificateDer<'static>>,
-    /// The way to the endpoint. As the environment says unless set.
-    pub proxy: Option<Proxy>,
-}
-
-/// Where the broker is.
-#[derive(Clone, Debug)]
-pub struct Mqtt {
-    /// MQTT over TLS at the cloud's host unless set.
-    pub endpoint: BrokerEndpoint,
-    /// The way to the endpoint. That of the cloud, but for a local broker.
-    pub proxy: Option<Proxy>,
-    /// Empty, or with `/` at its end. Empty unless set.
-    pub topic_prefix: String,
-    /// In whole seconds. 60 seconds unless set.
-    pub keep_alive: Duration,
-    /// The broker's own user and password if they are set, else those of the platform.
-    pub login: Option<(String, Secret)>,
-}
-
-/// Who adit is to the platform.
-#[derive(Clone, Debug)]
-pub enum Auth {
-    /// A user of the platform.
-    Password {
-        /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
-        user: String,
-        /// Belongs to `user`.
-        password: Secret,
-    },
-    /// A certificate, whose common name is the device id.
-    Certificate(Identity),
-    /// Nobody yet: it has to be registered.
-    Bootstrap(Bootstrap),
-    /// Nobody: a broker that bridges to the platform vouches for the device.
-    None,
-}
-
-/// What a gateway registers with.
-#[derive(Clone, Debug)]
-pub struct Bootstrap {
-    /// Tenant and user that all new devices share, as `management/devicebootstrap`.
-    pub user: String,
-    /// Belongs to `user`.
-    pub password: Secret,
-    /// Where the credentials are kept that the platform hands out.
-    pub credentials_file: PathBuf,
-}
-
-impl Auth {
-    /// Returns the certificate to show to servers.
-    pub fn identity(&self) -> Option<&Identity> {
-        match self {
-            Self::Certificate(identity) => Some(identity),
-            Self::Password { .. } | Self::Bootstrap(_) | Self::None => None,
-        }
-    }
-}
-
-/// What tunnels may do.
-#[derive(Clone, Debug)]
-pub struct RemoteAccess {
-    /// At least one. All unless set.
-    pub protocols: Vec<Protocol>,
-    /// Private addresses unless set.
-    pub policy: Policy,
-    /// At least 1. 64 unless set.
-    pub max_tunnels: usize,
-    /// How long the LAN host and the cloud may each take to accept the connection. 15 seconds
-    /// unless set.
-    pub connect_timeout: Duration,
-    /// Interval of WebSocket pings. 20 seconds unless set.
-    pub keep_alive: Duration,
-    /// Silence that ends a tunnel. `None`, which is never, unless set.
-    pub idle_timeout: Option<Duration>,
-    /// Age that ends a tunnel. `None`, which is never, unless set.
-    pub max_duration: Option<Duration>,
-    /// Whether the platform gets an event for each tunnel. True unless set.
-    pub events: bool,
-    /// Whether operations are asked for with their ids, and reported by them. False unless set.
-    pub operation_ids: bool,
-}
-
-/// A remote access protocol as the platform names it.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Protocol {
-    /// Secure shell.
-    Ssh,
-    /// Telnet.
-    Telnet,
-    /// Remote desktop.
-    Vnc,
-    /// Any TCP connection.
-    Passthrough,
-}
-
-impl Protocol {
-    /// All that there are.
-    pub const ALL: [Self; 4] = [Self::Ssh, Self::Telnet, Self::Vnc, Self::Passthrough];
-
-    /// Returns the word of the platform.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ssh => "SSH",
-            Self::Telnet => "TELNET",
-            Self::Vnc => "VNC",
-            Self::Passthrough => "PASSTHROUGH",
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// Returns all keys of the configuration, in the order of the documentation.
@@ -207,19 +69,6 @@ pub fn keys() -> &'static [Key] {
 }
 
 impl Config {
-    /// Returns the configuration of a gateway that has been registered.
-    #[must_use]
-    pub fn with_credentials(&self, credentials: Credentials) -> Self {
-        let (user, password) = login_of(credentials);
-        let mut config = self.clone();
-        config
-            .mqtt
-            .login
-            .get_or_insert_with(|| (user.clone(), password.clone()));
-        config.auth = Auth::Password { user, password };
-        config
-    }
-
     /// Reads flags over environment over file over default.
     ///
     /// # Errors
@@ -237,23 +86,28 @@ impl Config {
         let cloud = reader.cloud(proxies.as_ref());
         let mqtt = reader.mqtt(cloud.as_ref(), proxies.as_ref(), auth.as_ref());
         let remote_access = reader.remote_access();
+        let tunnels = reader.tunnels();
         let Reader {
             gathered, warnings, ..
         } = reader;
-        match (device, cloud, mqtt, auth, remote_access) {
-            (Some(device), Some(cloud), Some(mqtt), Some(auth), Some(remote_access))
-                if gathered.faults.is_empty() =>
-            {
-                Ok(Self {
-                    device,
-                    cloud,
-                    mqtt,
-                    auth,
-                    remote_access,
-                    file: gathered.file,
-                    warnings,
-                })
-            }
+        match (device, cloud, mqtt, auth, remote_access, tunnels) {
+            (
+                Some(device),
+                Some(cloud),
+                Some(mqtt),
+                Some(auth),
+                Some(remote_access),
+                Some(tunnels),
+            ) if gathered.faults.is_empty() => Ok(Self {
+                device,
+                cloud,
+                mqtt,
+                auth,
+                remote_access,
+                tunnels,
+                file: gathered.file,
+                warnings,
+            }),
             _ => Err(Faults::new(gathered.faults)),
         }
     }
@@ -394,7 +248,7 @@ impl<'a> Reader<'a> {
         cloud: Option<&Cloud>,
         proxies: Option<&Proxies<'_>>,
         auth: Option<&Auth>,
-    ) -> Option<Mqtt> {
+    ) -> Option<mqtt::Settings> {
         let endpoint = match self.place(&keys::MQTT_URL.key) {
             Some(_) => self.get(&keys::MQTT_URL),
             None => cloud.map(|cloud| {
@@ -444,7 +298,7 @@ impl<'a> Reader<'a> {
         };
         let endpoint = endpoint?;
         let proxy = self.usable(proxies?.to_broker(&endpoint));
-        Some(Mqtt {
+        Some(mqtt::Settings {
             endpoint,
             proxy,
             topic_prefix: topic_prefix?,
@@ -679,6 +533,16 @@ impl<'a> Reader<'a> {
 
     fn remote_access(&mut self) -> Option<RemoteAccess> {
         let protocols = self.protocols();
+        let events = self.get(&keys::REMOTE_ACCESS_EVENTS);
+        let operation_ids = self.get(&keys::REMOTE_ACCESS_OPERATION_IDS);
+        Some(RemoteAccess {
+            protocols: protocols?,
+            events: events?,
+            operation_ids: operation_ids?,
+        })
+    }
+
+    fn tunnels(&mut self) -> Option<tunnel::Settings> {
         let allow = self.list(&keys::REMOTE_ACCESS_ALLOW);
         let deny = self.list(&keys::REMOTE_ACCESS_DENY);
         let max_tunnels = self.get(&keys::REMOTE_ACCESS_MAX_TUNNELS);
@@ -686,18 +550,13 @@ impl<'a> Reader<'a> {
         let keep_alive = self.get(&keys::REMOTE_ACCESS_KEEP_ALIVE);
         let idle_timeout = self.get(&keys::REMOTE_ACCESS_IDLE_TIMEOUT);
         let max_duration = self.get(&keys::REMOTE_ACCESS_MAX_DURATION);
-        let events = self.get(&keys::REMOTE_ACCESS_EVENTS);
-        let operation_ids = self.get(&keys::REMOTE_ACCESS_OPERATION_IDS);
-        Some(RemoteAccess {
-            protocols: protocols?,
+        Some(tunnel::Settings {
             policy: Policy::new(allow?, deny?),
             max_tunnels: max_tunnels?,
             connect_timeout: connect_timeout?,
             keep_alive: keep_alive?,
             idle_timeout: idle_timeout?,
             max_duration: max_duration?,
-            events: events?,
-            operation_ids: operation_ids?,
         })
     }
 
@@ -889,21 +748,11 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The user as both MQTT and HTTP want it, and the password.
-fn login_of(credentials: Credentials) -> (String, Secret) {
-    let Credentials {
-        tenant,
-        user,
-        password,
-    } = credentials;
-    (format!("{tenant}/{user}"), Secret::new(password))
-}
-
 fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let mut certificates = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let number = certificates.len() + 1;
-        let refusal = |error: &dyn fmt::Display| {
+        let refusal = |error: &dyn std::fmt::Display| {
             format!("has a certificate, number {number}, that cannot be parsed: {error}")
         };
         let certificate = certificate.map_err(|error| refusal(&error))?;

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -136,12 +137,12 @@ fn needs_little_more_than_a_cloud_and_a_user() {
     assert_eq!(user(&config), ("t1/device_gw", "hunter2"));
     assert_eq!((config.cloud.proxy, config.mqtt.proxy), (None, None));
     assert_eq!(config.remote_access.protocols, Protocol::ALL);
-    assert_eq!(config.remote_access.policy.to_string(), "allow private");
-    assert_eq!(config.remote_access.max_tunnels, 64);
-    assert_eq!(config.remote_access.connect_timeout, seconds(15));
-    assert_eq!(config.remote_access.keep_alive, seconds(20));
-    assert_eq!(config.remote_access.idle_timeout, None);
-    assert_eq!(config.remote_access.max_duration, None);
+    assert_eq!(config.tunnels.policy.to_string(), "allow private");
+    assert_eq!(config.tunnels.max_tunnels, 64);
+    assert_eq!(config.tunnels.connect_timeout, seconds(15));
+    assert_eq!(config.tunnels.keep_alive, seconds(20));
+    assert_eq!(config.tunnels.idle_timeout, None);
+    assert_eq!(config.tunnels.max_duration, None);
     assert!(config.remote_access.events);
     assert!(!config.remote_access.operation_ids);
     assert_eq!(config.warnings, Vec::<String>::new());
@@ -204,17 +205,17 @@ operation_ids = true
     let proxies = [config.cloud.proxy, config.mqtt.proxy];
     let proxies = proxies.map(|proxy| proxy.map(|proxy| proxy.to_string()));
     assert_eq!(proxies, [Some("proxy:3128".to_owned()), None]);
-    let remote_access = config.remote_access;
+    let (remote_access, tunnels) = (config.remote_access, config.tunnels);
     assert_eq!(remote_access.protocols, [Protocol::Ssh, Protocol::Vnc]);
     assert_eq!(
-        remote_access.policy.to_string(),
+        tunnels.policy.to_string(),
         "allow private, plc-7:22; deny 10.0.0.0/24"
     );
-    assert_eq!(remote_access.max_tunnels, 3);
-    assert_eq!(remote_access.connect_timeout, Duration::from_millis(500));
-    assert_eq!(remote_access.keep_alive, seconds(60));
-    assert_eq!(remote_access.idle_timeout, Some(seconds(5400)));
-    assert_eq!(remote_access.max_duration, Some(seconds(12 * 3600)));
+    assert_eq!(tunnels.max_tunnels, 3);
+    assert_eq!(tunnels.connect_timeout, Duration::from_millis(500));
+    assert_eq!(tunnels.keep_alive, seconds(60));
+    assert_eq!(tunnels.idle_timeout, Some(seconds(5400)));
+    assert_eq!(tunnels.max_duration, Some(seconds(12 * 3600)));
     assert!(!remote_access.events);
     assert!(remote_access.operation_ids);
 }
@@ -262,9 +263,9 @@ fn takes_all_from_the_environment_where_there_is_no_file() {
     let config = machine.config();
     assert_eq!(user(&config).1, " hunter2 ");
     assert!(!config.device.announce);
-    assert_eq!(config.remote_access.max_tunnels, 7);
+    assert_eq!(config.tunnels.max_tunnels, 7);
     assert_eq!(
-        config.remote_access.policy.to_string(),
+        config.tunnels.policy.to_string(),
         "allow plc-7:22, 10.0.0.0/8, [fd00::7]:22"
     );
 }
@@ -1179,7 +1180,7 @@ fn takes_an_empty_text_for_none() {
 #[test]
 fn allows_nothing_if_the_list_is_empty() {
     let config = Machine::with("[remote_access]\nallow = []\n").config();
-    assert_eq!(config.remote_access.policy.to_string(), "allow nothing");
+    assert_eq!(config.tunnels.policy.to_string(), "allow nothing");
 }
 
 #[test]
@@ -1293,14 +1294,6 @@ fn registers_a_gateway_that_has_no_credentials_yet() {
     assert_eq!(bootstrap.credentials_file, Path::new("/kept.toml"));
     assert!(config.mqtt.login.is_none());
     assert!(!format!("{config:?}").contains("hunter2"));
-    let credentials = Credentials {
-        tenant: "t1".to_owned(),
-        user: "device_box".to_owned(),
-        password: "s3cret".to_owned(),
-    };
-    let config = config.with_credentials(credentials);
-    assert_eq!(user(&config), ("t1/device_box", "s3cret"));
-    assert_eq!(config.mqtt.login.unwrap().0, "t1/device_box");
 }
 
 #[test]

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 
-use super::Protocol;
 use super::keys::Shape;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
+use crate::platform::settings::Protocol;
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 

@@ -5,3 +5,6 @@ pub mod outbox;
 pub mod publisher;
 pub mod reconnect;
 pub mod session;
+mod settings;
+
+pub use settings::Settings;

@@ -10,6 +10,7 @@ pub mod error;
 pub mod identity;
 pub mod journal;
 pub mod proxy;
+pub mod settings;
 mod stream;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use smartrest::{
     COLLECTION, COLLECTION_ID, Fragment, REMOTE_ACCESS, Request, TopicError, Topics, encode,
 };
 
-use crate::config::{Auth, Config};
+use super::settings::{Device, RemoteAccess};
 use crate::mqtt::link::Account;
 use crate::mqtt::outbox::Message;
 use crate::mqtt::session::Options;
@@ -20,6 +20,11 @@ pub struct Announcement {
     pub topics: Topics,
     /// The topics of the template collection, if operations are to have ids.
     pub collection: Option<CollectionTopics>,
+    device: Device,
+    protocols: Vec<String>,
+    /// Whether the topic of tokens is subscribed to.
+    needs_token: bool,
+    /// The children's topics.
     children: Vec<String>,
 }
 
@@ -68,26 +73,34 @@ impl CollectionTopics {
 }
 
 impl Announcement {
-    /// Takes prefix and children from the configuration.
+    /// Announces `device` on topics behind `prefix`.
     ///
     /// # Errors
     /// The prefix or the id of a child cannot stand in a topic.
-    pub fn of(config: &Config) -> Result<Self, TopicError> {
-        let topics = Topics::new(&config.mqtt.topic_prefix)?;
-        let collection = config.remote_access.operation_ids;
+    pub fn new(
+        device: Device,
+        remote_access: &RemoteAccess,
+        prefix: &str,
+        needs_token: bool,
+    ) -> Result<Self, TopicError> {
+        let topics = Topics::new(prefix)?;
+        let collection = remote_access.operation_ids;
         let collection = collection.then(|| CollectionTopics::of(&topics));
-        let children = &config.device.children;
-        let children = children.iter().map(|child| topics.child_up(child));
+        let children = device.children.iter().map(|child| topics.child_up(child));
+        let protocols = remote_access.protocols.iter();
         Ok(Self {
             children: children.collect::<Result<_, _>>()?,
             collection: collection.transpose()?,
+            protocols: protocols.map(ToString::to_string).collect(),
+            needs_token,
+            device,
             topics,
         })
     }
 
-    /// Says what the session is to publish and to subscribe.
-    pub fn session_options(&self, config: &Config) -> Options {
-        let device = &config.device;
+    /// Says what the session is to publish and to subscribe, as whom.
+    pub fn session_options(&self, account: Account) -> Options {
+        let device = &self.device;
         let announced = |messages: Vec<Message>| match device.announce {
             true => messages,
             false => Vec::new(),
@@ -112,26 +125,15 @@ impl Announcement {
             // Asked when it is decided whether the answer comes with ids.
             resume.clear();
         }
-        let mqtt = &config.mqtt;
         Options {
-            account: Account {
-                broker: mqtt.endpoint.clone(),
-                client_id: device.id.clone(),
-                login: mqtt.login.clone(),
-                keep_alive: mqtt.keep_alive,
-            },
+            account,
             create: announced(create),
-            subscribe: self.subscriptions(config),
+            subscribe: self.subscriptions(),
             subscribe_if_granted,
-            announce: announced(self.capabilities(config)),
+            announce: announced(self.capabilities()),
             once,
             resume,
         }
-    }
-
-    /// Whether tunnels need a token: there is no user of the platform whose password would do.
-    pub fn needs_token(&self, config: &Config) -> bool {
-        !matches!(config.auth, Auth::Password { .. })
     }
 
     /// Asks for a token.
@@ -142,8 +144,9 @@ impl Announcement {
         }
     }
 
-    fn subscriptions(&self, config: &Config) -> Vec<String> {
-        let token = self.needs_token(config).then(|| self.topics.token());
+    /// The topics that must be granted before operations are taken.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let token = self.needs_token.then(|| self.topics.token());
         [self.topics.down()].into_iter().chain(token).collect()
     }
 
@@ -152,17 +155,21 @@ impl Announcement {
         self.message(&Request::PendingOperations)
     }
 
-    fn capabilities(&self, config: &Config) -> Vec<Message> {
-        let of_gateway = capabilities(config);
+    fn capabilities(&self) -> Vec<Message> {
+        let of_gateway = capabilities(&self.device, self.protocols());
         let of_gateway = of_gateway.iter().map(|request| self.message(request));
         let of_child = [
             Request::SupportedOperations(vec![REMOTE_ACCESS.to_owned()]),
-            protocols(config),
+            self.protocols(),
         ];
         let of_children = of_child
             .iter()
             .flat_map(|request| self.to_children(request));
         of_gateway.chain(of_children).collect()
+    }
+
+    fn protocols(&self) -> Request {
+        Request::RemoteAccessProtocols(self.protocols.clone())
     }
 
     /// The same for each child, on its own topic.
@@ -190,9 +197,8 @@ pub fn fail_orphans() -> Request {
     }
 }
 
-fn capabilities(config: &Config) -> Vec<Request> {
-    let others = config
-        .device
+fn capabilities(device: &Device, protocols: Request) -> Vec<Request> {
+    let others = device
         .supported_operations
         .iter()
         .filter(|name| *name != REMOTE_ACCESS);
@@ -200,8 +206,8 @@ fn capabilities(config: &Config) -> Vec<Request> {
         .into_iter()
         .chain(others.cloned())
         .collect();
-    let mut requests = vec![Request::SupportedOperations(operations), protocols(config)];
-    if let Some(interval) = config.device.required_interval {
+    let mut requests = vec![Request::SupportedOperations(operations), protocols];
+    if let Some(interval) = device.required_interval {
         let minutes = interval.as_secs() / SECONDS_PER_MINUTE;
         requests.push(Request::RequiredInterval(
             minutes.try_into().unwrap_or(u32::MAX),
@@ -214,9 +220,4 @@ fn capabilities(config: &Config) -> Vec<Request> {
         maintainer: String::new(),
     });
     requests
-}
-
-fn protocols(config: &Config) -> Request {
-    let protocols = config.remote_access.protocols.iter();
-    Request::RemoteAccessProtocols(protocols.map(ToString::to_string).collect())
 }

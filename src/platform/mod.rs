@@ -4,3 +4,4 @@ pub mod announcement;
 pub mod fragment;
 pub mod ids;
 pub mod operations;
+pub mod settings;

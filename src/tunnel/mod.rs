@@ -5,6 +5,7 @@ pub mod lan;
 pub mod manager;
 pub mod policy;
 pub mod relay;
+mod settings;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
 use crate::auth::authorization::{Authorization, Unauthorized};
-use crate::config::Config;
 use crate::net::{Endpoint, Stream, Transport};
 use crate::secret::Secret;
 use cloud::EndpointError;
@@ -28,6 +28,7 @@ use lan::DialError;
 use policy::{Denied, Policy};
 use relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic};
 pub use relay::{EndReason, Ended};
+pub use settings::Settings;
 
 use crate::words::failure_reason;
 
@@ -88,13 +89,17 @@ impl OpenError {
 }
 
 impl Opener {
-    /// Takes what the configuration says of tunnels.
-    pub fn new(config: &Config, transport: Transport, authorization: Authorization) -> Self {
-        let settings = &config.remote_access;
+    /// Opens tunnels between this gateway's network and `cloud`, which `transport` leads to.
+    pub fn new(
+        settings: &Settings,
+        cloud: Endpoint,
+        transport: Transport,
+        authorization: Authorization,
+    ) -> Self {
         Self {
             policy: settings.policy.clone(),
-            transport: transport.through(config.cloud.proxy.clone()),
-            cloud: config.cloud.endpoint.clone(),
+            transport,
+            cloud,
             authorization,
             connect_timeout: settings.connect_timeout,
             limits: Limits {

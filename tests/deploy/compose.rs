@@ -9,7 +9,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use adit::config::{Auth, Config, Sources};
+use adit::auth::settings::Auth;
+use adit::config::{Config, Sources};
 use adit::files::FileContent;
 use boon::{Compiler, Schemas};
 use serde_json::Value;

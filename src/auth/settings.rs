@@ -1,0 +1,65 @@
+//! The kinds of credentials.
+
+use std::path::PathBuf;
+
+use smartrest::Credentials;
+
+use crate::net::identity::Identity;
+use crate::secret::Secret;
+
+/// A user, with the tenant where it is one of the platform, and the password.
+pub type Login = (String, Secret);
+
+/// Who adit is to the platform.
+#[derive(Clone, Debug)]
+pub enum Auth {
+    /// A user of the platform.
+    Password {
+        /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
+        user: String,
+        /// Belongs to `user`.
+        password: Secret,
+    },
+    /// A certificate, whose common name is the device id.
+    Certificate(Identity),
+    /// Nobody yet: it has to be registered.
+    Bootstrap(Bootstrap),
+    /// Nobody: a broker that bridges to the platform vouches for the device.
+    None,
+}
+
+/// What a gateway registers with.
+#[derive(Clone, Debug)]
+pub struct Bootstrap {
+    /// Tenant and user that all new devices share, as `management/devicebootstrap`.
+    pub user: String,
+    /// Belongs to `user`.
+    pub password: Secret,
+    /// Where the credentials are kept that the platform hands out.
+    pub credentials_file: PathBuf,
+}
+
+impl Auth {
+    /// Whether tunnels need a token: there is no user of the platform whose password would do.
+    pub fn needs_token(&self) -> bool {
+        !matches!(self, Self::Password { .. })
+    }
+
+    /// Returns the certificate to show to servers.
+    pub fn identity(&self) -> Option<&Identity> {
+        match self {
+            Self::Certificate(identity) => Some(identity),
+            Self::Password { .. } | Self::Bootstrap(_) | Self::None => None,
+        }
+    }
+}
+
+/// The user as both MQTT and HTTP want it, and the password.
+pub(crate) fn login_of(credentials: Credentials) -> Login {
+    let Credentials {
+        tenant,
+        user,
+        password,
+    } = credentials;
+    (format!("{tenant}/{user}"), Secret::new(password))
+}

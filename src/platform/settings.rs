@@ -1,0 +1,69 @@
+//! What the platform is told of this gateway.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Who this gateway is.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// External id and MQTT client id. The certificate's common name unless set, which it must be
+    /// where there is a certificate; else the host name.
+    pub id: String,
+    /// The id unless set.
+    pub name: String,
+    /// `adit_Gateway` unless set.
+    pub device_type: String,
+    /// In whole minutes; `None` leaves it as it is. Ten minutes unless set.
+    pub required_interval: Option<Duration>,
+    /// External ids of further devices behind this one, each once. None unless set.
+    pub children: Vec<String>,
+    /// Operations beyond those that adit carries out itself. None unless set.
+    pub supported_operations: Vec<String>,
+    /// Whether adit says what the device is and supports. True unless set.
+    pub announce: bool,
+}
+
+/// What the platform is told of remote access.
+#[derive(Clone, Debug)]
+pub struct RemoteAccess {
+    /// At least one. All unless set.
+    pub protocols: Vec<Protocol>,
+    /// Whether the platform gets an event for each tunnel. True unless set.
+    pub events: bool,
+    /// Whether operations are asked for with their ids, and reported by them. False unless set.
+    pub operation_ids: bool,
+}
+
+/// A remote access protocol as the platform names it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protocol {
+    /// Secure shell.
+    Ssh,
+    /// Telnet.
+    Telnet,
+    /// Remote desktop.
+    Vnc,
+    /// Any TCP connection.
+    Passthrough,
+}
+
+impl Protocol {
+    /// All that there are.
+    pub const ALL: [Self; 4] = [Self::Ssh, Self::Telnet, Self::Vnc, Self::Passthrough];
+
+    /// Returns the word of the platform.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ssh => "SSH",
+            Self::Telnet => "TELNET",
+            Self::Vnc => "VNC",
+            Self::Passthrough => "PASSTHROUGH",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
