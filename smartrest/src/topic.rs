@@ -62,10 +62,12 @@ pub enum Topic<'a> {
 /// Why a text cannot be part of a topic.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum TopicError {
-    /// The prefix holds a wildcard or a control character, or is too long. The text is cut.
+    /// The prefix holds a wildcard, a control character or a non-character, or is too long. The text
+    /// is cut.
     #[error("'{0}' cannot stand before topics: it must not be long, or have any of + #")]
     Prefix(String),
-    /// The id is empty, too long, or holds `/`, a wildcard or a control character. The text is cut.
+    /// The id is empty, too long, or holds `/`, a wildcard, a control character or a non-character.
+    /// The text is cut.
     #[error("'{0}' cannot be part of a topic: it must not be empty, long, or have any of / + #")]
     Level(String),
 }
@@ -194,9 +196,16 @@ fn check_level(level: &str) -> Result<(), TopicError> {
 }
 
 /// Wildcards are forbidden in the topic of a publish, and a broker may end the connection over a
-/// control character.
+/// control character or a non-character (MQTT 3.1.1, 1.5.3).
 fn is_impossible(character: char) -> bool {
-    matches!(character, '+' | '#') || character.is_control()
+    matches!(character, '+' | '#') || character.is_control() || is_noncharacter(character)
+}
+
+/// Whether Unicode promises that this is no character, ever: 32 of the first plane, and the last two
+/// of each.
+fn is_noncharacter(character: char) -> bool {
+    let code = u32::from(character);
+    (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
 }
 
 #[cfg(test)]
@@ -292,7 +301,25 @@ mod tests {
     #[test]
     fn refuses_ids_that_cannot_be_one_level() {
         let long = "x".repeat(LEVEL_LIMIT + 1);
-        for id in ["", "a/b", "/", "+", "a#", "a\0", "a\nb", &long] {
+        for id in [
+            "",
+            "a/b",
+            "/",
+            "+",
+            "a#",
+            "a\0",
+            "a\nb",
+            "a\u{7f}",
+            "a\u{9f}",
+            // What no character ever is, in the first plane and in the last.
+            "plc-\u{fdd0}",
+            "plc-\u{fdef}",
+            "plc-\u{fffe}",
+            "plc-\u{ffff}",
+            "plc-\u{1fffe}",
+            "plc-\u{10ffff}",
+            &long,
+        ] {
             let error = Topics::default().child_up(id).unwrap_err().to_string();
             assert!(
                 error.len() < 200 && !error.contains(['"', '\0', '\n']),
@@ -306,6 +333,7 @@ mod tests {
             "Pumpe Süd",
             "$SYS",
             "a.b",
+            "\u{a0}\u{fdcf}\u{fdf0}\u{fffd}\u{1f600}",
             &long[1..],
         ] {
             let topic = Topics::default().child_up(id);
@@ -315,7 +343,13 @@ mod tests {
 
     #[test]
     fn refuses_prefixes_with_wildcards() {
-        for prefix in ["+/", "c8y/#", "a\0/", &"x".repeat(LEVEL_LIMIT + 1)] {
+        for prefix in [
+            "+/",
+            "c8y/#",
+            "a\0/",
+            "\u{fdd0}/",
+            &"x".repeat(LEVEL_LIMIT + 1),
+        ] {
             assert!(Topics::new(prefix).is_err(), "{prefix:?}");
         }
     }
