@@ -148,7 +148,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events_of_session.recv() => agent.session_event(event),
-            event = agent.tunnels.next() => agent.tunnel_event(event),
+            Some(event) = agent.tunnels.next() => agent.tunnel_event(event),
             ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 agent.by_id(Collection::deadline_passed);
@@ -439,9 +439,12 @@ impl Agent {
         );
         self.tunnels.stop();
         let ends = async {
-            while !self.tunnels.is_empty() {
+            loop {
                 tokio::select! {
-                    event = self.tunnels.next() => self.tunnel_event(event),
+                    event = self.tunnels.next() => match event {
+                        Some(event) => self.tunnel_event(event),
+                        None => break,
+                    },
                     Some(_) = events.recv() => {}
                 }
             }

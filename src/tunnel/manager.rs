@@ -1,7 +1,6 @@
 //! All tunnels of one agent: how many there may be, what becomes of each, and their common end.
 
 use std::collections::HashMap;
-use std::future;
 use std::sync::Arc;
 
 use smartrest::ConnectRequest;
@@ -93,24 +92,25 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Waits for what becomes of a tunnel, for ever while there is none. Dropping the future loses
-    /// nothing.
-    pub async fn next(&mut self) -> Event {
-        loop {
+    /// Waits for what becomes of a tunnel; `None` while there is none and nothing is left to tell.
+    /// Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        while !self.is_empty() {
             tokio::select! {
                 biased;
                 Some(event) = self.events.recv() => {
                     self.note(&event);
-                    return event;
+                    return Some(event);
                 }
+                // A task that has told of its end is still to be forgotten.
                 Some(ended) = self.tasks.join_next_with_id() => {
                     if let Some(event) = self.joined(ended) {
-                        return event;
+                        return Some(event);
                     }
                 }
-                () = future::pending() => {}
             }
         }
+        None
     }
 
     fn note(&mut self, event: &Event) {

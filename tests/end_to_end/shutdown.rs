@@ -1,11 +1,16 @@
 //! SIGTERM: what is open is delivered and closed, what is due is told, and then adit goes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use simulated_cloud::Misbehaviour;
 use tokio::io::AsyncReadExt;
 
 use crate::support::{LIMIT, Lan, Site};
+
+/// How long adit tries to get rid of its last words.
+const OUTBOX_END: Duration = Duration::from_secs(5);
+/// At once, on a busy machine.
+const SOON: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn delivers_everything_and_says_good_bye_when_it_is_stopped() {
@@ -92,10 +97,13 @@ async fn stops_without_a_broker_too() {
     let (_, mut far_end) = site.open(lan.port).await;
     site.broker.kill();
     adit.wait_for_log("connection to the broker lost").await;
+    let began = Instant::now();
     adit.terminate();
     let (_, frame) = far_end.rest().await;
     assert_eq!(u16::from(frame.unwrap().code), 1001);
     assert!(adit.exit().await.success());
+    // The event of the tunnel's end waits for a broker; the tunnel itself for nothing.
+    assert!(began.elapsed() < OUTBOX_END + SOON, "{:?}", began.elapsed());
     assert!(
         adit.log()
             .contains("the broker did not take everything in time"),
@@ -110,6 +118,27 @@ async fn stops_at_once_when_there_is_nothing_to_do() {
     let began = Instant::now();
     adit.terminate();
     assert!(adit.exit().await.success());
-    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     assert!(adit.log().contains("disconnected from the broker"));
+}
+
+#[tokio::test]
+async fn stops_as_soon_as_its_tunnels_have_ended() {
+    let site = Site::new().await;
+    // Nothing is said of the end that an acknowledgement could wake it with.
+    let mut adit = site.adit(&["remote_access.events=false"]).await;
+    let lan = Lan::echo().await;
+    let mut far_ends = Vec::new();
+    for _ in 0..3 {
+        far_ends.push(site.open(lan.port).await.1);
+    }
+    let began = Instant::now();
+    adit.terminate();
+    for mut far_end in far_ends {
+        let (_, frame) = far_end.rest().await;
+        assert_eq!(u16::from(frame.unwrap().code), 1001);
+    }
+    assert!(adit.exit().await.success());
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
+    assert!(!adit.log().contains("tunnels did not end in time"));
 }
