@@ -423,10 +423,8 @@ impl Agent {
                 }
             }
         };
-        self.publisher.publish(Message {
-            topic,
-            payload: smartrest::encode([&request.to_row()]),
-        });
+        self.publisher
+            .publish(Message::new(topic, smartrest::encode([&request.to_row()])));
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile

@@ -222,10 +222,7 @@ mod tests {
 
     fn tokens() -> (Arc<Tokens>, Publisher) {
         let publisher = Publisher::default();
-        let request = Message {
-            topic: "s/uat".into(),
-            payload: String::new(),
-        };
+        let request = Message::new("s/uat", "");
         (Arc::new(Tokens::new(publisher.clone(), request)), publisher)
     }
 

@@ -18,6 +18,39 @@ pub struct Message {
     pub topic: String,
     /// One or more rows.
     pub payload: String,
+    /// What the message belongs to, as its operation; a number of the sender's own. When one of a
+    /// group cannot be delivered, the others mean nothing.
+    pub group: Option<u64>,
+    /// Whether a second copy does no harm. A row that names its operation is so; one that the
+    /// platform applies to the oldest operation is not.
+    pub is_repeatable: bool,
+}
+
+impl Message {
+    /// Makes a message that must not arrive twice and belongs to no group.
+    pub fn new(topic: impl Into<String>, payload: impl Into<String>) -> Self {
+        Self {
+            topic: topic.into(),
+            payload: payload.into(),
+            group: None,
+            is_repeatable: false,
+        }
+    }
+
+    /// Puts the message into a group.
+    pub fn in_group(self, group: u64) -> Self {
+        let group = Some(group);
+        Self { group, ..self }
+    }
+
+    /// Says that a second copy does no harm, so that others may be on their way beside it.
+    pub fn repeatable(self) -> Self {
+        let is_repeatable = true;
+        Self {
+            is_repeatable,
+            ..self
+        }
+    }
 }
 
 /// The messages that no broker has acknowledged.
@@ -91,10 +124,7 @@ mod tests {
     use super::*;
 
     fn message(payload: &str) -> Message {
-        Message {
-            topic: "s/us".into(),
-            payload: payload.into(),
-        }
+        Message::new("s/us", payload)
     }
 
     fn outbox(payloads: &[&str]) -> Outbox {
@@ -131,10 +161,7 @@ mod tests {
 
     #[test]
     fn keeps_only_the_newest_of_a_topic_besides_the_one_on_its_way() {
-        let newest = |payload: &str| Message {
-            topic: "s/uc/x".into(),
-            payload: payload.into(),
-        };
+        let newest = |payload: &str| Message::new("s/uc/x", payload);
         let mut outbox = Outbox::default();
         outbox.push_newest(newest("1"));
         outbox.send(1);

@@ -49,26 +49,17 @@ impl CollectionTopics {
 
     /// Asks whether the collection exists.
     pub fn ask(&self) -> Message {
-        Message {
-            topic: self.create.clone(),
-            payload: String::new(),
-        }
+        Message::new(self.create.clone(), "")
     }
 
     /// Creates the collection.
     pub fn create(&self) -> Message {
-        Message {
-            topic: self.create.clone(),
-            payload: COLLECTION.trim_end().to_owned(),
-        }
+        Message::new(self.create.clone(), COLLECTION.trim_end().to_owned())
     }
 
     /// Brings the fragment of the device up to date.
     pub fn fragment(&self, fragment: &Fragment) -> Message {
-        Message {
-            topic: self.up.clone(),
-            payload: encode([&fragment.to_row()]),
-        }
+        Message::new(self.up.clone(), encode([&fragment.to_row()]))
     }
 }
 
@@ -138,10 +129,7 @@ impl Announcement {
 
     /// Asks for a token.
     pub fn token_request(&self) -> Message {
-        Message {
-            topic: self.topics.token_request(),
-            payload: String::new(),
-        }
+        Message::new(self.topics.token_request(), "")
     }
 
     /// The topics that must be granted before operations are taken.
@@ -175,17 +163,13 @@ impl Announcement {
     /// The same for each child, on its own topic.
     fn to_children(&self, request: &Request) -> impl Iterator<Item = Message> {
         let payload = encode([&request.to_row()]);
-        self.children.iter().map(move |topic| Message {
-            topic: topic.clone(),
-            payload: payload.clone(),
-        })
+        self.children
+            .iter()
+            .map(move |topic| Message::new(topic.clone(), payload.clone()))
     }
 
     fn message(&self, request: &Request) -> Message {
-        Message {
-            topic: self.topics.up(),
-            payload: encode([&request.to_row()]),
-        }
+        Message::new(self.topics.up(), encode([&request.to_row()]))
     }
 }
 
