@@ -10,6 +10,7 @@
 //! before it is closed, all within the drain limit.
 
 mod end;
+pub mod frame;
 mod link;
 #[cfg(test)]
 mod tests;
