@@ -4,12 +4,14 @@
 //! waits for either: what it publishes goes to an outbox, what it opens goes to a task.
 
 use std::collections::{HashMap, HashSet};
+use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use smartrest::{
-    COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Topic, Topics, plain_text,
+    COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Token, Topic, Topics,
+    plain_text,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -59,6 +61,7 @@ struct Agent {
     tokens: Option<Arc<Tokens>>,
     /// Asks for all pending operations.
     pending_operations: Message,
+    token_request: Message,
     by_id: Option<ById>,
 }
 
@@ -128,6 +131,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
     let mut agent = Agent {
         gateway: device,
         pending_operations: announcement.pending_operations(),
+        token_request: announcement.token_request(),
         by_id: announcement
             .collection
             .map(|topics| ById::new(topics, fragment)),
@@ -148,6 +152,9 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events_of_session.recv() => agent.session_event(event),
+            () = token_wanted(agent.tokens.as_deref()) => {
+                agent.publisher.ask(agent.token_request.clone());
+            }
             Some(event) = agent.tunnels.next() => agent.tunnel_event(event),
             ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
@@ -165,7 +172,12 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
 impl Agent {
     fn session_event(&mut self, event: session::Event) {
         match event {
-            session::Event::Ready => self.by_id(Collection::connected),
+            session::Event::Ready => {
+                if let Some(tokens) = &self.tokens {
+                    tokens.connected();
+                }
+                self.by_id(Collection::connected);
+            }
             session::Event::Received { topic, payload } => {
                 trace!(topic, bytes = payload.len(), "received");
                 match self.topics.parse(&topic) {
@@ -193,7 +205,7 @@ impl Agent {
 
     fn token(&self, payload: &[u8]) {
         if let (Some(tokens), Some(row)) = (&self.tokens, smartrest::decode(payload).first()) {
-            tokens.take(row);
+            tokens.take(Token::from_row(row));
         }
     }
 
@@ -471,6 +483,14 @@ impl ById {
             self.updates.next_deadline(),
         ];
         deadlines.into_iter().flatten().min()
+    }
+}
+
+/// Waits for ever where tunnels need no token.
+async fn token_wanted(tokens: Option<&Tokens>) {
+    match tokens {
+        Some(tokens) => tokens.wanted().await,
+        None => future::pending().await,
     }
 }
 

@@ -43,9 +43,7 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         transport.clone().through(config.mqtt.proxy.clone()),
         finish.clone(),
     );
-    let tokens = auth
-        .needs_token()
-        .then(|| Arc::new(Tokens::new(publisher.clone(), announcement.token_request())));
+    let tokens = auth.needs_token().then(Arc::<Tokens>::default);
     let opener = opener(config, transport, Authorization::new(&auth, tokens.clone()));
     info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -1,9 +1,9 @@
 //! The token that stands for the device's credentials at the WebSocket.
 //!
-//! An empty publish on `s/uat` asks for one and `71,<JWT>` on `s/dat` brings it. It is kept in
-//! memory only and lives from minutes to hours; a new one is asked for when half of its life has
-//! passed and a tunnel needs it. The device's clock may be wrong, so a life is the time between
-//! the token's own two stamps where it has both.
+//! It is kept in memory only and lives from minutes to hours; a new one is wanted when half of its
+//! life has passed and a tunnel needs it. The device's clock may be wrong, so a life is the time
+//! between the token's own two stamps where it has both. How a token is asked for is left to whoever
+//! speaks to the platform.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,18 +11,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
-use smartrest::{CredentialsError, Row, Token};
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use smartrest::{CredentialsError, Token};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use crate::mqtt::outbox::Message;
-use crate::mqtt::publisher::Publisher;
 use crate::secret::Secret;
 
 /// How long the platform may take to answer. Less than a tunnel has to open, so that the operator
 /// reads that it was the token that did not come.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// A request that could wait for less than this is not made.
+const LEAST_TIME: Duration = Duration::from_secs(1);
 /// Life of a token that does not tell: the shortest that the platform gives.
 const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 
@@ -39,23 +39,23 @@ pub enum NoToken {
     Rubbish,
 }
 
-/// Asks for tokens, one request at a time however many tunnels wait, and keeps the last.
+/// Keeps the last token, and wants a new one at most once at a time however many tunnels wait.
+/// Whoever speaks to the platform waits for [`Tokens::wanted`] and asks.
 #[derive(Debug)]
 pub struct Tokens {
-    publisher: Publisher,
-    request: Message,
     known: Mutex<Known>,
-    /// Counts answers, so that whoever asked notices one.
+    /// Counts answers, so that whoever waits notices one.
     answers: watch::Sender<u64>,
-    turn: tokio::sync::Mutex<()>,
+    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     held: Option<Held>,
+    /// The last answer was none.
     rubbish: bool,
-    /// When the last request failed, and how.
-    failure: Option<(Instant, NoToken)>,
+    /// When the request was made that has no answer yet.
+    asked_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,42 +65,57 @@ struct Held {
     ends_at: Instant,
 }
 
-impl Tokens {
-    /// Asks by `request` through a session that is subscribed to the answers.
-    pub fn new(publisher: Publisher, request: Message) -> Self {
+impl Default for Tokens {
+    fn default() -> Self {
         Self {
-            publisher,
-            request,
             known: Mutex::default(),
             answers: watch::Sender::new(0),
-            turn: tokio::sync::Mutex::new(()),
+            wanted: Notify::new(),
         }
     }
+}
 
+impl Tokens {
     /// Returns the value of an `Authorization` header, with a new token where the old one has passed
     /// half of its life.
     ///
     /// # Errors
     /// No token came and none that is still good is held.
     pub async fn authorization(&self) -> Result<Secret, NoToken> {
-        let since = Instant::now();
-        if let Some(header) = self.fresh() {
-            return Ok(header);
-        }
-        let _turn = self.turn.lock().await;
-        if let Some(header) = self.fresh() {
-            return Ok(header);
-        }
-        // Whoever had the turn before may have failed for all who waited.
-        let failed = self.known().failure.filter(|(at, _)| *at >= since);
-        let failure = match failed {
-            Some((_, failure)) => failure,
-            None => match self.fetch().await {
-                Ok(header) => return Ok(header),
-                Err(failure) => failure,
-            },
+        let give_up_at = Instant::now() + ANSWER_LIMIT;
+        let mut answers = self.answers.subscribe();
+        let failure = loop {
+            if let Some(header) = self.fresh() {
+                return Ok(header);
+            }
+            let mut wait_until = self.want();
+            if wait_until + LEAST_TIME > give_up_at {
+                wait_until = give_up_at;
+            }
+            match timeout_at(wait_until, answers.changed()).await {
+                Ok(_) if self.known().rubbish => break NoToken::Rubbish,
+                Err(_) if Instant::now() >= give_up_at => break NoToken::Silent,
+                // A token, or the end of a request that somebody else had made long before.
+                Ok(_) | Err(_) => {}
+            }
         };
         self.still_good().ok_or(failure)
+    }
+
+    /// Waits until a token is to be asked for. Dropping the future loses nothing.
+    pub async fn wanted(&self) {
+        self.wanted.notified().await;
+        debug!("asking for a token");
+    }
+
+    /// Takes note of a new connection: a request that has no answer was lost with the old one.
+    pub fn connected(&self) {
+        let mut known = self.known();
+        let now = Instant::now();
+        if known.asked_at.is_some_and(|at| now < at + ANSWER_LIMIT) {
+            known.asked_at = Some(now);
+            self.wanted.notify_one();
+        }
     }
 
     /// Forgets a token that the WebSocket refused, unless another has come since.
@@ -108,10 +123,11 @@ impl Tokens {
         self.known().held.take_if(|held| held.header == *header);
     }
 
-    /// Takes a row of the topic of tokens.
-    pub fn take(&self, row: &Row) {
+    /// Takes an answer.
+    pub fn take(&self, answer: Result<Token, CredentialsError>) {
         let mut known = self.known();
-        match read(row) {
+        known.asked_at = None;
+        match answer.as_ref().map(header) {
             Ok((header, life)) => {
                 debug!(?life, "token received");
                 let now = Instant::now();
@@ -134,20 +150,17 @@ impl Tokens {
         self.answers.send_modify(|count| *count += 1);
     }
 
-    async fn fetch(&self) -> Result<Secret, NoToken> {
-        let mut answers = self.answers.subscribe();
-        debug!("asking for a token");
-        self.publisher.ask(self.request.clone());
-        let answered = timeout(ANSWER_LIMIT, answers.changed()).await;
-        if let Some(header) = self.fresh() {
-            return Ok(header);
+    /// Wants a token unless one is on its way; returns until when that may take.
+    fn want(&self) -> Instant {
+        let mut known = self.known();
+        let now = Instant::now();
+        let asked_at = known.asked_at.filter(|at| now < *at + ANSWER_LIMIT);
+        if asked_at.is_none() {
+            self.wanted.notify_one();
         }
-        let failure = match answered {
-            Ok(_) if self.known().rubbish => NoToken::Rubbish,
-            _ => NoToken::Silent,
-        };
-        self.known().failure = Some((Instant::now(), failure));
-        Err(failure)
+        let asked_at = asked_at.unwrap_or(now);
+        known.asked_at = Some(asked_at);
+        asked_at + ANSWER_LIMIT
     }
 
     fn fresh(&self) -> Option<Secret> {
@@ -173,16 +186,10 @@ impl Tokens {
     }
 }
 
-/// Reads the value of an `Authorization` header, and how long it lives, from an answer to a request
-/// for a token.
-pub(crate) fn read(row: &Row) -> Result<(Secret, Duration), CredentialsError> {
-    let token = Token::from_row(row)?;
-    if row.template() != Token::TEMPLATE {
-        return Err(CredentialsError::Token);
-    }
-    let life = life(&token, SystemTime::now()).unwrap_or(UNTOLD_LIFE);
-    let header = Secret::new(format!("Bearer {}", token.expose()));
-    Ok((header, life))
+/// Returns the value of an `Authorization` header, and how long it lives.
+pub(crate) fn header(token: &Token) -> (Secret, Duration) {
+    let life = life(token, SystemTime::now()).unwrap_or(UNTOLD_LIFE);
+    (Secret::new(format!("Bearer {}", token.expose())), life)
 }
 
 /// The two stamps of a JWT, in seconds since 1970 (RFC 7519, 4.1).
@@ -209,6 +216,10 @@ fn life(token: &Token, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -216,14 +227,37 @@ mod tests {
         format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))
     }
 
-    fn row(token: &str) -> Row {
-        Row::new(["71", token])
+    fn token(claims: &str) -> Result<Token, CredentialsError> {
+        Token::parse(&jwt(claims))
     }
 
-    fn tokens() -> (Arc<Tokens>, Publisher) {
-        let publisher = Publisher::default();
-        let request = Message::new("s/uat", "");
-        (Arc::new(Tokens::new(publisher.clone(), request)), publisher)
+    /// Something that waits for a token.
+    fn wait_for_one(tokens: &Arc<Tokens>) -> JoinHandle<Result<Secret, NoToken>> {
+        let tokens = Arc::clone(tokens);
+        tokio::spawn(async move { tokens.authorization().await })
+    }
+
+    /// How often a token is wanted in this moment.
+    async fn requests(tokens: &Tokens) -> usize {
+        let mut count = 0;
+        tokio::task::yield_now().await;
+        while timeout(Duration::ZERO, tokens.wanted()).await.is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    /// Counts how often a token is wanted from now on.
+    fn count_requests(tokens: &Arc<Tokens>) -> Arc<AtomicUsize> {
+        let count = Arc::new(AtomicUsize::new(0));
+        let (counter, tokens) = (Arc::clone(&count), Arc::clone(tokens));
+        tokio::spawn(async move {
+            loop {
+                tokens.wanted().await;
+                counter.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        count
     }
 
     #[test]
@@ -252,74 +286,93 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn asks_once_however_many_tunnels_wait() {
-        let (tokens, publisher) = tokens();
-        let waiting: Vec<_> = (0..20)
-            .map(|_| {
-                let tokens = Arc::clone(&tokens);
-                tokio::spawn(async move { tokens.authorization().await })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        assert_eq!(publisher.take_asked().len(), 1);
-        tokens.take(&row(&jwt(r#"{"iat":0,"exp":600}"#)));
+        let tokens = Arc::default();
+        let count = count_requests(&tokens);
+        let waiting: Vec<_> = (0..20).map(|_| wait_for_one(&tokens)).collect();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+        tokens.take(token(r#"{"iat":0,"exp":600}"#));
         for waiter in waiting {
-            assert!(
-                waiter
-                    .await
-                    .unwrap()
-                    .unwrap()
-                    .expose()
-                    .starts_with("Bearer e30.")
-            );
+            let header = waiter.await.unwrap().unwrap();
+            assert!(header.expose().starts_with("Bearer e30."));
         }
-        assert_eq!(publisher.take_asked().len(), 0);
+        assert_eq!(count.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn fails_all_who_wait_when_no_token_comes() {
-        let (tokens, publisher) = tokens();
-        let waiting: Vec<_> = (0..20)
-            .map(|_| {
-                let tokens = Arc::clone(&tokens);
-                tokio::spawn(async move { tokens.authorization().await })
-            })
-            .collect();
+        let tokens = Arc::default();
+        let count = count_requests(&tokens);
         let start = Instant::now();
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            waiting.push(wait_for_one(&tokens));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         for waiter in waiting {
             assert_eq!(waiter.await.unwrap().unwrap_err(), NoToken::Silent);
         }
         assert_eq!(start.elapsed().as_secs(), ANSWER_LIMIT.as_secs());
-        assert_eq!(publisher.take_asked().len(), 1);
+        assert_eq!(count.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gives_a_late_waiter_its_own_time_and_request() {
+        let tokens = Arc::default();
+        let count = count_requests(&tokens);
+        let early = wait_for_one(&tokens);
+        tokio::time::sleep(ANSWER_LIMIT - Duration::from_millis(100)).await;
+        let late = wait_for_one(&tokens);
+        assert_eq!(early.await.unwrap().unwrap_err(), NoToken::Silent);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(count.load(Ordering::Relaxed), 2);
+        tokens.take(token(r#"{"iat":0,"exp":600}"#));
+        assert!(late.await.unwrap().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn asks_again_on_a_new_connection_for_what_was_lost_with_the_old_one() {
+        let tokens = Arc::default();
+        tokens_connected_for_nothing(&tokens).await;
+        let waiting = wait_for_one(&tokens);
+        assert_eq!(requests(&tokens).await, 1);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        tokens.connected();
+        assert_eq!(requests(&tokens).await, 1);
+        tokens.take(token(r#"{"iat":0,"exp":600}"#));
+        assert!(waiting.await.unwrap().is_ok());
+        tokens_connected_for_nothing(&tokens).await;
+    }
+
+    async fn tokens_connected_for_nothing(tokens: &Tokens) {
+        tokens.connected();
+        assert_eq!(requests(tokens).await, 0, "nobody waits");
     }
 
     #[tokio::test(start_paused = true)]
     async fn renews_when_half_of_the_life_has_passed() {
-        let (tokens, publisher) = tokens();
-        tokens.take(&row(&jwt(r#"{"iat":0,"exp":600}"#)));
+        let tokens = Arc::new(Tokens::default());
+        tokens.take(token(r#"{"iat":0,"exp":600}"#));
         tokio::time::advance(Duration::from_secs(299)).await;
         let first = tokens.authorization().await.unwrap();
-        assert_eq!(publisher.take_asked().len(), 0);
+        assert_eq!(requests(&tokens).await, 0);
         tokio::time::advance(Duration::from_secs(2)).await;
         // Nothing comes; the old one is still good and then is not.
         assert_eq!(tokens.authorization().await.unwrap(), first);
-        assert_eq!(publisher.take_asked().len(), 1);
+        assert_eq!(requests(&tokens).await, 1);
         tokio::time::advance(Duration::from_secs(300)).await;
         assert_eq!(tokens.authorization().await.unwrap_err(), NoToken::Silent);
     }
 
     #[tokio::test(start_paused = true)]
     async fn asks_again_for_a_token_that_was_refused() {
-        let (tokens, publisher) = tokens();
-        tokens.take(&row(&jwt(r#"{"iat":0,"exp":600}"#)));
+        let tokens = Arc::new(Tokens::default());
+        tokens.take(token(r#"{"iat":0,"exp":600}"#));
         let refused = tokens.authorization().await.unwrap();
         tokens.refused(&refused);
-        let again = tokio::spawn({
-            let tokens = Arc::clone(&tokens);
-            async move { tokens.authorization().await }
-        });
-        tokio::task::yield_now().await;
-        assert_eq!(publisher.take_asked().len(), 1);
-        tokens.take(&row(&jwt(r#"{"iat":1,"exp":601}"#)));
+        let again = wait_for_one(&tokens);
+        assert_eq!(requests(&tokens).await, 1);
+        tokens.take(token(r#"{"iat":1,"exp":601}"#));
         let second = again.await.unwrap().unwrap();
         assert_ne!(second, refused);
         tokens.refused(&refused);
@@ -332,23 +385,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn says_that_rubbish_is_no_token() {
-        for answer in [row("not a token"), Row::new(["71"]), Row::new(["41", "x"])] {
-            let (tokens, _publisher) = tokens();
-            let waiting = tokio::spawn({
-                let tokens = Arc::clone(&tokens);
-                async move { tokens.authorization().await }
-            });
-            tokio::task::yield_now().await;
-            tokens.take(&answer);
+        let tokens = Arc::default();
+        for _ in 0..2 {
+            let waiting = wait_for_one(&tokens);
+            assert_eq!(requests(&tokens).await, 1);
+            tokens.take(Token::parse("not a token"));
             assert_eq!(waiting.await.unwrap().unwrap_err(), NoToken::Rubbish);
         }
     }
 
     #[test]
     fn shows_no_token_in_its_debug() {
-        let (tokens, _publisher) = tokens();
-        let token = jwt(r#"{"iat":0,"exp":600}"#);
-        tokens.take(&row(&token));
-        assert!(!format!("{tokens:?}").contains(&token));
+        let tokens = Tokens::default();
+        let claims = r#"{"iat":0,"exp":600}"#;
+        tokens.take(token(claims));
+        assert!(!format!("{tokens:?}").contains(&jwt(claims)));
     }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use rumqttc::{Packet, Publish, QoS, Subscribe, SubscribeFilter, SubscribeReasonCode};
-use smartrest::{Topic, Topics};
+use smartrest::{Token, Topic, Topics};
 use tokio::time::timeout;
 
 use crate::auth::token::{self, ANSWER_LIMIT, NoToken};
@@ -76,6 +76,6 @@ pub(super) async fn token(
         .await
         .map_err(|_| NoToken::Silent)??;
     let rows = smartrest::decode(&payload);
-    let read = rows.first().map(token::read);
-    Ok(read.and_then(Result::ok).ok_or(NoToken::Rubbish)?)
+    let token = rows.first().map(Token::from_row).and_then(Result::ok);
+    Ok(token.as_ref().map(token::header).ok_or(NoToken::Rubbish)?)
 }

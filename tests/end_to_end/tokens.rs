@@ -162,3 +162,54 @@ async fn says_that_no_token_came_and_asks_again_for_the_next_tunnel() {
     assert_no_token(&adit);
     site.assert_no_complaint();
 }
+
+#[tokio::test]
+async fn asks_again_when_the_connection_is_lost_before_the_answer_comes() {
+    let mut site = site().await;
+    site.cloud.answer_token_requests(TokenAnswer::Silence);
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    site.cloud
+        .wait_until(LIMIT, |platform| {
+            platform
+                .log()
+                .iter()
+                .any(|record| record.topic == "s/uat")
+                .then_some(())
+        })
+        .await
+        .unwrap();
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    let good = TokenAnswer::Good(Duration::from_secs(60));
+    site.cloud.answer_token_requests(good);
+    site.broker.restart().await;
+    FarEnd(tunnel.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    site.opened(tunnel.operation).await;
+    assert_no_token(&adit);
+}
+
+#[tokio::test]
+async fn gives_every_tunnel_its_own_time_for_a_token() {
+    let site = site().await;
+    site.cloud.answer_token_requests(TokenAnswer::Silence);
+    let _adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let early = site.request("127.0.0.1", lan.port);
+    // Nothing but time can bring the first one close to its end.
+    sleep(Duration::from_secs(6)).await;
+    let mut late = site.request("127.0.0.1", lan.port);
+    site.executing(late.operation).await;
+    // When the first has waited long enough, the second makes a request of its own.
+    let good = TokenAnswer::Good(Duration::from_secs(60));
+    site.cloud.answer_token_requests(good);
+    let reason = site.failed(early.operation).await;
+    assert!(reason.contains("sent no token"), "{reason}");
+    FarEnd(late.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    site.opened(late.operation).await;
+}

@@ -87,9 +87,13 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// Reads a row whose template id is `71`.
+    /// Reads the answer to a request for a token. Any other row than a `71` has none.
     pub fn from_row(row: &Row) -> Result<Self, CredentialsError> {
-        Self::parse(row.required(1, "token")?)
+        let token = row.required(1, "token")?;
+        if row.template() != Self::TEMPLATE {
+            return Err(CredentialsError::Token);
+        }
+        Self::parse(token)
     }
 
     /// Writes the row.
@@ -156,6 +160,7 @@ mod tests {
         for (line, complaint) in [
             ("71", "the token is missing"),
             ("71,a b", token),
+            ("41,x", token),
             ("71,\"a\r\nHost: b\"", token),
             (&format!("71,{}", "a".repeat(8193)), token),
         ] {
