@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::{io, iter};
 
+use smartrest::plain_text;
+
 /// Words an error and its causes for the operator, in at most `limit` bytes and on one line.
 pub fn failure_reason(error: &(dyn Error + 'static), limit: usize) -> String {
     let chain = iter::successors(Some(error), |&error| error.source());
@@ -35,12 +37,9 @@ pub(crate) fn words(error: &io::Error) -> String {
     }
 }
 
-/// Makes one line of a text from outside, without double quotes.
-///
-/// Software in the field disagrees on how a double quote is escaped in SmartREST, so none is sent.
+/// Makes one line of a text from outside, of any length, without double quotes.
 pub(crate) fn legible(text: &str) -> String {
-    let plain = text.replace('"', "'").replace(char::is_control, " ");
-    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+    plain_text(text, usize::MAX)
 }
 
 #[cfg(test)]

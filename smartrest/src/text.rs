@@ -4,14 +4,25 @@
 ///
 /// Readers disagree on how a double quote is escaped, so `'` stands for it. Line breaks and other
 /// control characters become spaces, so that a reason stays on one line. White space around the
-/// text goes.
+/// text goes, and a run of it becomes one space.
 pub fn plain_text(text: &str, limit: usize) -> String {
-    // What is kept is at most `limit` bytes from where the text begins, so a text of megabytes
-    // costs no more than that.
-    let text = text.trim_start_matches(is_blank);
-    let start = &text[..text.floor_char_boundary(limit)];
-    let plain: String = start.chars().map(plain_char).collect();
-    plain.trim_end().to_owned()
+    let mut plain = String::new();
+    let mut gap = false;
+    for character in text.chars().map(plain_char) {
+        if character.is_whitespace() {
+            gap = !plain.is_empty();
+            continue;
+        }
+        // Nothing is read beyond what is kept, so a text of megabytes costs no more than that.
+        if plain.len() + usize::from(gap) + character.len_utf8() > limit {
+            break;
+        }
+        if std::mem::take(&mut gap) {
+            plain.push(' ');
+        }
+        plain.push(character);
+    }
+    plain
 }
 
 fn plain_char(character: char) -> char {
@@ -21,10 +32,6 @@ fn plain_char(character: char) -> char {
         _ if character.is_control() => ' ',
         _ => character,
     }
-}
-
-fn is_blank(character: char) -> bool {
-    plain_char(character).is_whitespace()
 }
 
 #[cfg(test)]
@@ -41,10 +48,10 @@ mod tests {
             (
                 "one\ntwo\r\nthree\tfour\u{2028}five",
                 99,
-                "one two  three four five",
+                "one two three four five",
             ),
             ("\0a\u{7f}b\u{85}c\u{1b}[1m", 99, "a b c [1m"),
-            ("  around \n", 99, "around"),
+            ("  around  a gap \n", 99, "around a gap"),
             ("cut here", 4, "cut"),
             ("über", 1, ""),
             ("über", 2, "ü"),
