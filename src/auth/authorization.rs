@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::settings::Auth;
 use super::token::{NoToken, Tokens};
+use crate::net::basic;
 use crate::secret::Secret;
-use crate::tunnel::cloud;
 
 /// Where the `Authorization` header of a tunnel's WebSocket comes from.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Authorization {
     /// Takes user and password where there are any, or else `tokens`.
     pub fn new(auth: &Auth, tokens: Option<Arc<Tokens>>) -> Self {
         match (auth, tokens) {
-            (Auth::Password { user, password }, _) => Self::Fixed(cloud::basic(user, password)),
+            (Auth::Password { user, password }, _) => Self::Fixed(basic(user, password)),
             (_, Some(tokens)) => Self::Token(tokens),
             (_, None) => Self::None,
         }

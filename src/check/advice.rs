@@ -12,12 +12,14 @@ use crate::mqtt::Settings;
 use crate::mqtt::link::Lost;
 use crate::net::proxy::ProxyError;
 use crate::net::{Peer, Silence, TlsFault, TransportError};
-use crate::tunnel::cloud::EndpointError;
+use crate::tunnel::cloud::{Author, EndpointError};
 use crate::tunnel::lan::DialError;
 use crate::tunnel::policy::Denied;
 
 /// The key that says where a proxy is, and what stands in for it.
 const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";
+const NOT_THE_PLATFORM: &str =
+    "check cloud.url: what answers there is not the platform, or a proxy is in between";
 
 /// `key` is the one that says where the server is.
 pub(super) fn transport(error: &TransportError, key: &str) -> String {
@@ -75,6 +77,10 @@ fn proxy(error: &ProxyError) -> String {
         ProxyError::CredentialsRefused { .. } => {
             format!("check the user name and the password in {PROXY_KEY}")
         }
+        ProxyError::SchemeWanted { .. } => format!(
+            "have the proxy let this machine through by its address, or take a user by Basic, or \
+             check {PROXY_KEY}"
+        ),
         ProxyError::Refused { target, .. } => {
             format!("have the proxy allow CONNECT to {target}, or check {PROXY_KEY}")
         }
@@ -183,6 +189,14 @@ pub(super) fn asked(error: &AskError) -> &'static str {
 
 pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> &'static str {
     match (error, auth) {
+        (
+            EndpointError::Refused {
+                author: Author::WebServer,
+                status: 400..=499,
+                ..
+            },
+            _,
+        ) => NOT_THE_PLATFORM,
         (EndpointError::Refused { status: 401, .. }, Auth::Password { .. }) => {
             "check auth.tenant, auth.username and the password"
         }
@@ -195,9 +209,7 @@ pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> &'static str {
             429 | 500..=599 => "try again in some minutes, then ask who runs the platform",
             _ => "check cloud.url, and that the tenant has remote access",
         },
-        (EndpointError::NotWebSocket { .. }, _) => {
-            "check cloud.url: what answers there is not the platform, or a proxy is in between"
-        }
+        (EndpointError::NotWebSocket { .. }, _) => NOT_THE_PLATFORM,
         (EndpointError::Timeout { .. } | EndpointError::Broken { .. }, _) => {
             "check cloud.url, and whether something on the way lets no WebSocket through"
         }

@@ -31,7 +31,7 @@ use crate::net::journal::{Journal, Step};
 use crate::net::settings::Cloud;
 use crate::secret::Secret;
 use crate::tunnel;
-use crate::tunnel::cloud::{self, EndpointError};
+use crate::tunnel::cloud::{self, Author, EndpointError};
 use crate::tunnel::lan::{self, DialError};
 use crate::words::failure_reason;
 use report::{Hop, Report};
@@ -439,6 +439,7 @@ fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop 
     match error {
         EndpointError::Refused {
             status: status @ (403 | 404 | 409 | 410),
+            author: author @ (Author::Platform | Author::Anybody),
             ..
         } => {
             let words = format!(
@@ -446,6 +447,13 @@ fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop 
                  exist)"
             );
             let hop = Hop::passed(WEBSOCKET, &words, took);
+            let hop = match author {
+                Author::Anybody => hop.with_advice(
+                    "the answer does not show that it is the platform's: if no tunnel opens, check \
+                     cloud.url",
+                ),
+                _ => hop,
+            };
             match status {
                 403 => hop.with_advice(
                     "if no tunnel opens, give the device's user the role for remote access",
@@ -453,7 +461,11 @@ fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop 
                 _ => hop,
             }
         }
-        EndpointError::Refused { status: 401, .. } => {
+        EndpointError::Refused {
+            status: 401,
+            author: Author::Platform | Author::Anybody,
+            ..
+        } => {
             let words = "reached, but the credentials are refused (HTTP 401)";
             let advice = advice::websocket(error, auth);
             Hop::failed(WEBSOCKET, words, took, advice)

@@ -5,8 +5,10 @@
 
 pub mod address;
 pub mod certificate;
+pub(crate) mod credentials;
 pub mod dial;
 pub mod error;
+pub(crate) mod head;
 pub mod identity;
 pub mod journal;
 pub mod proxy;
@@ -20,7 +22,9 @@ pub mod upgrade;
 mod websocket;
 
 pub use address::{BrokerEndpoint, Endpoint};
+pub(crate) use credentials::basic;
 pub use error::{Peer, Silence, TransportError};
+pub use head::HeadFault;
 pub use stream::Stream;
 pub use tls::TlsFault;
 pub use transport::Transport;

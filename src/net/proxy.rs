@@ -6,21 +6,15 @@
 use std::fmt;
 use std::io;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::BufMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::address::Endpoint;
+use super::credentials::{Hidden, basic};
+use super::head::{Head, HeadError, HeadFault, Step};
 use crate::secret::Secret;
-use crate::words::legible;
 
-/// Bytes of an answer's head; a proxy's have some hundred.
-const HEAD_LIMIT: usize = 16 << 10;
-const HEADER_LIMIT: usize = 64;
-/// Characters of a reason phrase that are repeated.
+/// Bytes of a reason phrase, or of the names of ways to log in, that are repeated.
 const PHRASE_LIMIT: usize = 60;
-const HTTP: &[u8] = b"HTTP/1.";
 
 /// An HTTP proxy.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,6 +47,19 @@ pub enum ProxyError {
         /// The HTTP status.
         status: u16,
     },
+    /// 407 or 401, and the proxy takes no user name and password as they are.
+    #[error(
+        "the proxy {proxy} wants a login by {schemes} (HTTP {status}), and adit knows only Basic: \
+         have it let this machine through by its address, or take a user by Basic"
+    )]
+    SchemeWanted {
+        /// Host and port.
+        proxy: Endpoint,
+        /// The HTTP status.
+        status: u16,
+        /// The names of the schemes that it knows, made legible.
+        schemes: String,
+    },
     /// Another status than success.
     #[error(
         "the proxy {proxy} refused a connection to {target} with HTTP {status}{}: {}",
@@ -74,7 +81,7 @@ pub enum ProxyError {
         /// Host and port.
         proxy: Endpoint,
         /// What is wrong with the answer.
-        fault: Fault,
+        fault: HeadFault,
     },
     /// The connection to the proxy broke.
     #[error("the connection to the proxy {proxy} broke before it answered")]
@@ -86,30 +93,12 @@ pub enum ProxyError {
     },
 }
 
-/// What is wrong with a proxy's answer.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum Fault {
-    /// Not HTTP at all.
-    #[error("the answer is not HTTP")]
-    NotHttp,
-    /// The stream ended before the head was complete.
-    #[error("it closed the connection without an answer")]
-    Closed,
-    /// The head is longer than any that makes sense.
-    #[error("the answer's head has no end")]
-    Endless,
-}
-
 impl Proxy {
     /// Takes a proxy and, if it wants them, a user name without a colon and a password.
     pub fn new(server: Endpoint, credentials: Option<(&str, &Secret)>) -> Self {
-        let authorization = credentials.map(|(user, password)| {
-            let pair = format!("{user}:{}", password.expose());
-            Secret::new(format!("Basic {}", BASE64.encode(pair)))
-        });
         Self {
             server,
-            authorization,
+            authorization: credentials.map(|(user, password)| basic(user, password)),
         }
     }
 
@@ -126,36 +115,56 @@ impl Proxy {
             proxy: proxy(),
             source,
         };
-        let no_proxy = |fault| ProxyError::NoProxy {
-            proxy: proxy(),
-            fault,
-        };
         let request = self.request(target);
         stream
             .write_all(request.expose().as_bytes())
             .await
             .map_err(broken)?;
         stream.flush().await.map_err(broken)?;
-        let head = match read_head(stream).await {
-            Ok(head) => head.map_err(no_proxy)?,
-            Err(source) => return Err(broken(source)),
+        let (head, _) = Head::receive(stream, Step::Byte)
+            .await
+            .map_err(|error| match error {
+                HeadError::Fault(fault) => ProxyError::NoProxy {
+                    proxy: proxy(),
+                    fault,
+                },
+                HeadError::Broken(source) => broken(source),
+            })?;
+        self.judge(&head, target)
+    }
+
+    fn judge(&self, head: &Head, target: &Endpoint) -> Result<(), ProxyError> {
+        let proxy = self.server.clone();
+        let status = head.status;
+        let hidden = match &self.authorization {
+            Some(value) => Hidden::default().and_header(value),
+            None => Hidden::default(),
         };
-        let (status, phrase) = parse(&head).ok_or_else(|| no_proxy(Fault::NotHttp))?;
         match (status, &self.authorization) {
             (200..=299, _) => Ok(()),
-            (407 | 401, None) => Err(ProxyError::CredentialsWanted {
-                proxy: proxy(),
-                status,
-            }),
-            (407 | 401, Some(_)) => Err(ProxyError::CredentialsRefused {
-                proxy: proxy(),
-                status,
-            }),
+            (407 | 401, authorization) => {
+                let schemes = schemes(head);
+                let is_basic = |scheme: &String| scheme.eq_ignore_ascii_case("basic");
+                Err(if !schemes.is_empty() && !schemes.iter().any(is_basic) {
+                    ProxyError::SchemeWanted {
+                        proxy,
+                        status,
+                        schemes: match hidden.words(&schemes.join(" or "), PHRASE_LIMIT) {
+                            names if names.is_empty() => "another scheme".to_owned(),
+                            names => names,
+                        },
+                    }
+                } else if authorization.is_some() {
+                    ProxyError::CredentialsRefused { proxy, status }
+                } else {
+                    ProxyError::CredentialsWanted { proxy, status }
+                })
+            }
             _ => Err(ProxyError::Refused {
-                proxy: proxy(),
+                proxy,
                 target: target.clone(),
                 status,
-                phrase: self.without_secrets(phrase),
+                phrase: hidden.words(&head.phrase, PHRASE_LIMIT),
             }),
         }
     }
@@ -174,19 +183,6 @@ impl Proxy {
             version = env!("CARGO_PKG_VERSION"),
         ))
     }
-
-    fn without_secrets(&self, phrase: String) -> String {
-        let encoded = self.authorization.as_ref().map_or("", Secret::expose);
-        let encoded = encoded.rsplit(' ').next().unwrap_or_default();
-        let decoded = BASE64.decode(encoded).unwrap_or_default();
-        let decoded = String::from_utf8_lossy(&decoded);
-        let password = decoded.split_once(':').map_or("", |pair| pair.1);
-        let repeats = |secret: &str| !secret.is_empty() && phrase.contains(secret);
-        if repeats(encoded) || repeats(password) {
-            return String::new();
-        }
-        legible(&phrase).chars().take(PHRASE_LIMIT).collect()
-    }
 }
 
 impl fmt::Display for Proxy {
@@ -195,49 +191,36 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// Reads to the blank line, byte by byte: what follows is for somebody else, and there is no way to
-/// put it back.
-async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Result<Vec<u8>, Fault>> {
-    let mut head = Vec::new();
-    while !(head.ends_with(b"\r\n\r\n") || head.ends_with(b"\n\n")) {
-        let begins = head.get(..HTTP.len()).unwrap_or(&head);
-        if !HTTP.starts_with(begins) {
-            return Ok(Err(Fault::NotHttp));
-        }
-        if head.len() >= HEAD_LIMIT {
-            return Ok(Err(Fault::Endless));
-        }
-        match stream.read_buf(&mut (&mut head).limit(1)).await {
-            Ok(0) => return Ok(Err(Fault::Closed)),
-            Ok(_) => {}
-            // TLS that ended without saying so.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Ok(Err(Fault::Closed));
+/// Returns the names of the ways to log in that an answer offers (RFC 9110, 11.6.1).
+fn schemes(head: &Head) -> Vec<String> {
+    let mut schemes = Vec::new();
+    // Where 401 stands for 407, so does its header.
+    for name in ["proxy-authenticate", "www-authenticate"] {
+        for value in head.all(name) {
+            // Scheme and parameters are parted by commas alike; a parameter has an equals sign. What
+            // is between quotes may hold either, and is left out.
+            let bare: String = value.split('"').step_by(2).collect();
+            let words = bare
+                .split(',')
+                .filter_map(|part| part.split_whitespace().next());
+            for word in words.filter(|word| !word.contains('=')) {
+                if !schemes
+                    .iter()
+                    .any(|known: &String| known.eq_ignore_ascii_case(word))
+                {
+                    schemes.push(word.to_owned());
+                }
             }
-            Err(error) => return Err(error),
         }
     }
-    Ok(Ok(head))
-}
-
-/// Returns the status and the words beside it.
-fn parse(head: &[u8]) -> Option<(u16, String)> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADER_LIMIT];
-    let mut answer = httparse::Response::new(&mut headers);
-    match answer.parse(head) {
-        Ok(httparse::Status::Complete(_)) => {
-            let phrase = answer.reason.unwrap_or_default();
-            Some((answer.code?, phrase.to_owned()))
-        }
-        _ => None,
-    }
+    schemes
 }
 
 fn meaning(status: u16) -> &'static str {
     match status {
         403 => "it does not allow this host or port",
         400 | 404 | 405 | 501 => "it is no proxy, or one that does not do CONNECT",
-        502..=504 => "it could not reach the host",
+        500 | 502..=504 => "it could not reach the host",
         300..=399 => "it wants people to sign in with a browser, or is no proxy",
         _ => "it does not want the connection",
     }

@@ -473,14 +473,14 @@ async fn takes_any_answer_of_a_proxy() {
     let many = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(100));
     let nothing = "the proxy PROXY does not answer as an HTTP proxy does: ";
     for (answer, words) in [
-        ("", format!("{nothing}it closed the connection without an answer")),
-        ("HTTP/1.1 200", format!("{nothing}it closed the connection without an answer")),
+        ("", format!("{nothing}the connection was closed without an answer")),
+        ("HTTP/1.1 200", format!("{nothing}the connection was closed without an answer")),
         ("SSH-2.0-OpenSSH\r\n", format!("{nothing}the answer is not HTTP")),
         ("\x16\x03\x01", format!("{nothing}the answer is not HTTP")),
         ("HTTP/1.1 abc\r\n\r\n", format!("{nothing}the answer is not HTTP")),
         ("HTTP/1.1 200 OK\r\n\u{1}\r\n\r\n", format!("{nothing}the answer is not HTTP")),
         (&no_end, format!("{nothing}the answer's head has no end")),
-        (&many, format!("{nothing}the answer is not HTTP")),
+        (&many, format!("{nothing}the answer's head has no end")),
         (
             "HTTP/1.1 502 Bad \"Gateway\"\r\n\r\n",
             "the proxy PROXY refused a connection to 10.1.2.3:443 with HTTP 502 (Bad 'Gateway'): \
@@ -488,7 +488,31 @@ async fn takes_any_answer_of_a_proxy() {
                 .to_owned(),
         ),
         (
-            "HTTP/1.1 403 not for hunter2\r\n\r\n",
+            "HTTP/1.1 500 Oops\r\n\r\n",
+            "the proxy PROXY refused a connection to 10.1.2.3:443 with HTTP 500 (Oops): it could \
+             not reach the host"
+                .to_owned(),
+        ),
+        (
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 502 B\r\n\r\n",
+            "the proxy PROXY refused a connection to 10.1.2.3:443 with HTTP 502 (B): it could not \
+             reach the host"
+                .to_owned(),
+        ),
+        (
+            "HTTP/1.1 407 Auth\r\nProxy-Authenticate: Negotiate\r\nProxy-Authenticate: NTLM, \
+             Digest realm=\"a, Basic b\", qop=\"auth\"\r\n\r\n",
+            "the proxy PROXY wants a login by Negotiate or NTLM or Digest (HTTP 407), and adit \
+             knows only Basic: have it let this machine through by its address, or take a user by \
+             Basic"
+                .to_owned(),
+        ),
+        (
+            "HTTP/1.1 407 Auth\r\nProxy-Authenticate: Digest realm=\"x\", basic realm=\"y\"\r\n\r\n",
+            "the proxy PROXY refused the user name and the password (HTTP 407)".to_owned(),
+        ),
+        (
+            "HTTP/1.1 403 not for HUNTER2\r\n\r\n",
             "the proxy PROXY refused a connection to 10.1.2.3:443 with HTTP 403: it does not allow \
              this host or port"
                 .to_owned(),
@@ -777,7 +801,7 @@ async fn says_why_there_is_no_mqtt_over_websocket() {
         (
             "",
             "BROKER does not speak MQTT over WebSocket at /mqtt: the connection was closed without \
-             an answer",
+             an answer, as a server does that speaks HTTP/2 only",
         ),
     ] {
         let address = proxy_that_answers(answer, true).await;

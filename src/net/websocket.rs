@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::address::Endpoint;
-use crate::net::upgrade::{self, Answer, Fault, ReceiveError};
+use super::head::{Head, HeadError, Step};
+use super::upgrade::{self, UpgradeFault};
 
 const SUBPROTOCOL: &str = "mqtt";
 /// Bytes of a message that is sent. A packet of the platform's limit (16,184 bytes) fits.
@@ -38,7 +39,7 @@ pub enum WebSocketError {
         /// The path that was asked for.
         path: String,
         /// What is wrong with the answer.
-        fault: Fault,
+        fault: UpgradeFault,
     },
     /// It refused with an HTTP status.
     #[error("{broker} refused the WebSocket at {path} with HTTP {status}: {}", meaning(*status))]
@@ -90,20 +91,21 @@ pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     let head = upgrade::request(broker, path, SUBPROTOCOL, &nonce) + "\r\n";
     stream.write_all(head.as_bytes()).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;
-    let (answer, rest) = Answer::receive(&mut stream)
-        .await
-        .map_err(|error| match error {
-            ReceiveError::Fault(fault) => not_websocket(fault),
-            ReceiveError::Broken(source) => broken(source),
-        })?;
-    if answer.status != 101 {
+    let (head, rest) =
+        Head::receive(&mut stream, Step::Any)
+            .await
+            .map_err(|error| match error {
+                HeadError::Fault(fault) => not_websocket(UpgradeFault::Head(fault)),
+                HeadError::Broken(source) => broken(source),
+            })?;
+    if head.status != 101 {
         return Err(WebSocketError::Refused {
             broker: broker.clone(),
             path: path.to_owned(),
-            status: answer.status,
+            status: head.status,
         });
     }
-    answer.check(&nonce, SUBPROTOCOL).map_err(not_websocket)?;
+    upgrade::check(&head, &nonce, SUBPROTOCOL).map_err(not_websocket)?;
     Ok(Messages::begin(stream, rest).await)
 }
 

@@ -6,8 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::Value;
 use smartrest::ConnectionKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
@@ -15,16 +14,17 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::net::upgrade::{self, Answer, ReceiveError};
+use crate::net::credentials::Hidden;
+use crate::net::head::{Head, HeadError, Step};
+use crate::net::upgrade::{self, UpgradeFault};
 use crate::net::{Endpoint, Stream, Transport, TransportError};
 use crate::secret::Secret;
 use crate::tunnel::relay::{self, CloudSocket, Link};
-use crate::words::legible;
 
 const PATH: &str = "/service/remoteaccess/device/";
 const SUBPROTOCOL: &str = "binary";
 
-/// Characters of an answer that are repeated.
+/// Bytes of an answer that are repeated.
 const HINT_LIMIT: usize = 120;
 /// Unsent bytes that the kernel takes for a connection. A ping waits behind them, and on a slow
 /// line the megabytes that the kernel would otherwise take delay it until the cloud seems dead.
@@ -45,12 +45,17 @@ pub enum EndpointError {
         limit: Duration,
     },
     /// The cloud refused with an HTTP status.
-    #[error("{cloud} refused the WebSocket with HTTP {status}: {}{}", meaning(*status), said(hint))]
+    #[error(
+        "{cloud} refused the WebSocket with HTTP {status}: {}{}",
+        meaning(*status, *author), said(hint)
+    )]
     Refused {
         /// Host and port.
         cloud: String,
         /// The HTTP status.
         status: u16,
+        /// Whoever wrote the answer.
+        author: Author,
         /// What the server said in the answer, made legible; empty if nothing.
         hint: String,
     },
@@ -60,7 +65,7 @@ pub enum EndpointError {
         /// Host and port.
         cloud: String,
         /// What is wrong with the answer.
-        fault: Fault,
+        fault: UpgradeFault,
     },
     /// The connection broke between the request and the answer.
     #[error("the connection to {cloud} broke before the WebSocket was open")]
@@ -75,7 +80,16 @@ pub enum EndpointError {
     Credentials,
 }
 
-pub use crate::net::upgrade::Fault;
+/// Who seems to have written a refusal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Author {
+    /// It is as the platform's refusals are.
+    Platform,
+    /// It is a page for a browser: a web server, or a box in between.
+    WebServer,
+    /// It could be anybody's.
+    Anybody,
+}
 
 impl EndpointError {
     /// Returns the HTTP status of a refusal; 401 may be worth another attempt with a new token.
@@ -87,15 +101,9 @@ impl EndpointError {
     }
 }
 
-/// Returns the value of an `Authorization` header for a user, named with the tenant, and a password.
-pub fn basic(user: &str, password: &Secret) -> Secret {
-    let pair = format!("{user}:{}", password.expose());
-    Secret::new(format!("Basic {}", BASE64.encode(pair)))
-}
-
 /// Opens the device WebSocket of a connection key within `limit`.
 ///
-/// `authorization` is the whole value of the header, such as [`basic`] makes. Dropping the future
+/// `authorization` is the whole value of the header. Dropping the future
 /// closes what is half open.
 pub async fn connect(
     transport: &Transport,
@@ -145,23 +153,25 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
         .map_err(broken)?;
     stream.flush().await.map_err(broken)?;
 
-    let (answer, mut rest) = Answer::receive(&mut stream)
-        .await
-        .map_err(|error| match error {
-            ReceiveError::Fault(fault) => no_websocket(fault),
-            ReceiveError::Broken(source) => broken(source),
-        })?;
-    if answer.status != 101 {
-        let body = answer.read_body(&mut stream, &mut rest).await;
+    let (head, mut rest) =
+        Head::receive(&mut stream, Step::Any)
+            .await
+            .map_err(|error| match error {
+                HeadError::Fault(fault) => no_websocket(UpgradeFault::Head(fault)),
+                HeadError::Broken(source) => broken(source),
+            })?;
+    let hidden = hidden(key, authorization);
+    if head.status != 101 {
+        let body = head.read_body(&mut stream, &mut rest).await;
         return Err(EndpointError::Refused {
             cloud: place,
-            status: answer.status,
-            hint: hint(&answer, body.as_deref(), key, authorization),
+            status: head.status,
+            author: author(&head, body.as_deref(), &rest),
+            hint: hint(&head, body.as_deref(), &hidden),
         });
     }
-    answer
-        .check(&nonce, SUBPROTOCOL)
-        .map_err(|fault| no_websocket(without_secrets(fault, key, authorization)))?;
+    upgrade::check(&head, &nonce, SUBPROTOCOL)
+        .map_err(|fault| no_websocket(without_secrets(fault, &hidden)))?;
     let link = Link::new(stream);
     let config = Some(relay::config());
     Ok(WebSocketStream::from_partially_read(link, rest, Role::Client, config).await)
@@ -184,8 +194,8 @@ fn request(
     )))
 }
 
-fn meaning(status: u16) -> &'static str {
-    match status {
+fn meaning(status: u16, author: Author) -> String {
+    let meaning = match status {
         300..=399 => "the platform is somewhere else, check cloud.url",
         400 => "the request was not understood",
         401 => "the credentials are refused, or the connection key was used or has expired",
@@ -196,6 +206,16 @@ fn meaning(status: u16) -> &'static str {
         500..=599 => "the platform, or something in front of it, has a fault",
         200..=299 => "this is a web server, but not a WebSocket, check cloud.url",
         _ => "the platform does not want the tunnel",
+    };
+    match (author, status) {
+        // These say already that somebody else may be speaking, or are nobody's secret.
+        (_, 200..=399 | 407 | 429 | 500..=599) | (Author::Platform | Author::Anybody, _) => {
+            meaning.to_owned()
+        }
+        (Author::WebServer, _) => format!(
+            "this is a web page and no answer of the platform, check cloud.url and what is in \
+             between; if both are right, {meaning}"
+        ),
     }
 }
 
@@ -206,30 +226,75 @@ fn said(hint: &str) -> String {
     }
 }
 
-/// Returns what a refusal says, if that is short text for people, and nothing of what it repeats.
-fn hint(
-    answer: &Answer,
-    body: Option<&str>,
-    key: &ConnectionKey,
-    authorization: &Secret,
-) -> String {
-    let text = match answer.status {
-        300..=399 => answer.all("location").next(),
-        _ => body.filter(|body| !body.trim_start().starts_with('<')),
-    };
-    let text = text.unwrap_or_default();
-    if repeats_secret(text, key, authorization) {
-        return String::new();
+/// Says who wrote a refusal; `received` is what came of its body, whole or not.
+fn author(head: &Head, body: Option<&str>, received: &[u8]) -> Author {
+    let types: Vec<_> = head
+        .all("content-type")
+        .map(str::to_ascii_lowercase)
+        .collect();
+    let is_of_type = |part| types.iter().any(|media_type| media_type.contains(part));
+    let beginning = String::from_utf8_lossy(received).to_ascii_lowercase();
+    // The platform words each refusal as an object of a code, a message and a link.
+    let refusal = body.and_then(object).is_some_and(|object| {
+        ["error", "message"]
+            .iter()
+            .all(|name| object.get(*name).is_some_and(Value::is_string))
+    });
+    if refusal || is_of_type("cumulocity") {
+        Author::Platform
+    } else if is_of_type("html")
+        || body.is_some_and(|body| body.trim_start().starts_with('<'))
+        || beginning.contains("<html")
+        || beginning.contains("<!doctype")
+    {
+        Author::WebServer
+    } else {
+        Author::Anybody
     }
-    legible(text).chars().take(HINT_LIMIT).collect()
 }
 
-fn without_secrets(fault: Fault, key: &ConnectionKey, authorization: &Secret) -> Fault {
+fn object(body: &str) -> Option<serde_json::Map<String, Value>> {
+    serde_json::from_str(body).ok()
+}
+
+/// Returns what a refusal says, if that is short text for people, and nothing of what it repeats.
+fn hint(head: &Head, body: Option<&str>, hidden: &Hidden) -> String {
+    if let 300..=399 = head.status {
+        let location = head.all("location").next().unwrap_or_default();
+        let whole = hidden.words(location, HINT_LIMIT);
+        return match whole.is_empty() {
+            true => hidden.words(origin(location).unwrap_or_default(), HINT_LIMIT),
+            false => whole,
+        };
+    }
+    let body = body.unwrap_or_default();
+    if body.trim_start().starts_with('<') {
+        return String::new();
+    }
+    let whole = hidden.words(body, HINT_LIMIT);
+    if !whole.is_empty() {
+        return whole;
+    }
+    // Where the path is repeated beside it, the message alone may still be shown.
+    let object = object(body).unwrap_or_default();
+    let message = object.get("message").and_then(Value::as_str);
+    hidden.words(message.unwrap_or_default(), HINT_LIMIT)
+}
+
+/// Returns scheme and host of a URL, `None` if it has none or somebody's password.
+fn origin(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    let length = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let origin = url.get(..scheme.len() + "://".len() + length)?;
+    (!origin.contains('@')).then_some(origin)
+}
+
+fn without_secrets(fault: UpgradeFault, hidden: &Hidden) -> UpgradeFault {
     match fault {
-        Fault::Subprotocol { named, asked } => Fault::Subprotocol {
-            named: match repeats_secret(&named, key, authorization) {
-                true => "…".to_owned(),
-                false => named.chars().take(HINT_LIMIT).collect(),
+        UpgradeFault::Subprotocol { named, asked } => UpgradeFault::Subprotocol {
+            named: match hidden.words(&named, HINT_LIMIT) {
+                named if named.is_empty() => "…".to_owned(),
+                named => named,
             },
             asked,
         },
@@ -237,28 +302,15 @@ fn without_secrets(fault: Fault, key: &ConnectionKey, authorization: &Secret) ->
     }
 }
 
-/// Whether a text repeats something that nobody may read, in JSON or broken over lines as well.
+fn hidden(key: &ConnectionKey, authorization: &Secret) -> Hidden {
+    Hidden::default()
+        .and(key.expose())
+        .and_header(authorization)
+}
+
+/// Whether a text repeats something that nobody may read, in whatever disguise.
 pub(crate) fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Secret) -> bool {
-    let squeeze = |text: &str| text.replace(|c: char| !c.is_ascii_alphanumeric(), "");
-    let credentials = authorization.expose();
-    let token = credentials
-        .split_once(' ')
-        .map_or(credentials, |pair| pair.1);
-    let decoded = BASE64.decode(token).ok();
-    let password = decoded
-        .as_deref()
-        .and_then(|pair| std::str::from_utf8(pair).ok())
-        .and_then(|pair| pair.split_once(':'))
-        .map(|pair| pair.1);
-    let squeezed = squeeze(text);
-    [Some(key.expose()), Some(token), password]
-        .into_iter()
-        .flatten()
-        .any(|secret| {
-            let bare = squeeze(secret);
-            (!secret.is_empty() && text.contains(secret))
-                || (!bare.is_empty() && squeezed.contains(&bare))
-        })
+    hidden(key, authorization).is_in(text)
 }
 
 #[cfg(test)]
@@ -271,7 +323,8 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
     use super::*;
-    use crate::net::upgrade::{BODY_LIMIT, HEAD_LIMIT};
+    use crate::net::basic;
+    use crate::net::head::{BODY_LIMIT, HEAD_LIMIT};
     use crate::words::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -426,6 +479,33 @@ mod tests {
                  tunnels, or the connection key has expired",
             ),
             (
+                // In chunks, and behind an interim answer.
+                "103 Early Hints\r\nLink: </s.css>\r\n\r\nHTTP/1.1 404 Not Found\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n\
+                 9\r\n{\"error\":\r\n7;x=y\r\n\"gone\"}\r\n0\r\nX: y\r\n\r\n"
+                    .to_owned(),
+                404,
+                "CLOUD refused the WebSocket with HTTP 404: the connection key is unknown, was \
+                 used or has expired ({'error':'gone'})",
+            ),
+            (
+                "404 Not Found\r\nContent-Type: text/html\r\nContent-Length: 9999\r\n\r\n404"
+                    .to_owned(),
+                404,
+                "CLOUD refused the WebSocket with HTTP 404: this is a web page and no answer of \
+                 the platform, check cloud.url and what is in between; if both are right, the \
+                 connection key is unknown, was used or has expired",
+            ),
+            (
+                "403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 f\r\n<!DOCTYPE html>\r\n0\r\n\r\n"
+                    .to_owned(),
+                403,
+                "CLOUD refused the WebSocket with HTTP 403: this is a web page and no answer of \
+                 the platform, check cloud.url and what is in between; if both are right, the \
+                 device's user may not open tunnels, or the connection key has expired",
+            ),
+            (
                 "503 Down\r\nContent-Length: 30\r\n\r\n<html><h1>Down</h1></html>    ".to_owned(),
                 503,
                 "CLOUD refused the WebSocket with HTTP 503: the platform, or something in front \
@@ -466,7 +546,11 @@ mod tests {
         for body in [
             format!("no tunnel {KEY}"),
             "no tunnel 3f2c-\n\u{7}key".to_owned(),
+            "no tunnel 3F2C-KEY".to_owned(),
+            "no tunnel 3f2c%2Dkey".to_owned(),
+            r#"{"path":"\/service\/3f2c\u002dkey"}"#.to_owned(),
             format!("Authorization: Basic {token}"),
+            format!("AUTHORIZATION: BASIC {}", token.to_uppercase()),
             format!("wrong password {PASSWORD}"),
         ] {
             let answer = format!(
@@ -476,11 +560,28 @@ mod tests {
             let (_, said) = refusal(answer).await;
             assert!(said.ends_with("the request was not understood"), "{said}");
         }
+        let body = format!(r#"{{"status":404,"error":"x","message":"gone","path":"/{KEY}"}}"#);
         let (_, said) = refusal(format!(
-            "HTTP/1.1 302 Found\r\nLocation: /x/{KEY}\r\nContent-Length: 0\r\n\r\n"
+            "HTTP/1.1 400 Bad\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
         ))
         .await;
-        assert!(said.ends_with("check cloud.url"), "{said}");
+        assert!(said.ends_with("not understood (gone)"), "{said}");
+        for (location, shown) in [
+            ("/x/3F2C-key", "check cloud.url"),
+            (
+                "https://login.example.com:8443?to=3f2c%2Dkey",
+                "(https://login.example.com:8443)",
+            ),
+            ("https://a:b@example.com/3f2c-key", "check cloud.url"),
+            ("https://3f2c-key.example.com/3f2c-key", "check cloud.url"),
+        ] {
+            let (_, said) = refusal(format!(
+                "HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n"
+            ))
+            .await;
+            assert!(said.ends_with(shown), "{said}");
+        }
         let (_, said) = refusal(switching(&format!("Sec-WebSocket-Protocol: {KEY}\r\n"))).await;
         assert!(!said.contains(KEY), "{said}");
     }
@@ -491,6 +592,10 @@ mod tests {
             (
                 "SSH-2.0-OpenSSH_9.2\r\n".to_owned(),
                 "the answer is not HTTP",
+            ),
+            (
+                "\0\0\0\u{4}\0\0\0\0\0".to_owned(),
+                "the answer is HTTP/2, and nobody there speaks HTTP/1.1",
             ),
             (
                 switching("Sec-WebSocket-Protocol: mqtt\r\n"),

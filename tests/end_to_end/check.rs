@@ -447,6 +447,36 @@ async fn words_what_the_websocket_endpoint_answers() {
              platform is",
         ),
         (
+            Misbehaviour::Answer {
+                status: 404,
+                body: "<html><title>404 Not Found</title></html>".to_owned(),
+            },
+            "✗ WebSocket endpoint: 127.0.0.1:CLOUD refused the WebSocket with HTTP 404: this is a \
+             web page and no answer of the platform, check cloud.url and what is in between; if \
+             both are right, the connection key is unknown, was used or has expired (T)\n    check \
+             cloud.url: what answers there is not the platform, or a proxy is in between",
+        ),
+        (
+            Misbehaviour::Answer {
+                status: 401,
+                body: "<html><title>Sign in</title></html>".to_owned(),
+            },
+            "✗ WebSocket endpoint: 127.0.0.1:CLOUD refused the WebSocket with HTTP 401: this is a \
+             web page and no answer of the platform, check cloud.url and what is in between; if \
+             both are right, the credentials are refused, or the connection key was used or has \
+             expired (T)\n    check cloud.url: what answers there is not the platform, or a proxy \
+             is in between",
+        ),
+        (
+            Misbehaviour::Answer {
+                status: 404,
+                body: String::new(),
+            },
+            "✓ WebSocket endpoint: reached, and the credentials are taken (HTTP 404 for a key that \
+             does not exist) (T)\n    the answer does not show that it is the platform's: if no \
+             tunnel opens, check cloud.url",
+        ),
+        (
             Misbehaviour::NeverAnswer,
             "✗ WebSocket endpoint: 127.0.0.1:CLOUD did not open the WebSocket within 700ms (T)\n    \
              check cloud.url, and whether something on the way lets no WebSocket through",
