@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use crate::cli::Tunnel;
 use crate::tunnel::Opener;
-use crate::words::failure_reason;
+use crate::words::{failure_reason, seconds};
 
 /// Bytes of a reason in the log.
 const REASON_LIMIT: usize = 1024;
@@ -38,8 +38,13 @@ pub async fn run(
     // Whoever started this may wait for the line, or may have closed the pipe long ago.
     let _ = writeln!(io::stdout(), "CONNECTED").and_then(|()| io::stdout().flush());
     let ended = tunnel.relay(stop.cancelled()).await;
-    info!(reason = ended.reason.to_string(), up = ended.up, down = ended.down,
-        lasted = ?ended.lasted, "the tunnel has ended");
+    info!(
+        reason = ended.reason.to_string(),
+        up = ended.up,
+        down = ended.down,
+        lasted_s = seconds(ended.lasted),
+        "the tunnel has ended"
+    );
     if ended.reason.is_orderly() {
         ExitCode::SUCCESS
     } else {

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Check, Command, Connect, Invocation, Tunnel};
+use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Tunnel};
 use adit::config::{Config, Sources};
 use adit::words::failure_reason;
 use adit::{assembly, logging};
@@ -26,6 +26,12 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    let code = start();
+    logging::flush();
+    code
+}
+
+fn start() -> ExitCode {
     let Invocation {
         config,
         settings,
@@ -33,18 +39,20 @@ fn main() -> ExitCode {
         log_format,
         command,
     } = cli::parse();
-    logging::install(log_level, log_format);
+    if let Err(error) = logging::install(log_level, log_format) {
+        let _ = writeln!(io::stderr(), "cannot write to standard error: {error}");
+        return ExitCode::FAILURE;
+    }
     let config = match Config::load(&Sources::of_this_machine(config, settings)) {
         Ok(config) => config,
-        // Faults are for the person at the terminal, also where logs are JSON.
-        Err(faults) => return refuse(&faults.to_string()),
+        Err(faults) => return refuse(log_format, &faults.to_string()),
     };
     let task = match command {
         Command::Run => Task::Agent,
         Command::Connect(Connect::Tunnel(tunnel)) => Task::Tunnel(tunnel),
         Command::Connect(Connect::StandardInput) => match row_from_standard_input() {
             Ok(tunnel) => Task::Tunnel(tunnel),
-            Err(error) => return refuse(&format!("standard input: {error:#}")),
+            Err(error) => return refuse(log_format, &format!("standard input: {error:#}")),
         },
         Command::Check(check) => Task::Check(check),
     };
@@ -64,8 +72,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn refuse(message: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{message}");
+fn refuse(format: LogFormat, faults: &str) -> ExitCode {
+    for fault in faults.lines() {
+        logging::refuse(format, fault);
+    }
     ExitCode::from(BAD_CONFIGURATION)
 }
 
@@ -109,6 +119,7 @@ fn stop_on_signal() -> io::Result<CancellationToken> {
         first.cancel();
         either(&mut terminate, &mut interrupt).await;
         warn!("second signal: leaving at once");
+        logging::flush();
         std::process::exit(1);
     });
     Ok(stop)

@@ -1,6 +1,7 @@
 //! Words for an error and its causes, as the operator reads them on an operation.
 
 use std::error::Error;
+use std::time::Duration;
 use std::{io, iter};
 
 use smartrest::plain_text;
@@ -40,6 +41,12 @@ pub(crate) fn words(error: &io::Error) -> String {
 /// Makes one line of a text from outside, of any length, without double quotes.
 pub(crate) fn legible(text: &str) -> String {
     plain_text(text, usize::MAX)
+}
+
+/// Returns a time as a field of the log, whose name ends in `_s`: seconds, to the millisecond.
+pub(crate) fn seconds(time: Duration) -> f64 {
+    const PER_SECOND: f64 = 1000.0;
+    (time.as_secs_f64() * PER_SECOND).round() / PER_SECOND
 }
 
 #[cfg(test)]

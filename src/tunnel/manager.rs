@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{Ended, Opener};
-use crate::words::failure_reason;
+use crate::words::{failure_reason, seconds};
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
 const REASON_LIMIT: usize = 500;
@@ -179,7 +179,12 @@ async fn carry(
     info!("opened");
     let _ = events.send(Event::Opened(id)).await;
     let ended = tunnel.relay(stop.cancelled()).await;
-    info!(reason = ended.reason.to_string(), up = ended.up, down = ended.down,
-        lasted = ?ended.lasted, "ended");
+    info!(
+        reason = ended.reason.to_string(),
+        up = ended.up,
+        down = ended.down,
+        lasted_s = seconds(ended.lasted),
+        "ended"
+    );
     let _ = events.send(Event::Ended(id, Some(ended))).await;
 }

@@ -18,6 +18,7 @@ mod configuration;
 mod connect;
 mod ends;
 mod failures;
+mod logs;
 mod operation_ids;
 mod operations;
 mod outages;

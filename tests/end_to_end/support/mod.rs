@@ -18,7 +18,7 @@ pub(crate) mod transfer;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, Surroundings, refused_configuration};
+pub(crate) use adit::{Adit, Surroundings, command, refused_configuration};
 pub(crate) use check::{check, interrupted_check};
 pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;

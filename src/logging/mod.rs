@@ -1,0 +1,210 @@
+//! Logs of adit go to standard error, as text for people or as JSON for collectors.
+//!
+//! A field that is a time has its unit in its name, as `retry_in_s`, and is a number of seconds;
+//! people read it as `retry_in=1.5s`.
+
+mod output;
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{error, warn};
+use tracing_subscriber::field::{RecordFields, VisitFmt, VisitOutput};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt as layers};
+
+use crate::cli::{LogFormat, LogLevel};
+use output::{Lines, Output};
+
+/// How long the last lines may take at the end of the process.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+/// Ends the name of a field that is a number of seconds.
+const SECONDS: &str = "_s";
+
+static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
+
+/// Installs the log for the whole process; the first call counts.
+///
+/// Only what adit itself logs comes through: libraries do not know which of their values are
+/// secrets.
+///
+/// # Errors
+/// What the system says where it cannot give standard error.
+pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
+    if OUTPUT.get().is_some() {
+        return Ok(());
+    }
+    let output = Arc::new(Output::new(output::standard_error()?, tell_dropped));
+    let output = Arc::clone(OUTPUT.get_or_init(|| output));
+    let lines = move || Lines(Arc::clone(&output));
+    let ours = Targets::new().with_target("adit", LevelFilter::from_level(level.into()));
+    let layer = match format {
+        LogFormat::Text => layers::layer()
+            .with_ansi(wants_colour())
+            .fmt_fields(TextFields)
+            .with_writer(lines)
+            .with_target(false)
+            .boxed(),
+        // The innermost span names the tunnel; there is none around it.
+        LogFormat::Json => layers::layer()
+            .json()
+            .with_span_list(false)
+            .with_writer(lines)
+            .with_target(false)
+            .boxed(),
+    };
+    // A second installation finds the first one standing, which is what it wants.
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(ours))
+        .try_init();
+    Ok(())
+}
+
+/// Says what keeps adit from starting, as it is to the person at a terminal.
+pub fn refuse(format: LogFormat, fault: &str) {
+    match (format, OUTPUT.get()) {
+        (LogFormat::Text, Some(output)) => output.write_line(format!("{fault}\n").as_bytes()),
+        _ => error!(fault, "the configuration cannot be used"),
+    }
+}
+
+/// Waits a moment for whoever reads the log to take the last lines.
+pub fn flush() {
+    if let Some(output) = OUTPUT.get() {
+        output.flush(FLUSH_LIMIT);
+    }
+}
+
+fn tell_dropped(lines: u64) {
+    warn!(lines, "log lines dropped: nobody took them in time");
+}
+
+/// Colour is for a terminal, unless `NO_COLOR` says otherwise (<https://no-color.org>).
+fn wants_colour() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !refused
+}
+
+/// Fields as people read them.
+struct TextFields;
+
+struct TextVisitor<'a> {
+    default: DefaultVisitor<'a>,
+    has_colour: bool,
+}
+
+impl<'a> FormatFields<'a> for TextFields {
+    fn format_fields<R: RecordFields>(&self, writer: Writer<'a>, fields: R) -> fmt::Result {
+        let has_colour = writer.has_ansi_escapes();
+        let default = DefaultVisitor::new(writer, true);
+        let mut visitor = TextVisitor {
+            default,
+            has_colour,
+        };
+        fields.record(&mut visitor);
+        visitor.default.finish()
+    }
+}
+
+impl Visit for TextVisitor<'_> {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        let name = field.name().strip_suffix(SECONDS);
+        let time = Duration::try_from_secs_f64(value);
+        let (Some(name), Ok(time)) = (name, time) else {
+            return self.default.record_f64(field, value);
+        };
+        // A message stands before, so there is always something to part it from.
+        let written = match self.has_colour {
+            true => write!(
+                self.default.writer(),
+                " \x1b[3m{name}\x1b[0m\x1b[2m=\x1b[0m{time:?}"
+            ),
+            false => write!(self.default.writer(), " {name}={time:?}"),
+        };
+        // The next field fails in the same way, and says so.
+        let _ = written;
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.default.record_str(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.default.record_error(field, value);
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.default.record_debug(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tracing::info;
+
+    use super::*;
+    use crate::words::seconds;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(has_colour: bool, log: impl FnOnce()) -> String {
+        let shared = Shared::default();
+        let writer = shared.clone();
+        let subscriber = layers()
+            .with_ansi(has_colour)
+            .fmt_fields(TextFields)
+            .with_writer(move || writer.clone())
+            .with_target(false)
+            .without_time()
+            .finish();
+        tracing::subscriber::with_default(subscriber, log);
+        String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn layers() -> tracing_subscriber::fmt::SubscriberBuilder {
+        tracing_subscriber::fmt()
+    }
+
+    #[test]
+    fn shows_people_a_time_with_its_unit() {
+        let line = logged(false, || {
+            info!(
+                up = 7,
+                retry_in_s = seconds(Duration::from_micros(1_734_400)),
+                lasted_s = 0.3,
+                share = 0.5,
+                why = "x",
+                "lost"
+            );
+        });
+        let words = " INFO lost up=7 retry_in=1.734s lasted=300ms share=0.5 why=\"x\"\n";
+        assert_eq!(line, words);
+        let line = logged(true, || info!(retry_in_s = 2.0, "lost"));
+        assert!(
+            line.contains("\x1b[3mretry_in\x1b[0m\x1b[2m=\x1b[0m2s"),
+            "{line:?}"
+        );
+    }
+}
