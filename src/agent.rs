@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use smartrest::{
-    COLLECTION_ID, ConnectRequest, Fragment, Offer, Request, Target, Token, Topic, Topics,
-    plain_text,
+    COLLECTION_ID, ConnectRequest, Fragment, PendingOperation, Request, Target, Token, Topic,
+    Topics, plain_text,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -238,7 +238,7 @@ impl Agent {
                      reported without their ids, a result waits for every older one of its device, \
                      and adit_RemoteAccess is not kept up to date"
                 ),
-                Action::Take(offers) => self.take(offers),
+                Action::Take(pending) => self.take(pending),
                 Action::Nameless(error) => {
                     debug!(error = error.to_string(), "row left to its static copy");
                 }
@@ -265,26 +265,26 @@ impl Agent {
     }
 
     fn received(&mut self, payload: &[u8]) {
-        let mut offers = Vec::new();
+        let mut pending = Vec::new();
         for row in smartrest::decode(payload) {
-            match Offer::from_static_row(&row) {
-                Some(offer) => offers.push(offer),
+            match PendingOperation::from_static_row(&row) {
+                Some(operation) => pending.push(operation),
                 None => debug!(template = row.template(), "row for another agent"),
             }
         }
         match &mut self.by_id {
             Some(by_id) => {
-                let is_known = |offer: &Offer| self.operations.knows(offer);
+                let is_known = |operation: &PendingOperation| self.operations.knows(operation);
                 let now = Instant::now();
-                let actions = by_id.collection.static_offers(offers, now, is_known);
+                let actions = by_id.collection.static_rows(pending, now, is_known);
                 self.carry_out(actions);
             }
-            None => self.take(offers),
+            None => self.take(pending),
         }
     }
 
-    fn take(&mut self, offers: Vec<Offer>) {
-        if offers.is_empty() {
+    fn take(&mut self, pending: Vec<PendingOperation>) {
+        if pending.is_empty() {
             return;
         }
         // Nothing younger may overtake what was left out.
@@ -296,15 +296,16 @@ impl Agent {
             self.rows_left_out = true;
             return;
         }
-        let (offers, unanswerable): (Vec<Offer>, Vec<Offer>) =
-            offers.into_iter().partition(|offer| self.can_answer(offer));
+        let (pending, unanswerable): (Vec<PendingOperation>, Vec<PendingOperation>) = pending
+            .into_iter()
+            .partition(|operation| self.can_answer(operation));
         if !unanswerable.is_empty() {
             warn!(
                 rows = unanswerable.len(),
                 "row dropped: no topic can name its device, so nobody can be answered"
             );
         }
-        let received = self.operations.receive(&offers);
+        let received = self.operations.receive(&pending);
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
@@ -321,8 +322,8 @@ impl Agent {
 
     /// Whether statuses for the request's device have a topic. One that names no device is left to
     /// the operations.
-    fn can_answer(&self, offer: &Offer) -> bool {
-        let device = offer.device().unwrap_or(&self.gateway);
+    fn can_answer(&self, operation: &PendingOperation) -> bool {
+        let device = operation.device().unwrap_or(&self.gateway);
         device == self.gateway || self.topics.child_up(device).is_ok()
     }
 

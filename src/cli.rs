@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target};
+use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target, TargetError};
 
 use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE};
 use crate::secret::Secret;
@@ -330,9 +330,10 @@ impl CheckArgs {
             no_login,
             json,
         } = self;
-        let target = target.map(|text| parse_target(&text)).transpose();
+        let target = target.map(|text| text.parse::<Target>()).transpose();
         Ok(Check {
-            target: target.map_err(|words| mistake(ErrorKind::ValueValidation, words))?,
+            target: target
+                .map_err(|error| mistake(ErrorKind::ValueValidation, error.to_string()))?,
             no_login,
             json,
         })
@@ -344,18 +345,11 @@ fn tunnel(target: &str, key: &Secret) -> Result<Tunnel, String> {
         return Err("the connection key is empty".to_owned());
     }
     Ok(Tunnel {
-        target: parse_target(target)?,
+        target: target
+            .parse()
+            .map_err(|error: TargetError| error.to_string())?,
         key: ConnectionKey::parse(key.expose()).map_err(|error| error.to_string())?,
     })
-}
-
-fn parse_target(target: &str) -> Result<Target, String> {
-    let bracketed = target.starts_with('[') && target.contains("]:");
-    let (host, port) = target
-        .rsplit_once(':')
-        .filter(|(host, _)| bracketed || !host.contains(':'))
-        .ok_or_else(|| format!("{target:?} is neither HOST:PORT nor [IPv6]:PORT"))?;
-    Target::parse(host, port).map_err(|error| error.to_string())
 }
 
 fn mistake(kind: ErrorKind, words: String) -> clap::Error {
@@ -514,7 +508,7 @@ mod tests {
         for (arguments, words) in [
             (
                 &["check", "--target", "plc-7"][..],
-                "\"plc-7\" is neither HOST:PORT nor [IPv6]:PORT",
+                "'plc-7' is neither HOST:PORT nor [IPv6]:PORT",
             ),
             (&["check", "--target", "plc-7:0"], "port 0"),
             (&["fly"][..], "unrecognized subcommand 'fly'"),
@@ -553,7 +547,7 @@ mod tests {
             ),
             (
                 &["connect", "--target", "plc-7", "--key", "k"],
-                "\"plc-7\" is neither HOST:PORT nor [IPv6]:PORT",
+                "'plc-7' is neither HOST:PORT nor [IPv6]:PORT",
             ),
             (
                 &["connect", "--target", "fd00::7:22", "--key", "k"],

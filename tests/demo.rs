@@ -209,7 +209,7 @@ async fn says_what_to_do_when_it_cannot_start() {
         (
             ["--target", "plc-7"],
             2,
-            "it is neither HOST:PORT nor [IPv6]:PORT",
+            "'plc-7' is neither HOST:PORT nor [IPv6]:PORT",
         ),
         (["--target", "169.254.169.254:80"], 1, "link-local"),
     ] {

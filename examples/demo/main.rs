@@ -21,6 +21,7 @@ use adit::config::{Config, Sources};
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use simulated_cloud::{Cloud, Options, Status};
+use smartrest::Target;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use arguments::{Arguments, Target};
+use arguments::Arguments;
 use broker::Broker;
 use device::Device;
 use story::{Colour, Listener, Story};
@@ -90,10 +91,10 @@ async fn show(arguments: &Arguments, story: &Story) -> anyhow::Result<()> {
     let device = Device::bind(GATEWAY, open)
         .await
         .context("cannot start the demo device")?;
-    let target = arguments
-        .target
-        .clone()
-        .unwrap_or_else(|| device.address.into());
+    let target = match &arguments.target {
+        Some(target) => target.clone(),
+        None => device.address.to_string().parse()?,
+    };
     let config = config(&cloud, &broker, &target)?;
 
     story.line(
@@ -118,7 +119,7 @@ async fn show(arguments: &Arguments, story: &Story) -> anyhow::Result<()> {
     );
     let opening = async {
         announced(&cloud, story).await?;
-        cloud.forward(listener, GATEWAY, &target.host, target.port);
+        cloud.forward(listener, GATEWAY, target.host(), target.port());
         if !open.ip().is_loopback() {
             story.line(
                 Colour::Red,
@@ -244,7 +245,9 @@ fn invitation(arguments: &Arguments, open: SocketAddr) -> String {
     let port = open.port();
     let what = match &arguments.target {
         None => format!("open http://{open}"),
-        Some(Target { port: SSH_PORT, .. }) => format!("open: ssh -p {port} USER@{}", open.ip()),
+        Some(target) if target.port() == SSH_PORT => {
+            format!("open: ssh -p {port} USER@{}", open.ip())
+        }
         Some(_) => format!("open {open}"),
     };
     format!("{what} (each connection is a tunnel, Ctrl-C ends the demo)")

@@ -6,15 +6,19 @@
 //! to limit.
 
 pub mod row;
+pub mod target;
 pub mod templates;
 pub mod text;
 pub mod topic;
 
 pub use row::{FieldError, Row, decode, encode};
-pub use templates::collection::{COLLECTION, COLLECTION_ID, CollectionAnswer, Fragment, Offer};
-pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError, Target};
+pub use target::{Target, TargetError};
+pub use templates::collection::{
+    COLLECTION, COLLECTION_ID, CollectionAnswer, Fragment, PendingOperation,
+};
+pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError};
 pub use templates::credentials::{Credentials, CredentialsError, Token};
 pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};
-pub use templates::request::{Request, UnknownRequest};
+pub use templates::request::Request;
 pub use text::plain_text;
 pub use topic::{Topic, TopicError, Topics};

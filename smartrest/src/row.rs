@@ -124,24 +124,8 @@ pub fn decode(payload: &[u8]) -> Vec<Row> {
 /// Reading it with [`decode`] gives the same rows, except that one with no value but an empty one
 /// is left out: its line would be blank.
 pub fn encode<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
-    lines(rows).collect::<Vec<_>>().join("\n")
-}
-
-/// Writes rows as [`encode`] does, as payloads of at most `limit` bytes, in order.
-///
-/// A row that is longer than `limit` by itself becomes a payload of its own: no row is cut.
-pub fn encode_within<'a>(rows: impl IntoIterator<Item = &'a Row>, limit: usize) -> Vec<String> {
-    let mut payloads: Vec<String> = Vec::new();
-    for line in lines(rows) {
-        match payloads.last_mut() {
-            Some(payload) if payload.len() + 1 + line.len() <= limit => {
-                payload.push('\n');
-                payload.push_str(&line);
-            }
-            _ => payloads.push(line),
-        }
-    }
-    payloads
+    let rows = rows.into_iter().filter(|row| !row.is_blank());
+    rows.map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Returns how many bytes of payload fit into a packet to `topic`.
@@ -149,18 +133,15 @@ pub fn payload_limit(topic: &str) -> usize {
     PACKET_LIMIT.saturating_sub(PUBLISH_OVERHEAD + topic.len())
 }
 
-fn lines<'a>(rows: impl IntoIterator<Item = &'a Row>) -> impl Iterator<Item = String> {
-    let rows = rows.into_iter().filter(|row| !row.is_blank());
-    rows.map(|row| {
-        let mut line = String::new();
-        for (index, field) in row.fields.iter().enumerate() {
-            if index > 0 {
-                line.push(',');
-            }
-            push_field(&mut line, field);
+fn line(row: &Row) -> String {
+    let mut line = String::new();
+    for (index, field) in row.fields.iter().enumerate() {
+        if index > 0 {
+            line.push(',');
         }
-        line
-    })
+        push_field(&mut line, field);
+    }
+    line
 }
 
 /// `csv` can write neither: it doubles a backslash nowhere, and quotes no outer white space.
@@ -336,22 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn fills_payloads_up_to_a_limit() {
-        let rows = [
-            Row::new(["1"]),
-            Row::new(["22"]),
-            Row::new(["55555"]),
-            Row::new(["3"]),
-        ];
-        for (limit, payloads) in [
-            (0, vec!["1", "22", "55555", "3"]),
-            (3, vec!["1", "22", "55555", "3"]),
-            (4, vec!["1\n22", "55555", "3"]),
-            (7, vec!["1\n22", "55555\n3"]),
-            (99, vec!["1\n22\n55555\n3"]),
-        ] {
-            assert_eq!(encode_within(&rows, limit), payloads, "{limit}");
-        }
+    fn tells_how_much_fits_into_a_packet() {
         assert_eq!(payload_limit("s/us"), 16_173);
     }
 
@@ -383,19 +349,6 @@ mod tests {
         fn writes_again_what_it_has_read_of_any_quoting(payload in "[\"\\\\,\n\r1 ]{0,24}") {
             let rows = decode(payload.as_bytes());
             prop_assert_eq!(decode(encode(&rows).as_bytes()), rows);
-        }
-
-        #[test]
-        fn loses_no_row_to_a_limit(
-            rows in prop::collection::vec(any_row(), 0..8),
-            limit in 0_usize..64,
-        ) {
-            let payloads = encode_within(&rows, limit);
-            for payload in &payloads {
-                prop_assert!(payload.len() <= limit || decode(payload.as_bytes()).len() == 1);
-            }
-            let again: Vec<_> = payloads.iter().flat_map(|p| decode(p.as_bytes())).collect();
-            prop_assert_eq!(again, rows);
         }
     }
 }

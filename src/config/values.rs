@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
+use smartrest::target::split_port;
 
 use super::keys::Shape;
 use crate::net::proxy::Proxy;
@@ -388,22 +389,11 @@ impl<'a> Url<'a> {
 
     fn endpoint(&self, tls: bool, default_port: u16) -> Result<Endpoint, String> {
         let no_host = || format!("does not name a host as \"{}\" does", self.example);
-        let (host, port) = match self.authority.strip_prefix('[') {
-            Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or_else(no_host)?;
-                if !host.contains(':') || !(rest.is_empty() || rest.starts_with(':')) {
-                    return Err(no_host());
-                }
-                (host, rest.strip_prefix(':'))
-            }
-            None => match self.authority.split_once(':') {
-                Some((_, rest)) if rest.contains(':') => {
-                    return Err("has an IPv6 address without [ and ]".to_owned());
-                }
-                Some((host, port)) => (host, Some(port)),
-                None => (self.authority, None),
-            },
+        let no_split = || match self.authority.starts_with('[') {
+            true => no_host(),
+            false => "has an IPv6 address without [ and ]".to_owned(),
         };
+        let (host, port) = split_port(self.authority).ok_or_else(no_split)?;
         // What TLS cannot check against a certificate is no host to speak to.
         ServerName::try_from(host).map_err(|_| no_host())?;
         let port = match port {

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use smartrest::{CollectionAnswer, FieldError, Offer, Row};
+use smartrest::{CollectionAnswer, FieldError, PendingOperation, Row};
 use tokio::time::Instant;
 
 /// How long the platform may take to answer for the collection.
@@ -34,7 +34,7 @@ pub enum Action {
     /// Say that operations are taken without ids.
     WarnOfFallback,
     /// Carry out these requests of one payload.
-    Take(Vec<Offer>),
+    Take(Vec<PendingOperation>),
     /// Log that an operation came without its id.
     Nameless(FieldError),
 }
@@ -60,7 +60,7 @@ pub struct Collection {
     ask_again_at: Option<Instant>,
     held: VecDeque<Held>,
     /// Requests without a key that came with an id, whose `530` may still come.
-    answered: VecDeque<(Instant, Offer)>,
+    answered: VecDeque<(Instant, PendingOperation)>,
 }
 
 /// The static rows of one payload. Those that are known already are kept among them: they tell the
@@ -68,7 +68,7 @@ pub struct Collection {
 #[derive(Debug)]
 struct Held {
     until: Instant,
-    offers: Vec<Offer>,
+    pending: Vec<PendingOperation>,
 }
 
 impl Default for Collection {
@@ -130,64 +130,69 @@ impl Collection {
     }
 
     /// Takes the rows of one payload of `s/ds`, of which `is_known` tells those that came before.
-    pub fn static_offers(
+    pub fn static_rows(
         &mut self,
-        mut offers: Vec<Offer>,
+        mut pending: Vec<PendingOperation>,
         now: Instant,
-        is_known: impl Fn(&Offer) -> bool,
+        is_known: impl Fn(&PendingOperation) -> bool,
     ) -> Vec<Action> {
         match self.state {
             State::Undecided => return Vec::new(),
-            State::FallenBack => return take(offers),
+            State::FallenBack => return take(pending),
             State::Installed => {}
         }
         self.forget(now);
-        offers.retain(|offer| {
-            let is_copy = |(_, answered): &(Instant, Offer)| answered.asks_for_the_same(offer);
+        pending.retain(|operation| {
+            let is_copy =
+                |(_, answered): &(Instant, PendingOperation)| answered.asks_for_the_same(operation);
             let place = self.answered.iter().position(is_copy);
             place.is_none_or(|place| self.answered.remove(place).is_none())
         });
-        let waiting: usize = self.held.iter().map(|held| held.offers.len()).sum();
-        if offers.iter().all(is_known) || waiting + offers.len() > HELD_LIMIT {
-            return take(offers);
+        let waiting: usize = self.held.iter().map(|held| held.pending.len()).sum();
+        if pending.iter().all(is_known) || waiting + pending.len() > HELD_LIMIT {
+            return take(pending);
         }
         let until = now + ROW_LIMIT;
-        self.held.push_back(Held { until, offers });
+        self.held.push_back(Held { until, pending });
         Vec::new()
     }
 
     /// Takes the rows of one payload of `s/dc/<X-ID>`: with its id an operation waits for nothing.
     /// That they come says as much as an answer.
     pub fn rows(&mut self, rows: &[Row], now: Instant) -> Vec<Action> {
-        let mut offers = Vec::new();
+        let mut pending = Vec::new();
         let mut actions = Vec::new();
-        for offer in rows.iter().filter_map(Offer::from_collection_row) {
-            match offer {
-                Ok(offer) => {
+        for operation in rows
+            .iter()
+            .filter_map(PendingOperation::from_collection_row)
+        {
+            match operation {
+                Ok(operation) => {
                     // A key tells the copy from others for ever, and without one this has to.
-                    if offer.key().is_none() && !self.release_copy(&offer) {
-                        self.answered.push_back((now + ROW_LIMIT, offer.clone()));
+                    if operation.key().is_none() && !self.release_copy(&operation) {
+                        self.answered
+                            .push_back((now + ROW_LIMIT, operation.clone()));
                     }
-                    offers.push(offer);
+                    pending.push(operation);
                 }
                 Err(missing) => actions.push(Action::Nameless(missing)),
             }
         }
         let surplus = self.answered.len().saturating_sub(HELD_LIMIT);
         self.answered.drain(..surplus);
-        if !offers.is_empty() {
+        if !pending.is_empty() {
             actions.extend(self.installed());
         }
-        actions.extend(take(offers));
+        actions.extend(take(pending));
         actions
     }
 
     /// Forgets a held row that asks for the same; says whether there was one.
-    fn release_copy(&mut self, offer: &Offer) -> bool {
+    fn release_copy(&mut self, operation: &PendingOperation) -> bool {
         for held in &mut self.held {
-            let is_copy = |copy: &Offer| copy.asks_for_the_same(offer);
-            if let Some(place) = held.offers.iter().position(is_copy) {
-                held.offers.remove(place);
+            let is_copy = |copy: &PendingOperation| copy.asks_for_the_same(operation);
+            if let Some(place) = held.pending.iter().position(is_copy) {
+                held.pending.remove(place);
                 return true;
             }
         }
@@ -216,7 +221,7 @@ impl Collection {
             actions.push(Action::Ask);
         }
         while let Some(held) = self.held.pop_front_if(|held| held.until <= now) {
-            actions.extend(take(held.offers));
+            actions.extend(take(held.pending));
         }
         self.forget(now);
         actions
@@ -227,11 +232,11 @@ impl Collection {
     }
 }
 
-fn take(offers: Vec<Offer>) -> Vec<Action> {
-    if offers.is_empty() {
+fn take(pending: Vec<PendingOperation>) -> Vec<Action> {
+    if pending.is_empty() {
         return Vec::new();
     }
-    vec![Action::Take(offers)]
+    vec![Action::Take(pending)]
 }
 
 #[cfg(test)]
@@ -244,7 +249,7 @@ mod tests {
     struct Story {
         collection: Collection,
         start: Instant,
-        known: Vec<Offer>,
+        known: Vec<PendingOperation>,
     }
 
     impl Story {
@@ -273,17 +278,25 @@ mod tests {
                 "s/dt" => self.collection.answered(&rows, now),
                 "s/dc" => self.collection.rows(&rows, now),
                 "s/ds" => {
-                    let offers = rows.iter().filter_map(Offer::from_static_row).collect();
-                    let is_known =
-                        |offer: &Offer| self.known.iter().any(|known| known.key() == offer.key());
-                    self.collection.static_offers(offers, now, is_known)
+                    let pending = rows
+                        .iter()
+                        .filter_map(PendingOperation::from_static_row)
+                        .collect();
+                    let is_known = |operation: &PendingOperation| {
+                        self.known
+                            .iter()
+                            .any(|known| known.key() == operation.key())
+                    };
+                    self.collection.static_rows(pending, now, is_known)
                 }
                 other => panic!("{other}"),
             };
             let words: Vec<_> = actions.iter().map(said).collect();
             for action in actions {
-                if let Action::Take(offers) = action {
-                    let with_key = offers.into_iter().filter(|offer| offer.key().is_some());
+                if let Action::Take(pending) = action {
+                    let with_key = pending
+                        .into_iter()
+                        .filter(|operation| operation.key().is_some());
                     self.known.extend(with_key);
                 }
             }
@@ -301,12 +314,12 @@ mod tests {
     /// An action in a word; a request by its device, and its key if it came without an id.
     fn said(action: &Action) -> String {
         match action {
-            Action::Take(offers) => {
-                let offers = offers.iter().map(|offer| match offer.operation() {
+            Action::Take(pending) => {
+                let pending = pending.iter().map(|operation| match operation.reference() {
                     smartrest::OperationRef::Id(id) => format!("#{id}"),
-                    smartrest::OperationRef::Oldest(_) => offer.key().unwrap_or("?").to_owned(),
+                    smartrest::OperationRef::Oldest(_) => operation.key().unwrap_or("?").to_owned(),
                 });
-                format!("take {}", offers.collect::<Vec<_>>().join(" "))
+                format!("take {}", pending.collect::<Vec<_>>().join(" "))
             }
             Action::WarnOfFallback => "warn".to_owned(),
             Action::Nameless(error) => error.to_string(),

@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use smartrest::{ConnectRequest, FieldError, Offer, OperationRef, Status};
+use smartrest::{ConnectRequest, FieldError, OperationRef, PendingOperation, Status};
 
 /// How many connection keys stay known after their operation has ended, so that a late copy of its
 /// row opens nothing. A key is kept as a hash, so this costs kilobytes.
@@ -97,12 +97,12 @@ impl Operations {
     /// The answer to `500` may repeat one that came live before. Such a copy opens nothing, but it
     /// tells which others of the payload are older than it, and they take their place before it. A
     /// copy that brings the operation's id makes its result wait for no other.
-    pub fn receive(&mut self, offers: &[Offer]) -> Received {
-        let identities: Vec<_> = offers.iter().map(|o| self.keys.identify(o)).collect();
+    pub fn receive(&mut self, pending: &[PendingOperation]) -> Received {
+        let identities: Vec<_> = pending.iter().map(|o| self.keys.identify(o)).collect();
         let last_place: HashMap<_, _> = identities.iter().zip(0..).collect();
         let mut received = Received::default();
-        for (place, (offer, &identity)) in offers.iter().zip(&identities).enumerate() {
-            let device = match offer.device() {
+        for (place, (operation, &identity)) in pending.iter().zip(&identities).enumerate() {
+            let device = match operation.device() {
                 Ok(device) => device.to_owned(),
                 Err(missing) => {
                     received.ignored.push(Ignored::Nameless(missing));
@@ -110,16 +110,16 @@ impl Operations {
                 }
             };
             let queue = self.devices.entry(device.clone()).or_default();
-            let known = if is_unique(offer) {
+            let known = if is_unique(operation) {
                 !self.keys.remember(identity)
             } else {
                 queue.iter().any(|open| open.row == identity)
             };
             if known {
-                if let OperationRef::Id(_) = offer.operation()
+                if let OperationRef::Id(_) = operation.reference()
                     && let Some(open) = queue.iter_mut().find(|open| open.row == identity)
                 {
-                    open.operation = offer.operation().clone();
+                    open.operation = operation.reference().clone();
                     received.reports.extend(due(&device, queue));
                 }
                 received.ignored.push(Ignored::Duplicate { device });
@@ -134,16 +134,16 @@ impl Operations {
                 Open {
                     id,
                     row: identity,
-                    operation: offer.operation().clone(),
+                    operation: operation.reference().clone(),
                     outcome: None,
                 },
             );
             received.reports.push(Report {
                 device: device.clone(),
-                operation: offer.operation().clone(),
+                operation: operation.reference().clone(),
                 status: Status::Executing,
             });
-            match offer.request() {
+            match operation.request() {
                 Ok(request) => received.start.push((id, request)),
                 Err(error) => {
                     let failed = Outcome::Failed(error.to_string());
@@ -156,8 +156,8 @@ impl Operations {
     }
 
     /// Whether a request is a copy of one that came before.
-    pub fn knows(&self, offer: &Offer) -> bool {
-        is_unique(offer) && self.keys.known.contains(&self.keys.identify(offer))
+    pub fn knows(&self, operation: &PendingOperation) -> bool {
+        is_unique(operation) && self.keys.known.contains(&self.keys.identify(operation))
     }
 
     /// Notes how an operation of `device` ended, and returns every result that may go out now.
@@ -202,8 +202,8 @@ fn due(device: &str, queue: &mut VecDeque<Open>) -> Vec<Report> {
 }
 
 /// Whether no other operation can have the same identity.
-fn is_unique(offer: &Offer) -> bool {
-    offer.key().is_some() || matches!(offer.operation(), OperationRef::Id(_))
+fn is_unique(operation: &PendingOperation) -> bool {
+    operation.key().is_some() || matches!(operation.reference(), OperationRef::Id(_))
 }
 
 /// The connection keys of the last operations, as hashes under a key of this process: nobody
@@ -216,11 +216,11 @@ struct RememberedKeys {
 }
 
 impl RememberedKeys {
-    fn identify(&self, offer: &Offer) -> Identity {
-        match (offer.key(), offer.operation()) {
+    fn identify(&self, operation: &PendingOperation) -> Identity {
+        match (operation.key(), operation.reference()) {
             (Some(key), _) => self.hasher.hash_one(key),
             (None, OperationRef::Id(id)) => self.hasher.hash_one(("id", id)),
-            (None, OperationRef::Oldest(_)) => self.hasher.hash_one(offer),
+            (None, OperationRef::Oldest(_)) => self.hasher.hash_one(operation),
         }
     }
 
@@ -246,13 +246,13 @@ mod tests {
     use super::*;
 
     /// Rows of either template.
-    fn rows(payload: &str) -> Vec<Offer> {
+    fn rows(payload: &str) -> Vec<PendingOperation> {
         let rows = smartrest::decode(payload.as_bytes());
-        let offer = |row| match Offer::from_static_row(row) {
-            Some(offer) => offer,
-            None => Offer::from_collection_row(row).unwrap().unwrap(),
+        let operation = |row| match PendingOperation::from_static_row(row) {
+            Some(operation) => operation,
+            None => PendingOperation::from_collection_row(row).unwrap().unwrap(),
         };
-        rows.iter().map(offer).collect()
+        rows.iter().map(operation).collect()
     }
 
     /// Reports as the rows they become: `gw 501`, `gw 503`, `gw 502 reason`, `gw 504 id`.

@@ -89,15 +89,15 @@ impl Fragment {
     }
 }
 
-/// A request for a tunnel as it came, good or not, and how its operation is addressed.
+/// An operation that the platform hands out, good or not, and how its statuses address it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub struct Offer {
+pub struct PendingOperation {
     operation: OperationRef,
     /// In the layout of a `530` row.
     row: Row,
 }
 
-impl Offer {
+impl PendingOperation {
     /// Takes a row of `s/ds`; `None` unless it is a `530`.
     pub fn from_static_row(row: &Row) -> Option<Self> {
         (row.template() == ConnectRequest::TEMPLATE).then(|| Self {
@@ -124,7 +124,7 @@ impl Offer {
     }
 
     /// How its statuses name the operation.
-    pub fn operation(&self) -> &OperationRef {
+    pub fn reference(&self) -> &OperationRef {
         &self.operation
     }
 
@@ -161,8 +161,10 @@ mod tests {
         decode(line.as_bytes()).remove(0)
     }
 
-    fn by_id(line: &str) -> Offer {
-        Offer::from_collection_row(&row(line)).unwrap().unwrap()
+    fn by_id(line: &str) -> PendingOperation {
+        PendingOperation::from_collection_row(&row(line))
+            .unwrap()
+            .unwrap()
     }
 
     /// FNV-1a with 32 bits.
@@ -210,10 +212,10 @@ mod tests {
 
     #[test]
     fn reads_an_operation_with_its_id() {
-        let offer = by_id("901,gw,1001,plc,22,k");
-        assert_eq!(offer.operation(), &OperationRef::Id("1001".to_owned()));
-        assert_eq!((offer.device(), offer.key()), (Ok("gw"), Some("k")));
-        let request = offer.request().unwrap();
+        let operation = by_id("901,gw,1001,plc,22,k");
+        assert_eq!(operation.reference(), &OperationRef::Id("1001".to_owned()));
+        assert_eq!((operation.device(), operation.key()), (Ok("gw"), Some("k")));
+        let request = operation.request().unwrap();
         assert_eq!(encode([&request.to_row()]), "530,gw,plc,22,k");
     }
 
@@ -228,15 +230,21 @@ mod tests {
             let error = by_id(line).request().unwrap_err();
             assert_eq!(error.to_string(), complaint, "{line}");
         }
-        let nameless = Offer::from_collection_row(&row("901,gw,,plc,22,k")).unwrap();
-        let error = nameless.unwrap_err();
+        let without_id = PendingOperation::from_collection_row(&row("901,gw,,plc,22,k")).unwrap();
+        let error = without_id.unwrap_err();
         assert_eq!(error.to_string(), "the operation id is missing");
     }
 
     #[test]
     fn takes_no_row_of_another_template() {
-        assert_eq!(Offer::from_collection_row(&row("530,gw,plc,22,k")), None);
-        assert_eq!(Offer::from_static_row(&row("901,gw,1,plc,22,k")), None);
+        assert_eq!(
+            PendingOperation::from_collection_row(&row("530,gw,plc,22,k")),
+            None
+        );
+        assert_eq!(
+            PendingOperation::from_static_row(&row("901,gw,1,plc,22,k")),
+            None
+        );
     }
 
     #[test]
@@ -247,7 +255,7 @@ mod tests {
             ("901,gw,1,plc,22,", "530,gw,plc,23", false),
             ("901,gw,1,plc,22,", "530,child,plc,22", false),
         ] {
-            let other = Offer::from_static_row(&row(other)).unwrap();
+            let other = PendingOperation::from_static_row(&row(other)).unwrap();
             assert_eq!(by_id(custom).asks_for_the_same(&other), same, "{custom}");
         }
     }
@@ -266,7 +274,7 @@ mod tests {
 
     #[test]
     fn shows_no_key_in_debug() {
-        let offer = by_id("901,gw,1001,plc,22,hunter2");
-        assert!(!format!("{offer:?}").contains("hunter2"));
+        let operation = by_id("901,gw,1001,plc,22,hunter2");
+        assert!(!format!("{operation:?}").contains("hunter2"));
     }
 }

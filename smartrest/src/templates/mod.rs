@@ -1,9 +1,8 @@
 //! The templates that adit sends and receives, as types.
 //!
 //! [`request`] has those that a device sends, [`connect`] and [`credentials`] those that the
-//! platform sends. Each reads and writes its row; which row is for which of them is told by
-//! [`Row::template`](crate::Row::template) and the topic. Both directions exist for all of them,
-//! because the simulated platform reads with the same types what adit writes.
+//! platform sends; which row is for which of them is told by [`Row::template`](crate::Row::template)
+//! and the topic.
 //!
 //! [`collection`] has the templates that are adit's own, and the text that makes them known.
 

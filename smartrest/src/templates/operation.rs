@@ -4,8 +4,7 @@
 //! fragment that is pending or executing. `504`, `505` and `506` say the same of one operation by
 //! its id. In which order they may be sent is left to the caller.
 
-use crate::row::{FieldError, Row};
-use crate::templates::request::Request;
+use crate::row::Row;
 
 /// The fragment that marks an operation as a request for a tunnel.
 pub const REMOTE_ACCESS: &str = "c8y_RemoteAccessConnect";
@@ -64,39 +63,4 @@ pub(super) fn status_to_row(operation: &OperationRef, status: &Status) -> Row {
 
 pub(super) fn fail_executing_to_row(fragment: &str, reason: &str) -> Row {
     Row::new([FAIL_EXECUTING, fragment, reason])
-}
-
-/// Returns `None` where the template is none of these.
-pub(super) fn from_row(row: &Row) -> Result<Option<Request>, FieldError> {
-    let oldest = || fragment(row).map(OperationRef::Oldest);
-    let by_id = || {
-        Ok(OperationRef::Id(
-            row.required(1, "operation id")?.to_owned(),
-        ))
-    };
-    let failed = || Status::Failed(reason(row));
-    let (operation, status) = match row.template() {
-        OLDEST_EXECUTING => (oldest()?, Status::Executing),
-        OLDEST_FAILED => (oldest()?, failed()),
-        OLDEST_SUCCESSFUL => (oldest()?, Status::Successful),
-        EXECUTING_BY_ID => (by_id()?, Status::Executing),
-        FAILED_BY_ID => (by_id()?, failed()),
-        SUCCESSFUL_BY_ID => (by_id()?, Status::Successful),
-        FAIL_EXECUTING => {
-            return Ok(Some(Request::FailExecuting {
-                fragment: fragment(row)?,
-                reason: reason(row),
-            }));
-        }
-        _ => return Ok(None),
-    };
-    Ok(Some(Request::Status { operation, status }))
-}
-
-fn fragment(row: &Row) -> Result<String, FieldError> {
-    row.required(1, "fragment").map(str::to_owned)
-}
-
-fn reason(row: &Row) -> String {
-    row.get(2).unwrap_or_default().to_owned()
 }

@@ -9,8 +9,9 @@ use std::env;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use simulated_cloud::{Cloud, Options};
+use smartrest::Target;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,9 +24,9 @@ async fn main() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let device = env::var("CLOUD_DEVICE").context("CLOUD_DEVICE, the external id, is not set")?;
     let broker = env::var("CLOUD_BROKER").context("CLOUD_BROKER, HOST:PORT, is not set")?;
-    let (host, port) = host_and_port("CLOUD_BROKER", &broker)?;
-    let mut options = Options::new(&device, port);
-    options.broker.host = host;
+    let broker: Target = broker.parse().context("CLOUD_BROKER")?;
+    let mut options = Options::new(&device, broker.port());
+    options.broker.host = broker.host().to_owned();
     let listen = env::var("CLOUD_LISTEN").unwrap_or_else(|_| DEFAULT_LISTEN.to_owned());
     options.listen = listen
         .parse()
@@ -43,11 +44,11 @@ async fn main() -> anyhow::Result<()> {
     ))?;
     if let Ok(forward) = env::var("CLOUD_FORWARD") {
         let target = env::var("CLOUD_TARGET").context("CLOUD_TARGET, HOST:PORT, is not set")?;
-        let (host, port) = host_and_port("CLOUD_TARGET", &target)?;
+        let target: Target = target.parse().context("CLOUD_TARGET")?;
         let listener = TcpListener::bind(&forward)
             .await
             .with_context(|| format!("cannot listen at {forward}"))?;
-        cloud.forward(listener, &device, &host, port);
+        cloud.forward(listener, &device, target.host(), target.port());
         say(&format!("{forward} reaches {target} through {device}"))?;
     }
     tokio::select! {
@@ -80,37 +81,4 @@ async fn print_rows(cloud: &Cloud) -> io::Result<()> {
 
 fn say(line: &str) -> io::Result<()> {
     writeln!(io::stdout(), "{line}")
-}
-
-fn host_and_port(name: &str, text: &str) -> anyhow::Result<(String, u16)> {
-    let parts = text
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    match parts {
-        Some((host, port)) if !host.is_empty() && port != 0 => {
-            Ok((host.trim_matches(['[', ']']).to_owned(), port))
-        }
-        _ => bail!("{name}: '{text}' is not HOST:PORT"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_host_and_port() {
-        for (text, expected) in [
-            ("mosquitto:1883", Some(("mosquitto", 1883))),
-            ("[::1]:22", Some(("::1", 22))),
-            ("mosquitto", None),
-            (":22", None),
-            ("host:0", None),
-            ("host:65536", None),
-        ] {
-            let read = host_and_port("X", text).ok();
-            let expected = expected.map(|(host, port)| (host.to_owned(), port));
-            assert_eq!(read, expected, "{text}");
-        }
-    }
 }
