@@ -298,9 +298,11 @@ impl Issued {
                 config.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let config = config
-            .with_single_cert(vec![self.der.clone()], key)
-            .unwrap();
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+        // Not held against the certificate, so that a test can be a thief.
+        let pair = rustls::sign::CertifiedKey::new(vec![self.der.clone()], key);
+        let pair = Arc::new(rustls::sign::SingleCertAndKey::from(pair));
+        let config = config.with_cert_resolver(pair);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         serve(move |stream| {
             let acceptor = acceptor.clone();
@@ -589,6 +591,61 @@ async fn says_whose_certificate_it_does_not_trust_and_why() {
         };
         assert_eq!(found, format!("no TLS with {endpoint}: {words}"));
     }
+}
+
+/// A certificate as `openssl req -x509` makes it: signed by itself, with CA:TRUE.
+fn self_signed(mut params: CertificateParams) -> Issued {
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    Issued {
+        pem: certificate.pem(),
+        der: certificate.der().clone(),
+        key,
+    }
+}
+
+#[tokio::test]
+async fn trusts_a_certificate_that_is_itself_in_the_file_for_its_names_and_dates() {
+    let good = || self_signed(named("cloud", &["localhost"]));
+    let mut expired = named("cloud", &["localhost"]);
+    expired.not_after = date_time_ymd(2002, 2, 3);
+    let mut future = named("cloud", &["localhost"]);
+    future.not_before = date_time_ymd(3000, 2, 3);
+    for (server, fault) in [
+        (good(), None),
+        (self_signed(expired), Some("has expired")),
+        (self_signed(future), Some("is not valid yet")),
+        (
+            self_signed(named("localhost", &["cloud"])),
+            Some("is not for localhost"),
+        ),
+    ] {
+        let endpoint = with_tls("localhost", server.serve(None).await);
+        let transport = Transport::new(std::slice::from_ref(&server.der)).unwrap();
+        match (welcome(&transport, &endpoint).await, fault) {
+            (Ok(()), None) => {}
+            (Err(words), Some(fault)) => assert!(
+                words.starts_with(&format!("no TLS with {endpoint}: its certificate {fault}")),
+                "{words}"
+            ),
+            (outcome, fault) => panic!("{outcome:?} in place of {fault:?}"),
+        }
+    }
+
+    // One that only looks like it, and one without its key.
+    let (trusted, other) = (good(), good());
+    let transport = Transport::new(std::slice::from_ref(&trusted.der)).unwrap();
+    let endpoint = with_tls("localhost", other.serve(None).await);
+    let words = welcome(&transport, &endpoint).await.unwrap_err();
+    assert!(words.contains(": its certificate "), "{words}");
+    let thief = Issued {
+        der: trusted.der,
+        ..other
+    };
+    let endpoint = with_tls("localhost", thief.serve(None).await);
+    let words = welcome(&transport, &endpoint).await.unwrap_err();
+    assert!(words.contains("BadSignature"), "{words}");
 }
 
 #[tokio::test]

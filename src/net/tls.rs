@@ -7,10 +7,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
@@ -59,7 +60,10 @@ pub enum TlsFault {
         has_roots: bool,
     },
     /// The certificate of a CA, used by a server.
-    #[error("its certificate is one of a CA, which a server cannot have: it is {seen}")]
+    #[error(
+        "its certificate is one of a CA, which a server cannot have: it is {seen}{}",
+        pin(seen)
+    )]
     Authority {
         /// The certificate.
         seen: Box<Certificate>,
@@ -123,7 +127,7 @@ impl Tls {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots.add_parsable_certificates(extra.iter().cloned());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let judge = Judge::new(roots, &provider)?;
+        let judge = Judge::new(roots, extra, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -203,11 +207,18 @@ fn lock(own: &Mutex<Own>) -> MutexGuard<'_, Own> {
 struct Judge {
     /// Absent where nobody is trusted, which is not an error before TLS is spoken.
     verifier: Option<Arc<WebPkiServerVerifier>>,
+    /// What the operator trusts by name. A server may show one of these as its own, also where it
+    /// is of a CA, as those are that OpenSSL makes by default.
+    extra: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Judge {
-    fn new(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
+    fn new(
+        roots: RootCertStore,
+        extra: &[CertificateDer<'static>],
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Self, rustls::Error> {
         let verifier = if roots.is_empty() {
             None
         } else {
@@ -217,8 +228,28 @@ impl Judge {
         };
         Ok(Self {
             verifier,
+            extra: extra.to_vec(),
             provider: Arc::clone(provider),
         })
+    }
+
+    /// Judges a certificate that is trusted itself by its names and dates. That the server has its
+    /// key is shown later in the handshake, as for every other.
+    fn judge_pinned(
+        certificate: &CertificateDer<'_>,
+        asked: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, asked)?;
+        let life = Certificate::read(certificate).ok_or(CertificateError::BadEncoding)?;
+        let clock = system_time(now.as_secs());
+        if clock > life.not_after {
+            return Err(CertificateError::Expired.into());
+        }
+        if clock < life.not_before {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn fault(
@@ -285,6 +316,9 @@ impl ServerCertVerifier for Judge {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified = match &self.verifier {
+            _ if self.extra.iter().any(|trusted| trusted == end_entity) => {
+                Self::judge_pinned(end_entity, server_name, now)
+            }
             Some(verifier) => verifier.verify_server_cert(
                 end_entity,
                 intermediates,
@@ -386,6 +420,13 @@ pub(super) fn in_words(error: io::Error) -> io::Error {
             io::Error::new(error.kind(), TlsFault::of_alert(*alert))
         }
         _ => error,
+    }
+}
+
+fn pin(seen: &Certificate) -> &'static str {
+    match seen.is_self_issued {
+        true => "; if it is the right one, put this very certificate into cloud.ca_file",
+        false => "",
     }
 }
 
