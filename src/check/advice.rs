@@ -18,6 +18,8 @@ use crate::tunnel::policy::Denied;
 
 /// The key that says where a proxy is, and what stands in for it.
 const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";
+const CLOSED: &str = "check the port in mqtt.url and the credentials; another client with the same \
+                      id may also have come";
 const NOT_THE_PLATFORM: &str =
     "check cloud.url: what answers there is not the platform, or a proxy is in between";
 
@@ -104,6 +106,11 @@ fn tls(fault: &TlsFault, key: &str) -> String {
              somebody on the way reads along"
                 .to_owned()
         }
+        TlsFault::Authority { seen } if seen.is_self_issued => {
+            "put this very certificate into cloud.ca_file, if you know and trust it; if not, \
+             somebody on the way reads along"
+                .to_owned()
+        }
         TlsFault::Authority { .. } | TlsFault::Refused { .. } | TlsFault::Unreadable => {
             "have a proper certificate made for the server, and check that cloud.ca_file is of its \
              issuer"
@@ -113,14 +120,29 @@ fn tls(fault: &TlsFault, key: &str) -> String {
         TlsFault::CertificateRefused(_) => {
             "check auth.cert_file, and that the platform trusts its issuer".to_owned()
         }
-        TlsFault::NoTls | TlsFault::Closed => format!(
-            "check the port in {key}: TLS is spoken by MQTT at 8883 and by the cloud at 443; \
-             without TLS it is mqtt:// or http://"
+        TlsFault::NoTls => format!("check {}", tls_port(key)),
+        TlsFault::Closed => format!(
+            "check {}; where a client certificate is wanted, set auth.cert_file and auth.key_file",
+            tls_port(key)
         ),
         TlsFault::Alert(_) | TlsFault::Other(_) => {
             format!("check the port in {key}, and what is between here and the server")
         }
     }
+}
+
+fn tls_port(key: &str) -> String {
+    format!(
+        "the port in {key}: TLS is spoken by MQTT at 8883 and by the cloud at 443; without TLS it \
+         is mqtt:// or http://"
+    )
+}
+
+/// For a connection that broke when it stood: in TLS 1.3 a server refuses a client certificate
+/// only then.
+fn late_tls(source: &io::Error, key: &str) -> Option<String> {
+    let fault = source.get_ref()?.downcast_ref()?;
+    Some(tls(fault, key))
 }
 
 pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> String {
@@ -141,11 +163,8 @@ pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> St
         Lost::Refused(_) | Lost::Protocol(_) | Lost::NoConnAck | Lost::ConnectTimeout => {
             "check the port in mqtt.url: something else than MQTT may be spoken there".to_owned()
         }
-        Lost::Closed | Lost::Io(_) => {
-            "check the port in mqtt.url and the credentials; another client with the same id may \
-             also have come"
-                .to_owned()
-        }
+        Lost::Closed => CLOSED.to_owned(),
+        Lost::Io(error) => late_tls(error, "mqtt.url").unwrap_or_else(|| CLOSED.to_owned()),
         Lost::TooLarge(_) => "use a shorter device.id, user name or password".to_owned(),
         Lost::Silent | Lost::Unacknowledged | Lost::Blocked => {
             "check the line, and whatever is between here and the broker".to_owned()
@@ -187,8 +206,13 @@ pub(super) fn asked(error: &AskError) -> &'static str {
     }
 }
 
-pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> &'static str {
-    match (error, auth) {
+pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> String {
+    if let EndpointError::Broken { source, .. } = error
+        && let Some(advice) = late_tls(source, "cloud.url")
+    {
+        return advice;
+    }
+    let advice = match (error, auth) {
         (
             EndpointError::Refused {
                 author: Author::WebServer,
@@ -215,7 +239,8 @@ pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> &'static str {
         }
         (EndpointError::Credentials, _) => "check auth.username and the password",
         (EndpointError::Transport(_), _) => "check cloud.url",
-    }
+    };
+    advice.to_owned()
 }
 
 pub(super) fn policy(denied: &Denied) -> &'static str {

@@ -468,11 +468,11 @@ fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop 
         } => {
             let words = "reached, but the credentials are refused (HTTP 401)";
             let advice = advice::websocket(error, auth);
-            Hop::failed(WEBSOCKET, words, took, advice)
+            Hop::failed(WEBSOCKET, words, took, &advice)
         }
         error => {
             let words = failure_reason(error, REASON_LIMIT);
-            Hop::failed(WEBSOCKET, &words, took, advice::websocket(error, auth))
+            Hop::failed(WEBSOCKET, &words, took, &advice::websocket(error, auth))
         }
     }
 }

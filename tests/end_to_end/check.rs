@@ -3,9 +3,14 @@
 //! A case gives the lines that differ from those of a site where everything works, and the whole text
 //! is compared.
 
+use std::ffi::OsStr;
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{CertificateParams, date_time_ymd};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use simulated_cloud::{Misbehaviour, TokenAnswer};
 
 use crate::support::{
@@ -737,4 +742,81 @@ async fn says_what_is_wrong_with_a_servers_certificate() {
     let text = text(&format!("{WARNING}\n"), &lines(&CERTIFIED, &changes));
     let setting = format!("cloud.url=https://127.0.0.1:{}", foreign.port);
     scene.expect(&config, &[&setting], &[], &text).await;
+}
+
+#[tokio::test]
+async fn says_that_a_server_wants_a_certificate() {
+    let (mut scene, _, authority, _directory) = certified().await;
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let strict = tls_server(authority.server_for_devices(&params)).await;
+    scene.name(strict.port, ":STRICT");
+    let config = format!(
+        "[cloud]\nurl = \"https://127.0.0.1:{0}\"\nca_file = {1:?}\n[mqtt]\n\
+         url = \"mqtts://127.0.0.1:{0}\"\n[auth]\ntenant = \"t1\"\nusername = \"u\"\n\
+         password = \"p\"\n",
+        strict.port,
+        authority.file.display(),
+    );
+    let result = check(&config, &[]).await.result;
+    let wanted = "it wants a client certificate: set auth.cert_file and auth.key_file (T)\n    \
+                  set auth.cert_file and auth.key_file\n";
+    let result = normal(&result, &scene.names);
+    for line in [
+        format!("✗ MQTT login: {wanted}"),
+        format!(
+            "✗ WebSocket endpoint: the connection to 127.0.0.1:STRICT broke before the WebSocket \
+             was open: {wanted}"
+        ),
+    ] {
+        assert!(result.contains(&line), "{result}\ndoes not hold\n{line}");
+    }
+}
+
+#[tokio::test]
+async fn trusts_a_self_signed_certificate_that_is_named_itself() {
+    let directory = Directory::new();
+    let file = |name: &str| directory.path(name);
+    // As OpenSSL makes it by default, with CA:TRUE.
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ])
+        .args(["-nodes", "-days", "9", "-subj", "/CN=box", "-addext"])
+        .arg("subjectAltName=IP:127.0.0.1")
+        .args([OsStr::new("-keyout"), file("box.key").as_os_str()])
+        .args([OsStr::new("-out"), file("box.pem").as_os_str()])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    assert!(made.status.success(), "{said}");
+    let cert = CertificateDer::from_pem_file(file("box.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(file("box.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert], key)
+        .unwrap();
+    let server = tls_server(Arc::new(config)).await;
+    let trusting = |lines: &str| {
+        format!(
+            "[cloud]\nurl = \"https://127.0.0.1:{}\"\n{lines}[auth]\ntenant = \"t1\"\n\
+             username = \"u\"\npassword = \"p\"\n",
+            server.port
+        )
+    };
+    let hop = "TLS with the cloud: 'box' for 127.0.0.1, issued by itself";
+    let trusted = trusting(&format!("ca_file = {:?}\n", file("box.pem")));
+    let result = check(&trusted, &["--no-login"]).await.result;
+    assert!(result.contains(&format!("✓ {hop}")), "{result}");
+    let result = check(&trusting(""), &["--no-login"]).await.result;
+    let advice = "put this very certificate into cloud.ca_file, if you know and trust it";
+    assert!(result.contains("✗ TLS with the cloud"), "{result}");
+    assert!(result.contains(advice), "{result}");
 }

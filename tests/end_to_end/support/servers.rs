@@ -37,8 +37,16 @@ pub(crate) async fn tls_server(config: Arc<ServerConfig>) -> Server {
     let acceptor = TlsAcceptor::from(config);
     tokio::spawn(stop.run_until_cancelled_owned(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            if let Ok(mut stream) = acceptor.accept(stream).await {
-                let _ = stream.read(&mut [0; 1 << 10]).await;
+            let mut scratch = [0; 1 << 10];
+            match acceptor.accept(stream).into_fallible().await {
+                Ok(mut stream) => {
+                    let _ = stream.read(&mut scratch).await;
+                }
+                // To the end, or closing it would become a reset that eats the alert.
+                Err((_, mut stream)) => {
+                    let _ = stream.shutdown().await;
+                    while let Ok(1..) = stream.read(&mut scratch).await {}
+                }
             }
         }
     }));
