@@ -87,9 +87,12 @@ impl Default for Collection {
 impl Collection {
     /// Takes note of a connection that is ready. A collection that was there is still asked for,
     /// since somebody may have deleted it, but nothing waits for the answer.
+    ///
+    /// What is held is forgotten: nothing was said of it, so the answer to `500` brings it again.
     pub fn connected(&mut self, now: Instant) -> Vec<Action> {
         self.created = false;
         self.ask_again_at = None;
+        self.held.clear();
         if self.state == State::Undecided {
             self.answer_by = Some(now + ANSWER_LIMIT);
             return vec![Action::Ask];
@@ -473,6 +476,21 @@ mod tests {
                 ),
                 (1.1, "s/ds 530,gw,plc,22,a", &[]),
                 (4.1, "wait", &["take a"]),
+            ],
+        );
+    }
+
+    #[test]
+    fn holds_nothing_over_a_reconnect_that_comes_again() {
+        tell(
+            Story::installed(),
+            &[
+                (1.0, "s/ds 530,gw,plc,22", &[]),
+                (2.0, "connect", &["ask", "resume"]),
+                (2.1, "s/ds 530,gw,plc,22", &[]),
+                (2.2, "s/dc 901,gw,1,plc,22,", &["take #1"]),
+                (3.0, "s/ds 530,gw,plc,22,k", &[]),
+                (6.0, "wait", &["take k"]),
             ],
         );
     }
