@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use smartrest::{
-    COLLECTION_ID, ConnectRequest, Fragment, PendingOperation, Request, Target, Token, Topic,
-    Topics, plain_text,
+    COLLECTION_ID, ConnectRequest, Fragment, OperationRef, PendingOperation, Request, Target,
+    Token, Topic, Topics, plain_text,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -436,8 +436,11 @@ impl Agent {
                 }
             }
         };
-        self.publisher
-            .publish(Message::new(topic, smartrest::encode([&request.to_row()])));
+        let message = Message::new(topic, smartrest::encode([&request.to_row()]));
+        self.publisher.publish(match is_repeatable(request) {
+            true => message.repeatable(),
+            false => message,
+        });
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
@@ -492,6 +495,15 @@ async fn token_wanted(tokens: Option<&Tokens>) {
     match tokens {
         Some(tokens) => tokens.wanted().await,
         None => future::pending().await,
+    }
+}
+
+/// Whether a second copy of a request does no harm: it falls on no other operation.
+fn is_repeatable(request: &Request) -> bool {
+    match request {
+        Request::Event { .. } => true,
+        Request::Status { operation, .. } => matches!(operation, OperationRef::Id(_)),
+        _ => false,
     }
 }
 

@@ -8,7 +8,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rumqttc::{Packet, PubAck, Publish, QoS, Subscribe, SubscribeReasonCode};
 use smartrest::{Credentials, Topic, Topics};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +15,10 @@ use tracing::{debug, info, warn};
 
 use super::credentials_file::{self, CredentialsFileError};
 use super::settings::{Login, login_of};
-use crate::mqtt::link::{Account, Link, Lost};
-use crate::mqtt::reconnect::{Loss, Reconnects};
+use crate::mqtt::conversation::{Conversation, Event, Opening, Pings};
+use crate::mqtt::link::{Account, LOGIN_LIMIT, Link, Lost};
+use crate::mqtt::outbox::Message;
+use crate::mqtt::reconnect::Reconnects;
 use crate::net::Transport;
 use crate::words::failure_reason;
 
@@ -29,7 +30,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const REMINDER_INTERVAL: Duration = Duration::from_mins(5);
 /// Bytes of a reason in the log.
 const LOGGED_REASON_LIMIT: usize = 1024;
-const SUBSCRIBE_ID: u16 = 1;
 
 /// Registers a gateway that nobody knows, and keeps what it is given in a file; `None` if it is to
 /// stop before.
@@ -67,27 +67,37 @@ pub async fn run(
 
 /// Asks for credentials until they come; dropping the future ends that.
 async fn register(account: &Account, topics: &Topics, transport: &Transport) -> Credentials {
-    let mut reconnects = Reconnects::default();
-    let mut reminder = Reminder::default();
+    let mut reconnects = Reconnects::new(account.keep_alive);
+    let mut reminder = Reminder {
+        id: &account.client_id,
+        next: None,
+    };
     loop {
-        reminder.show_if_due(&account.client_id);
-        let (lost, loss) = match account.log_in(transport).await {
-            Ok(link) => {
-                let since = Instant::now();
-                match ask(link, topics, &account.client_id, &mut reminder).await {
-                    Ok(credentials) => return credentials,
-                    Err(lost) => (lost, Loss::Failed(since.elapsed())),
+        reminder.show_if_due();
+        let (lost, loss) = match account.log_in(transport, LOGIN_LIMIT).await {
+            Ok(mut link) => {
+                let began = Instant::now();
+                let mut conversation = converse(account, topics, began);
+                match ask(&mut link, &mut conversation, topics, &mut reminder).await {
+                    Ok(credentials) => {
+                        info!(user = credentials.user, "registered");
+                        link.disconnect().await;
+                        return credentials;
+                    }
+                    Err(lost) => {
+                        let now = Instant::now();
+                        let loss = lost.after_login(&conversation, now - began, now.into_std());
+                        (lost, loss)
+                    }
                 }
             }
-            Err(lost) => (lost, Loss::NeverStood),
+            Err(lost) => {
+                let loss = lost.before_login();
+                (lost, loss)
+            }
         };
-        let wait = reconnects
-            .lost(loss)
-            .wait_up_to
-            .min(LONGEST_WAIT)
-            .mul_f64(fastrand::f64());
+        let retry_in = reconnects.lost(loss).within(LONGEST_WAIT).draw_wait();
         let error = failure_reason(&lost, LOGGED_REASON_LIMIT);
-        let retry_in = Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX));
         match lost {
             Lost::Refused(_) => warn!(
                 error,
@@ -101,60 +111,69 @@ async fn register(account: &Account, topics: &Topics, transport: &Transport) -> 
             ),
             _ => warn!(error, ?retry_in, "no registration yet"),
         }
-        sleep(wait).await;
+        sleep(retry_in).await;
     }
+}
+
+/// Subscribes to the answers.
+fn converse(account: &Account, topics: &Topics, now: Instant) -> Conversation {
+    let opening = Opening {
+        subscribe: vec![topics.registration()],
+        ..Opening::default()
+    };
+    Conversation::new(opening, Pings::every(account.keep_alive), now.into_std())
 }
 
 /// Asks on one connection.
 async fn ask(
-    mut link: Link,
+    link: &mut Link,
+    conversation: &mut Conversation,
     topics: &Topics,
-    id: &str,
-    reminder: &mut Reminder,
+    reminder: &mut Reminder<'_>,
 ) -> Result<Credentials, Lost> {
-    let mut subscribe = Subscribe::new(topics.registration(), QoS::AtLeastOnce);
-    subscribe.pkid = SUBSCRIBE_ID;
-    link.send(Packet::Subscribe(subscribe)).await?;
+    let request = Message::new(topics.registration_request(), "");
     let mut next_request = Instant::now();
-    let mut packet_id = SUBSCRIBE_ID;
     loop {
+        let now = Instant::now();
+        if next_request <= now {
+            reminder.show_if_due();
+            conversation.publish(&request, now.into_std());
+            next_request = now + REQUEST_INTERVAL;
+        }
+        link.send_all(conversation.packets()).await?;
+        let deadline = next_request.min(conversation.next_deadline().into());
         tokio::select! {
-            packet = link.next() => match packet? {
-                Packet::Publish(publish) => {
-                    if publish.qos == QoS::AtLeastOnce {
-                        link.send(Packet::PubAck(PubAck::new(publish.pkid))).await?;
-                    }
-                    if let Some(credentials) = credentials(topics, &publish) {
-                        info!(user = credentials.user, "registered");
-                        link.disconnect().await;
+            biased;
+            incoming = link.next() => {
+                conversation.receive(incoming?, Instant::now().into_std())?;
+            }
+            () = sleep_until(deadline) => {}
+        }
+        conversation.time_passed(Instant::now().into_std())?;
+        while let Some(event) = conversation.next_event() {
+            match event {
+                Event::Received { topic, payload } => {
+                    if let Some(credentials) = credentials(topics, &topic, &payload) {
                         return Ok(credentials);
                     }
                 }
-                Packet::SubAck(answer)
-                    if answer.return_codes.contains(&SubscribeReasonCode::Failure) =>
-                {
-                    warn!("the broker refuses the subscription for the registration");
+                Event::Refused { retry_in, .. } => warn!(
+                    ?retry_in,
+                    "the broker refuses the subscription for the registration"
+                ),
+                Event::Ready | Event::LeftOut | Event::Skipped(_) | Event::Acknowledged(_) => {
+                    debug!("still without credentials");
                 }
-                other => debug!(kind = kind(&other), "packet while waiting for credentials"),
-            },
-            () = sleep_until(next_request) => {
-                reminder.show_if_due(id);
-                packet_id = packet_id.checked_add(1).unwrap_or(1);
-                let mut request =
-                    Publish::new(topics.registration_request(), QoS::AtLeastOnce, Vec::new());
-                request.pkid = packet_id;
-                link.send(Packet::Publish(request)).await?;
-                next_request = Instant::now() + REQUEST_INTERVAL;
             }
         }
     }
 }
 
-fn credentials(topics: &Topics, publish: &Publish) -> Option<Credentials> {
-    if topics.parse(&publish.topic) != Some(Topic::Registration) {
+fn credentials(topics: &Topics, topic: &str, payload: &[u8]) -> Option<Credentials> {
+    if topics.parse(topic) != Some(Topic::Registration) {
         return None;
     }
-    for row in smartrest::decode(&publish.payload) {
+    for row in smartrest::decode(payload) {
         if row.template() != Credentials::TEMPLATE {
             continue;
         }
@@ -166,29 +185,19 @@ fn credentials(topics: &Topics, publish: &Publish) -> Option<Credentials> {
     None
 }
 
-/// Names a packet without its content, which may be credentials.
-fn kind(packet: &Packet) -> &'static str {
-    match packet {
-        Packet::PubAck(_) => "PUBACK",
-        Packet::SubAck(_) => "SUBACK",
-        Packet::PingResp => "PINGRESP",
-        _ => "other",
-    }
-}
-
 /// Repeats in the log what a person has to do.
-#[derive(Default)]
-struct Reminder {
+struct Reminder<'a> {
+    id: &'a str,
     next: Option<Instant>,
 }
 
-impl Reminder {
-    fn show_if_due(&mut self, id: &str) {
+impl Reminder<'_> {
+    fn show_if_due(&mut self) {
         let now = Instant::now();
         if self.next.is_none_or(|next| next <= now) {
             self.next = Some(now + REMINDER_INTERVAL);
             info!(
-                id,
+                id = self.id,
                 "waiting to be registered: in the cloud's device management, enter this id under \
                  device registration, then accept the device when it shows up"
             );
@@ -215,8 +224,8 @@ mod tests {
             ("s/dcr", "", None),
             ("s/ds", "70,t1,device_gw,secret", None),
         ] {
-            let publish = Publish::new(topic, QoS::AtMostOnce, payload);
-            let taken = credentials(&topics, &publish).map(|credentials| credentials.user);
+            let taken = credentials(&topics, topic, payload.as_bytes());
+            let taken = taken.map(|credentials| credentials.user);
             assert_eq!(taken.as_deref(), user, "{topic} {payload}");
         }
     }

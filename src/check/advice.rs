@@ -9,6 +9,7 @@ use super::mqtt::AskError;
 use crate::auth::settings::Auth;
 use crate::auth::token::NoToken;
 use crate::mqtt::Settings;
+use crate::mqtt::conversation::ConversationError;
 use crate::mqtt::link::Lost;
 use crate::net::proxy::ProxyError;
 use crate::net::{Peer, Silence, TlsFault, TransportError};
@@ -145,6 +146,8 @@ fn late_tls(source: &io::Error, key: &str) -> Option<String> {
     Some(tls(fault, key))
 }
 
+const SILENCE: &str = "check the line, and whatever is between here and the broker";
+
 pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> String {
     match lost {
         Lost::Unreachable(error) => transport(error, "mqtt.url"),
@@ -160,15 +163,24 @@ pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> St
         Lost::Refused(ConnectReturnCode::ServiceUnavailable) => {
             "try again in some minutes".to_owned()
         }
-        Lost::Refused(_) | Lost::Protocol(_) | Lost::NoConnAck | Lost::ConnectTimeout => {
+        Lost::Refused(_)
+        | Lost::Protocol(_)
+        | Lost::SpeaksHttp
+        | Lost::NoConnAck
+        | Lost::ConnectTimeout(_) => {
             "check the port in mqtt.url: something else than MQTT may be spoken there".to_owned()
         }
         Lost::Closed => CLOSED.to_owned(),
         Lost::Io(error) => late_tls(error, "mqtt.url").unwrap_or_else(|| CLOSED.to_owned()),
         Lost::TooLarge(_) => "use a shorter device.id, user name or password".to_owned(),
-        Lost::Silent | Lost::Unacknowledged | Lost::Blocked => {
-            "check the line, and whatever is between here and the broker".to_owned()
+        Lost::ClosedWithoutTls(scheme) => format!(
+            "if the port speaks TLS, as 8883 does, write {scheme}:// in mqtt.url; if not, check the \
+             port, and look at the broker's log"
+        ),
+        Lost::SpeaksTls(scheme) => {
+            format!("write {scheme}:// in mqtt.url, or name the port without TLS")
         }
+        Lost::Conversation(_) | Lost::Blocked => SILENCE.to_owned(),
     }
 }
 
@@ -192,6 +204,7 @@ pub(super) fn refused_subscription() -> &'static str {
 
 pub(super) fn asked(error: &AskError) -> &'static str {
     match error {
+        AskError::Lost(Lost::Conversation(ConversationError::NoPong(_)) | Lost::Blocked) => SILENCE,
         AskError::Lost(_) => {
             "a running agent may have come back and thrown the check out: stop it, or use --no-login"
         }

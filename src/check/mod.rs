@@ -34,13 +34,15 @@ use crate::tunnel;
 use crate::tunnel::cloud::{self, Author, EndpointError};
 use crate::tunnel::lan::{self, DialError};
 use crate::words::failure_reason;
+use mqtt::Questions;
 use report::{Hop, Report};
 use way::{NOT_TRIED, REASON_LIMIT, Way};
 
 /// A certificate that ends sooner should be renewed.
 const RENEWAL_TIME: Duration = Duration::from_hours(30 * 24);
-/// As long as an attempt of the agent may take.
-const BROKER_LIMIT: Duration = Duration::from_secs(30);
+/// Everything from the broker's name to its answer to CONNECT. Less than the agent waits: somebody
+/// is looking.
+const BROKER_LIMIT: Duration = Duration::from_secs(10);
 
 const CONFIGURATION: &str = "configuration";
 const CERTIFICATE: &str = "certificate";
@@ -188,7 +190,7 @@ impl Checker<'_> {
         let account = &self.subject.account;
         let transport = self.transport.clone().through(mqtt.proxy.clone());
         let began = Instant::now();
-        let logged_in = account.log_in(&transport).await;
+        let logged_in = account.log_in(&transport, BROKER_LIMIT).await;
         let steps = self.journal.take();
         let took = rest(began, &steps);
         let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
@@ -234,14 +236,16 @@ impl Checker<'_> {
         is_known && self.subject.auth.needs_token()
     }
 
-    async fn ask(&mut self, mut link: Link) -> Option<Secret> {
+    async fn ask(&mut self, link: Link) -> Option<Secret> {
         let Subject {
             topics,
             subscriptions: wanted,
             ..
         } = self.subject;
         let began = Instant::now();
-        let subscribed = mqtt::subscribe(&mut link, wanted).await;
+        let keep_alive = self.subject.account.keep_alive;
+        let mut questions = Questions::new(link, wanted, keep_alive);
+        let subscribed = questions.refused().await;
         let took = began.elapsed();
         let (hop, goes_on) = match subscribed {
             Ok(refused) if refused.is_empty() => {
@@ -262,7 +266,7 @@ impl Checker<'_> {
         };
         self.add(hop);
         if !self.wants_token() {
-            link.disconnect().await;
+            questions.disconnect().await;
             return None;
         }
         if !goes_on {
@@ -270,9 +274,9 @@ impl Checker<'_> {
             return None;
         }
         let began = Instant::now();
-        let answer = mqtt::token(&mut link, topics).await;
+        let answer = questions.token(topics).await;
         let took = began.elapsed();
-        link.disconnect().await;
+        questions.disconnect().await;
         match answer {
             Ok((header, life)) => {
                 let life = Duration::from_secs(life.as_secs());

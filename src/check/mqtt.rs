@@ -5,18 +5,18 @@
 
 use std::time::Duration;
 
-use rumqttc::{Packet, Publish, QoS, Subscribe, SubscribeFilter, SubscribeReasonCode};
+use bytes::Bytes;
 use smartrest::{Token, Topic, Topics};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::token::{self, ANSWER_LIMIT, NoToken};
+use crate::mqtt::conversation::{Conversation, Event, Opening, Pings};
 use crate::mqtt::link::{Link, Lost};
+use crate::mqtt::outbox::Message;
 use crate::secret::Secret;
 
 /// How long the broker may take to answer SUBSCRIBE.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
-const SUBSCRIBE_ID: u16 = 1;
-const REQUEST_ID: u16 = 2;
 
 /// Why there is no answer, or none that helps.
 #[derive(Debug, thiserror::Error)]
@@ -29,53 +29,88 @@ pub(super) enum AskError {
     NoToken(#[from] NoToken),
 }
 
-/// Subscribes to topics, and returns those that the broker refused.
-pub(super) async fn subscribe(link: &mut Link, topics: &[String]) -> Result<Vec<String>, AskError> {
-    let filters = topics.iter().cloned();
-    let filters = filters.map(|topic| SubscribeFilter::new(topic, QoS::AtLeastOnce));
-    let mut packet = Subscribe::new_many(filters);
-    packet.pkid = SUBSCRIBE_ID;
-    let answer = async {
-        link.send(Packet::Subscribe(packet)).await?;
-        loop {
-            match link.next().await? {
-                Packet::SubAck(answer) if answer.pkid == SUBSCRIBE_ID => {
-                    return Ok::<_, Lost>(answer.return_codes);
-                }
-                _ => {}
-            }
-        }
-    };
-    let codes = timeout(SUBSCRIBE_LIMIT, answer)
-        .await
-        .map_err(|_| AskError::NoSubAck)??;
-    let granted = |at: usize| matches!(codes.get(at), Some(SubscribeReasonCode::Success(_)));
-    let refused = topics.iter().enumerate().filter(|(at, _)| !granted(*at));
-    Ok(refused.map(|(_, topic)| topic.clone()).collect())
+/// A connection on which the broker is asked.
+pub(super) struct Questions {
+    link: Link,
+    conversation: Conversation,
 }
 
-/// Asks for a token; returns the value of an `Authorization` header, and how long it lives.
-pub(super) async fn token(
-    link: &mut Link,
-    topics: &Topics,
-) -> Result<(Secret, Duration), AskError> {
-    let mut request = Publish::new(topics.token_request(), QoS::AtLeastOnce, Vec::new());
-    request.pkid = REQUEST_ID;
-    let answer = async {
-        link.send(Packet::Publish(request)).await?;
-        loop {
-            match link.next().await? {
-                Packet::Publish(publish) if topics.parse(&publish.topic) == Some(Topic::Token) => {
-                    return Ok::<_, Lost>(publish.payload);
-                }
-                _ => {}
+impl Questions {
+    /// Begins by subscribing to topics.
+    pub(super) fn new(link: Link, topics: &[String], keep_alive: Duration) -> Self {
+        let opening = Opening {
+            subscribe_if_granted: topics.to_vec(),
+            ..Opening::default()
+        };
+        let now = Instant::now().into_std();
+        Self {
+            link,
+            conversation: Conversation::new(opening, Pings::every(keep_alive), now),
+        }
+    }
+
+    /// Waits for the answers to all subscriptions; returns the topics that were refused.
+    pub(super) async fn refused(&mut self) -> Result<Vec<String>, AskError> {
+        let mut refused = Vec::new();
+        let answers = async {
+            while !self.conversation.is_subscribed_or_refused() {
+                self.go_on().await?;
+            }
+            Ok::<_, Lost>(())
+        };
+        timeout(SUBSCRIBE_LIMIT, answers)
+            .await
+            .map_err(|_| AskError::NoSubAck)??;
+        while let Some(event) = self.conversation.next_event() {
+            if let Event::Refused { topic, .. } = event {
+                refused.push(topic);
             }
         }
-    };
-    let payload = timeout(ANSWER_LIMIT, answer)
-        .await
-        .map_err(|_| NoToken::Silent)??;
-    let rows = smartrest::decode(&payload);
-    let token = rows.first().map(Token::from_row).and_then(Result::ok);
-    Ok(token.as_ref().map(token::header).ok_or(NoToken::Rubbish)?)
+        Ok(refused)
+    }
+
+    /// Asks for a token; returns the value of an `Authorization` header, and how long it lives.
+    pub(super) async fn token(&mut self, topics: &Topics) -> Result<(Secret, Duration), AskError> {
+        let request = Message::new(topics.token_request(), "");
+        let now = Instant::now().into_std();
+        self.conversation.publish(&request, now);
+        let payload = timeout(ANSWER_LIMIT, self.token_answer(topics))
+            .await
+            .map_err(|_| NoToken::Silent)??;
+        let rows = smartrest::decode(&payload);
+        let token = rows.first().map(Token::from_row).and_then(Result::ok);
+        Ok(token.as_ref().map(token::header).ok_or(NoToken::Rubbish)?)
+    }
+
+    async fn token_answer(&mut self, topics: &Topics) -> Result<Bytes, Lost> {
+        loop {
+            while let Some(event) = self.conversation.next_event() {
+                if let Event::Received { topic, payload } = event
+                    && topics.parse(&topic) == Some(Topic::Token)
+                {
+                    return Ok(payload);
+                }
+            }
+            self.go_on().await?;
+        }
+    }
+
+    /// Sends what is to be sent, and waits for what comes or is due.
+    async fn go_on(&mut self) -> Result<(), Lost> {
+        let Self { link, conversation } = self;
+        link.send_all(conversation.packets()).await?;
+        tokio::select! {
+            biased;
+            incoming = link.next() => {
+                conversation.receive(incoming?, Instant::now().into_std())?;
+            }
+            () = sleep_until(conversation.next_deadline().into()) => {}
+        }
+        Ok(conversation.time_passed(Instant::now().into_std())?)
+    }
+
+    /// Says good-bye.
+    pub(super) async fn disconnect(self) {
+        self.link.disconnect().await;
+    }
 }

@@ -5,27 +5,24 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::{Codec, Connect, ConnectReturnCode, Login, Packet};
+use rumqttc::{Connect, ConnectReturnCode, Login, Packet};
 use smartrest::row::PACKET_LIMIT;
 use tokio::time::{Instant, timeout};
 use tokio_util::codec::Framed;
 use tracing::{debug, info};
 
+use super::conversation::{Conversation, ConversationError};
+use super::framing::{Incoming, OtherProtocol, PacketCodec};
+use super::reconnect::Loss;
 use crate::net::{BrokerEndpoint, Stream, Transport, TransportError};
 use crate::secret::Secret;
 
 /// Everything from the broker's name to its answer to CONNECT.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LOGIN_LIMIT: Duration = Duration::from_secs(30);
 /// How long the network may take to accept one packet.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
-/// How long the broker may take to answer a ping.
-pub(super) const PING_LIMIT: Duration = Duration::from_secs(20);
-/// How long the broker may take to acknowledge a message before the connection counts as broken.
-pub(super) const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
 /// What the codec says where the stream ends within a packet.
 const HALF_A_PACKET: &str = "bytes remaining on stream";
-/// Largest packet taken, four times what the platform sends (16,184 bytes).
-const INCOMING_LIMIT: usize = 64 * 1024;
 
 /// A broker, and as whom adit logs in.
 #[derive(Clone, Debug)]
@@ -42,7 +39,7 @@ pub struct Account {
 
 /// A connection that carries MQTT packets.
 pub struct Link {
-    framed: Framed<Stream, Codec>,
+    framed: Framed<Stream, PacketCodec>,
 }
 
 /// Why there is no connection.
@@ -52,17 +49,26 @@ pub enum Lost {
     #[error(transparent)]
     Unreachable(#[from] TransportError),
     /// The log-in took too long.
-    #[error("the broker did not answer CONNECT within {CONNECT_LIMIT:?}")]
-    ConnectTimeout,
+    #[error("the broker did not answer CONNECT within {0:?}")]
+    ConnectTimeout(Duration),
+    /// A login without TLS ended without an answer; the scheme that TLS would have.
+    #[error(
+        "the broker closed the connection before it answered CONNECT: this port probably speaks \
+         TLS (write {0}:// in mqtt.url)"
+    )]
+    ClosedWithoutTls(&'static str),
+    /// A login without TLS was answered in TLS; the scheme of that.
+    #[error("this port speaks TLS (write {0}:// in mqtt.url)")]
+    SpeaksTls(&'static str),
     /// The broker answered the log-in with a code.
     #[error("the broker refused the connection: {}", in_words(*.0))]
     Refused(ConnectReturnCode),
-    /// A ping was not answered.
-    #[error("the broker did not answer the ping within {PING_LIMIT:?}")]
-    Silent,
-    /// A message or a subscription was not acknowledged.
-    #[error("the broker did not acknowledge a message within {ACKNOWLEDGE_LIMIT:?}")]
-    Unacknowledged,
+    /// The broker did not answer in time, or ended it.
+    #[error(transparent)]
+    Conversation(#[from] ConversationError),
+    /// The broker is a web server.
+    #[error("the broker does not speak MQTT: it answers in HTTP")]
+    SpeaksHttp,
     /// A packet could not be sent.
     #[error("the network took no data for {WRITE_LIMIT:?}")]
     Blocked,
@@ -86,11 +92,15 @@ pub enum Lost {
 }
 
 impl Account {
-    /// Connects and logs in.
+    /// Connects and logs in, all in the time of `limit`.
     ///
     /// # Errors
     /// The broker was not reached, or did not take the login.
-    pub async fn log_in(&self, transport: &Transport) -> Result<Link, Lost> {
+    pub(crate) async fn log_in(
+        &self,
+        transport: &Transport,
+        limit: Duration,
+    ) -> Result<Link, Lost> {
         let server = &self.broker.server;
         debug!(
             host = server.host,
@@ -100,20 +110,34 @@ impl Account {
             "connecting to the broker"
         );
         let began = Instant::now();
-        let stream = transport
-            .connect_broker(&self.broker, CONNECT_LIMIT)
-            .await?;
-        let left = CONNECT_LIMIT.saturating_sub(began.elapsed());
+        let stream = transport.connect_broker(&self.broker, limit).await?;
+        let left = limit.saturating_sub(began.elapsed());
         let link = timeout(left, self.introduce(stream))
             .await
-            .unwrap_or(Err(Lost::ConnectTimeout))?;
+            .unwrap_or(Err(Lost::ConnectTimeout(limit)))
+            .map_err(|lost| self.without_tls(lost))?;
         info!(
             host = server.host,
             port = server.port,
-            self.client_id,
+            client_id = self.client_id,
             "connected to the broker"
         );
         Ok(link)
+    }
+
+    /// Says what a port that speaks TLS does to a login that does not.
+    fn without_tls(&self, lost: Lost) -> Lost {
+        let scheme = match self.broker.websocket {
+            None => "mqtts",
+            Some(_) => "wss",
+        };
+        match lost {
+            Lost::SpeaksTls(_) => Lost::SpeaksTls(scheme),
+            lost if !self.broker.server.tls && lost.is_by_broker() => {
+                Lost::ClosedWithoutTls(scheme)
+            }
+            lost => lost,
+        }
     }
 
     async fn introduce(&self, stream: Stream) -> Result<Link, Lost> {
@@ -123,12 +147,8 @@ impl Account {
             keep_alive,
             ..
         } = self;
-        let codec = Codec {
-            max_incoming_size: INCOMING_LIMIT,
-            max_outgoing_size: PACKET_LIMIT,
-        };
         let mut link = Link {
-            framed: Framed::new(stream, codec),
+            framed: Framed::new(stream, PacketCodec::default()),
         };
         let packet = Packet::Connect(Connect {
             keep_alive: keep_alive.as_secs().try_into().unwrap_or(u16::MAX),
@@ -139,8 +159,10 @@ impl Account {
         });
         link.send(packet).await?;
         match link.next().await? {
-            Packet::ConnAck(answer) if answer.code == ConnectReturnCode::Success => Ok(link),
-            Packet::ConnAck(answer) => Err(Lost::Refused(answer.code)),
+            Incoming::Packet(Packet::ConnAck(answer)) => match answer.code {
+                ConnectReturnCode::Success => Ok(link),
+                code => Err(Lost::Refused(code)),
+            },
             _ => Err(Lost::NoConnAck),
         }
     }
@@ -151,7 +173,7 @@ impl Lost {
     pub(crate) fn is_by_broker(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
         match self {
-            Self::Closed => true,
+            Self::Closed | Self::Conversation(ConversationError::SecondConnAck) => true,
             Self::Io(error) => {
                 matches!(
                     error.kind(),
@@ -163,9 +185,36 @@ impl Lost {
     }
 }
 
+impl Lost {
+    /// What the loss is to the next attempt where the login had not succeeded.
+    pub(crate) fn before_login(&self) -> Loss {
+        match self {
+            Self::Refused(code) if *code != ConnectReturnCode::ServiceUnavailable => Loss::Refused,
+            _ => Loss::NeverStood,
+        }
+    }
+
+    /// What the loss is to the next attempt where the login had succeeded.
+    pub(crate) fn after_login(
+        &self,
+        conversation: &Conversation,
+        stood: Duration,
+        now: std::time::Instant,
+    ) -> Loss {
+        let silence = conversation.silence(now);
+        match self {
+            lost if lost.is_by_broker() => Loss::Closed { stood, silence },
+            Self::Conversation(ConversationError::NoPong(_)) if !conversation.has_ponged() => {
+                Loss::NoPong { stood, silence }
+            }
+            _ => Loss::Failed(stood),
+        }
+    }
+}
+
 impl Link {
-    /// Waits for the next packet. Dropping the future loses none.
-    pub async fn next(&mut self) -> Result<Packet, Lost> {
+    /// Waits for what comes next. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Incoming, Lost> {
         self.framed
             .next()
             .await
@@ -174,23 +223,50 @@ impl Link {
     }
 
     /// Sends a packet. A future that is dropped may leave half of it unsent.
-    pub async fn send(&mut self, packet: Packet) -> Result<(), Lost> {
-        match timeout(WRITE_LIMIT, self.framed.send(packet)).await {
-            Ok(sent) => sent.map_err(broken),
-            Err(_) => Err(Lost::Blocked),
+    pub(crate) async fn send(&mut self, packet: Packet) -> Result<(), Lost> {
+        self.send_all([packet]).await
+    }
+
+    /// Sends packets, together where they are small. A future that is dropped may leave half of them
+    /// unsent.
+    pub(crate) async fn send_all(
+        &mut self,
+        packets: impl IntoIterator<Item = Packet>,
+    ) -> Result<(), Lost> {
+        for packet in packets {
+            within_limit(self.framed.feed(packet)).await?;
         }
+        within_limit(SinkExt::<Packet>::flush(&mut self.framed)).await
     }
 
     /// Says good-bye; whether it arrives changes nothing.
-    pub async fn disconnect(mut self) {
+    pub(crate) async fn disconnect(mut self) {
         if self.send(Packet::Disconnect).await.is_ok() {
             info!("disconnected from the broker");
         }
     }
 }
 
+async fn within_limit(sending: impl Future<Output = Result<(), PacketError>>) -> Result<(), Lost> {
+    match timeout(WRITE_LIMIT, sending).await {
+        Ok(sent) => sent.map_err(broken),
+        Err(_) => Err(Lost::Blocked),
+    }
+}
+
 fn broken(error: PacketError) -> Lost {
     match error {
+        PacketError::Io(error)
+            if error
+                .get_ref()
+                .is_some_and(|inner| inner.is::<OtherProtocol>()) =>
+        {
+            match error.downcast() {
+                Ok(OtherProtocol::Tls) => Lost::SpeaksTls("mqtts"),
+                Ok(OtherProtocol::Http) => Lost::SpeaksHttp,
+                Err(error) => Lost::Io(error),
+            }
+        }
         PacketError::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => Lost::Closed,
         PacketError::Io(error) if error.to_string() == HALF_A_PACKET => Lost::Closed,
         PacketError::Io(error) => Lost::Io(error),
@@ -209,8 +285,8 @@ fn in_words(code: ConnectReturnCode) -> &'static str {
             "bad user name or password (CONNACK 4); the user name is tenant/user"
         }
         ConnectReturnCode::NotAuthorized => {
-            "not authorised (CONNACK 5), which also happens under overload and just after a device \
-             was deleted"
+            "not authorised (CONNACK 5): the user name or the password may be wrong, the user name \
+             is tenant/user; it also happens under overload and just after a device was deleted"
         }
     }
 }

@@ -1,15 +1,32 @@
 //! What must reach the cloud, in order, until the broker has acknowledged it.
 //!
 //! The platform requires clean sessions, and with one a broker forgets what it had not yet
-//! acknowledged: only the sender can send it again. One message is on its way at a time, because a
-//! lost acknowledgement makes it arrive twice and a status that arrives twice may hit another
-//! operation: with one at a time that is one message at the most for each lost connection.
+//! acknowledged: only the sender can send it again. A lost acknowledgement makes a message arrive
+//! twice. Where that does no harm, as with a status that names its operation, several are on their
+//! way at a time. A status that names none may hit another operation when it arrives twice; it is on
+//! its way alone, so that this can happen to one at the most for each lost connection.
+//!
+//! A broker may answer a message with a disconnect, each time it comes. To hold up nothing for ever,
+//! such a message is set aside. It is told from a broker that goes down by a trial: the message
+//! is sent alone, on a connection that has just answered everything and then stood still for a
+//! moment, and the connection is closed at once. Three such trials in a row decide; a connection
+//! that ends in any other way acquits. Another client with the same id, or a broker that restarts
+//! again and again, would have to come in that very moment three times.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// More messages than the statuses and events of all tunnels that a gateway can carry. An outbox
 /// that is this full means rows without end or a broker that acknowledges nothing.
 const ROOM: usize = 4096;
+/// Messages that are on their way at a time.
+const WINDOW: usize = 32;
+/// Trials in a row after which a message is set aside.
+const TRIALS: u32 = 3;
+/// How long a connection must have stood still before a message is tried again on it.
+const STILL_FOR: Duration = Duration::from_secs(1);
+/// Groups that are remembered when one of their messages was set aside.
+const GROUPS: usize = 1024;
 
 /// A message on its way to the cloud.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -53,69 +70,208 @@ impl Message {
     }
 }
 
+/// How a connection has ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ConnectionEnd {
+    /// The broker closed it with nothing but one message to answer, which had just been sent.
+    ClosedAtMessage,
+    /// The broker closed it at another time.
+    Closed,
+    /// It failed.
+    Failed,
+}
+
+/// A message that a broker takes from nobody, and what was to follow it.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) struct SetAside {
+    pub(crate) message: Message,
+    /// How many others of its group were left out with it.
+    pub(crate) others: usize,
+}
+
 /// The messages that no broker has acknowledged.
 #[derive(Debug, Default)]
-pub struct Outbox {
-    queue: VecDeque<Message>,
-    in_flight: Option<u16>,
+pub(crate) struct Outbox {
+    /// Those on their way stand before all others.
+    queue: VecDeque<Entry>,
+    /// Groups of which a message was set aside, the oldest first.
+    set_aside: VecDeque<u64>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    message: Message,
+    state: State,
+    /// A broker closed the connection while the message was on its way.
+    is_suspect: bool,
+    /// Trials in a row that spoke against it.
+    trials: u32,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Waiting,
+    OnItsWay {
+        packet_id: u16,
+        /// The broker owed no answer when it was sent.
+        is_trial: bool,
+    },
+    /// Kept for as long as an older one is not, so that both are sent again in order.
+    Acknowledged,
 }
 
 impl Outbox {
-    /// Adds a message behind all others. It is kept even beyond [`Outbox::has_room`], which is a
-    /// question to ask before work is begun that will have to be reported.
-    pub fn push(&mut self, message: Message) {
-        self.queue.push_back(message);
+    /// Adds a message behind all others; false if it was left out because one of its group was set
+    /// aside. It is kept even beyond [`Outbox::has_room`], which is a question to ask before work is
+    /// begun that will have to be reported.
+    pub(crate) fn push(&mut self, message: Message) -> bool {
+        let is_left_out = message
+            .group
+            .is_some_and(|group| self.set_aside.contains(&group));
+        if !is_left_out {
+            self.queue.push_back(Entry {
+                message,
+                state: State::Waiting,
+                is_suspect: false,
+                trials: 0,
+            });
+        }
+        !is_left_out
     }
 
-    /// Adds a message in the place of those to the same topic, except for one on its way.
-    pub fn push_newest(&mut self, message: Message) {
-        let on_its_way = usize::from(self.in_flight.is_some());
-        let mut place = 0..;
-        self.queue.retain(|queued| {
-            let is_sent = place.next().is_some_and(|place| place < on_its_way);
-            is_sent || queued.topic != message.topic
-        });
-        self.push(message);
+    /// Adds a message in the place of those to the same topic, except for those on their way.
+    pub(crate) fn push_newest(&mut self, message: Message) -> bool {
+        self.queue
+            .retain(|entry| entry.is_sent() || entry.message.topic != message.topic);
+        self.push(message)
     }
 
     /// Whether new work may be begun.
-    pub fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.queue.len() < ROOM
     }
 
     /// Whether everything was acknowledged.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// How many messages wait, the one on its way included.
-    pub fn len(&self) -> usize {
+    /// How many messages wait, those on their way included.
+    pub(crate) fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Returns the message to send under `packet_id` now; `None` while another is on its way.
-    pub fn send(&mut self, packet_id: u16) -> Option<&Message> {
-        if self.in_flight.is_some() {
-            return None;
+    /// Sends what may be on its way now by `publish`, which returns the packet id. `settled_since`
+    /// is since when the broker owes no answer. Returns when to try again where only time is
+    /// missing.
+    pub(crate) fn send(
+        &mut self,
+        settled_since: Option<Instant>,
+        now: Instant,
+        mut publish: impl FnMut(&Message) -> u16,
+    ) -> Option<Instant> {
+        loop {
+            let sent = self.queue.iter().take_while(|entry| entry.is_sent());
+            let (mut on_their_way, mut may_add) = (0, true);
+            for entry in sent {
+                on_their_way += 1;
+                may_add &= entry.bears_others();
+            }
+            let next = self.queue.get_mut(on_their_way)?;
+            let is_first = on_their_way == 0;
+            if !is_first && (!may_add || !next.bears_others() || on_their_way >= WINDOW) {
+                return None;
+            }
+            if next.is_suspect {
+                let still_at = settled_since? + STILL_FOR;
+                if next.trials > 0 && now < still_at {
+                    return Some(still_at);
+                }
+            }
+            next.state = State::OnItsWay {
+                packet_id: publish(&next.message),
+                is_trial: is_first && settled_since.is_some(),
+            };
         }
-        let message = self.queue.front()?;
-        self.in_flight = Some(packet_id);
-        Some(message)
     }
 
     /// Takes an acknowledgement; false if it is for nothing of this outbox.
-    pub fn acknowledge(&mut self, packet_id: u16) -> bool {
-        if self.in_flight != Some(packet_id) {
+    pub(crate) fn acknowledge(&mut self, packet_id: u16) -> bool {
+        let mut entries = self.queue.iter_mut();
+        let Some(entry) = entries.find(|entry| entry.packet_id() == Some(packet_id)) else {
             return false;
+        };
+        entry.state = State::Acknowledged;
+        while let Some(first) = self.queue.front()
+            && first.state == State::Acknowledged
+        {
+            self.queue.pop_front();
         }
-        self.in_flight = None;
-        self.queue.pop_front();
         true
     }
 
-    /// Makes the message that was on its way the next to be sent again.
-    pub fn connection_lost(&mut self) {
-        self.in_flight = None;
+    /// Makes the messages that were on their way the next to be sent again, in order, and returns
+    /// the one that is set aside, if it has come to that.
+    pub(crate) fn connection_lost(&mut self, end: ConnectionEnd) -> Option<SetAside> {
+        let sent = self.queue.iter().filter(|entry| entry.is_sent()).count();
+        for entry in &mut self.queue {
+            let state = std::mem::replace(&mut entry.state, State::Waiting);
+            match (end, state) {
+                (ConnectionEnd::ClosedAtMessage, State::OnItsWay { is_trial: true, .. })
+                    if sent == 1 =>
+                {
+                    entry.trials += 1;
+                    entry.is_suspect = true;
+                }
+                (
+                    ConnectionEnd::ClosedAtMessage | ConnectionEnd::Closed,
+                    State::OnItsWay { .. },
+                ) => {
+                    entry.trials = 0;
+                    entry.is_suspect = true;
+                }
+                (ConnectionEnd::Failed, _) | (_, State::Waiting | State::Acknowledged) => {
+                    entry.trials = 0;
+                    entry.is_suspect = false;
+                }
+            }
+        }
+        let is_decided = self
+            .queue
+            .front()
+            .is_some_and(|entry| entry.trials >= TRIALS);
+        let message = self.queue.pop_front_if(|_| is_decided)?.message;
+        let before = self.queue.len();
+        if let Some(group) = message.group {
+            self.queue
+                .retain(|entry| entry.message.group != Some(group));
+            if self.set_aside.len() == GROUPS {
+                self.set_aside.pop_front();
+            }
+            self.set_aside.push_back(group);
+        }
+        Some(SetAside {
+            message,
+            others: before - self.queue.len(),
+        })
+    }
+}
+
+impl Entry {
+    fn is_sent(&self) -> bool {
+        self.state != State::Waiting
+    }
+
+    fn packet_id(&self) -> Option<u16> {
+        match self.state {
+            State::OnItsWay { packet_id, .. } => Some(packet_id),
+            State::Waiting | State::Acknowledged => None,
+        }
+    }
+
+    /// Whether others may be on their way beside it.
+    fn bears_others(&self) -> bool {
+        self.message.is_repeatable && !self.is_suspect
     }
 }
 
@@ -127,55 +283,115 @@ mod tests {
         Message::new("s/us", payload)
     }
 
-    fn outbox(payloads: &[&str]) -> Outbox {
+    fn outbox(messages: impl IntoIterator<Item = Message>) -> Outbox {
         let mut outbox = Outbox::default();
-        payloads
-            .iter()
-            .for_each(|payload| outbox.push(message(payload)));
+        for message in messages {
+            outbox.push(message);
+        }
         outbox
     }
 
-    #[test]
-    fn sends_one_at_a_time_in_order() {
-        let mut outbox = outbox(&["501", "503"]);
-        assert_eq!(outbox.send(1), Some(&message("501")));
-        assert_eq!(outbox.send(2), None);
-        assert!(outbox.acknowledge(1));
-        assert_eq!(outbox.send(2), Some(&message("503")));
-        assert!(outbox.acknowledge(2));
-        assert!(outbox.is_empty());
+    /// An outbox and the connection that it sends on.
+    struct Line {
+        outbox: Outbox,
+        now: Instant,
+        last_id: u16,
     }
 
-    #[test]
-    fn keeps_what_was_not_acknowledged_when_the_connection_is_lost() {
-        let mut outbox = outbox(&["501", "503"]);
-        outbox.send(7);
-        outbox.connection_lost();
-        assert_eq!(outbox.send(1), Some(&message("501")));
-        assert!(
-            !outbox.acknowledge(7),
-            "an acknowledgement of the connection before"
-        );
-        assert_eq!(outbox.len(), 2);
-    }
-
-    #[test]
-    fn keeps_only_the_newest_of_a_topic_besides_the_one_on_its_way() {
-        let newest = |payload: &str| Message::new("s/uc/x", payload);
-        let mut outbox = Outbox::default();
-        outbox.push_newest(newest("1"));
-        outbox.send(1);
-        outbox.push_newest(newest("2"));
-        outbox.push(message("501"));
-        outbox.push_newest(newest("3"));
-        assert_eq!(outbox.len(), 3);
-        for (id, sent) in [(1, message("501")), (2, newest("3"))] {
-            assert!(outbox.acknowledge(id));
-            assert_eq!(outbox.send(id + 1), Some(&sent));
+    impl Line {
+        fn new(messages: impl IntoIterator<Item = Message>) -> Self {
+            Self {
+                outbox: outbox(messages),
+                now: Instant::now(),
+                last_id: 0,
+            }
         }
-        outbox.connection_lost();
-        outbox.push_newest(newest("4"));
-        assert_eq!(outbox.send(1), Some(&newest("4")));
+
+        /// Sends on a connection that has been settled for so long; returns the payloads.
+        fn send_after(&mut self, settled: Option<Duration>) -> (Vec<String>, Option<Duration>) {
+            let mut sent = Vec::new();
+            let since = settled.map(|settled| self.now - settled);
+            let again = self.outbox.send(since, self.now, |message| {
+                sent.push(message.payload.clone());
+                self.last_id += 1;
+                self.last_id
+            });
+            (sent, again.map(|at| at - self.now))
+        }
+
+        /// Sends on a connection that has stood still for long.
+        fn send(&mut self) -> Vec<String> {
+            let (sent, again) = self.send_after(Some(10 * STILL_FOR));
+            assert_eq!(again, None);
+            sent
+        }
+
+        fn lose(&mut self, end: ConnectionEnd) -> Option<String> {
+            let aside = self.outbox.connection_lost(end);
+            aside.map(|aside| aside.message.payload)
+        }
+    }
+
+    #[test]
+    fn sends_what_must_not_come_twice_one_at_a_time_in_order() {
+        let mut line = Line::new([message("501"), message("503")]);
+        assert_eq!(line.send(), ["501"]);
+        assert!(line.send().is_empty());
+        assert!(line.outbox.acknowledge(1));
+        assert_eq!(line.send(), ["503"]);
+        assert!(line.outbox.acknowledge(2));
+        assert!(line.outbox.is_empty());
+    }
+
+    #[test]
+    fn sends_up_to_a_window_of_repeatable_messages_and_no_other_beside_them() {
+        let repeatable = |n: usize| message(&format!("506,{n}")).repeatable();
+        let mut line = Line::new((0..WINDOW + 1).map(repeatable));
+        line.outbox.push(message("503"));
+        line.outbox.push(repeatable(100));
+        assert_eq!(line.send().len(), WINDOW);
+        for id in 1..=WINDOW {
+            assert!(line.outbox.acknowledge(u16::try_from(id).unwrap()));
+        }
+        assert_eq!(line.send(), [format!("506,{WINDOW}")]);
+        assert!(line.outbox.acknowledge(33));
+        assert_eq!(line.send(), ["503"], "alone");
+        assert!(line.outbox.acknowledge(34));
+        assert_eq!(line.send(), ["506,100"]);
+    }
+
+    #[test]
+    fn keeps_what_was_not_acknowledged_in_order_when_the_connection_is_lost() {
+        let mut line = Line::new(["1", "2", "3", "4"].map(|n| message(n).repeatable()));
+        assert_eq!(line.send().len(), 4);
+        assert!(line.outbox.acknowledge(1));
+        assert!(line.outbox.acknowledge(3));
+        assert_eq!(line.lose(ConnectionEnd::Failed), None);
+        // What came before another on its topic comes before it again.
+        assert_eq!(line.send(), ["2", "3", "4"]);
+        for id in [2, 4] {
+            assert!(!line.outbox.acknowledge(id), "of the connection before");
+        }
+        assert_eq!(line.outbox.len(), 3);
+    }
+
+    #[test]
+    fn keeps_only_the_newest_of_a_topic_besides_those_on_their_way() {
+        let newest = |payload: &str| Message::new("s/uc/x", payload);
+        let mut line = Line::new([]);
+        line.outbox.push_newest(newest("1"));
+        assert_eq!(line.send(), ["1"]);
+        line.outbox.push_newest(newest("2"));
+        line.outbox.push(message("501"));
+        line.outbox.push_newest(newest("3"));
+        assert_eq!(line.outbox.len(), 3);
+        assert!(line.outbox.acknowledge(1));
+        assert_eq!(line.send(), ["501"]);
+        assert!(line.outbox.acknowledge(2));
+        assert_eq!(line.send(), ["3"]);
+        line.lose(ConnectionEnd::Failed);
+        line.outbox.push_newest(newest("4"));
+        assert_eq!(line.send(), ["4"]);
     }
 
     #[test]
@@ -186,5 +402,85 @@ mod tests {
         }
         outbox.push(message("503"));
         assert_eq!(outbox.len(), ROOM + 1);
+    }
+
+    #[test]
+    fn sets_aside_what_a_broker_answers_with_a_disconnect_three_times() {
+        let mut line = Line::new([
+            message("501").in_group(1),
+            message("503").in_group(1),
+            message("503 of another").in_group(2),
+        ]);
+        for trial in 1..=3 {
+            assert_eq!(line.send(), ["501"], "trial {trial}");
+            let aside = line.outbox.connection_lost(ConnectionEnd::ClosedAtMessage);
+            assert_eq!(aside.is_some(), trial == 3);
+            if let Some(aside) = aside {
+                assert_eq!(aside.message.payload, "501");
+                assert_eq!(aside.others, 1);
+            }
+        }
+        assert!(!line.outbox.push(message("event").in_group(1)));
+        assert!(line.outbox.push(message("501 of a third").in_group(3)));
+        assert_eq!(line.send(), ["503 of another"]);
+    }
+
+    #[test]
+    fn finds_the_one_of_several_that_a_broker_does_not_take() {
+        let mut line = Line::new(["1", "2", "3"].map(|n| message(n).repeatable()));
+        assert_eq!(line.send().len(), 3);
+        assert_eq!(line.lose(ConnectionEnd::Closed), None);
+        assert_eq!(line.send(), ["1"], "alone");
+        assert!(line.outbox.acknowledge(4));
+        for trial in 1..=3 {
+            assert_eq!(line.send(), ["2"], "alone");
+            let aside = line.lose(ConnectionEnd::ClosedAtMessage);
+            assert_eq!(aside.as_deref(), (trial == 3).then_some("2"));
+        }
+        assert_eq!(line.send(), ["3"]);
+    }
+
+    #[test]
+    fn tries_a_suspect_only_where_the_connection_has_stood_still() {
+        let mut line = Line::new([message("501")]);
+        assert_eq!(line.send(), ["501"]);
+        line.lose(ConnectionEnd::ClosedAtMessage);
+        assert_eq!(line.send_after(None), (vec![], None));
+        let (sent, again) = line.send_after(Some(STILL_FOR / 4));
+        assert!(sent.is_empty());
+        assert_eq!(again, Some(STILL_FOR * 3 / 4));
+        assert_eq!(line.send_after(Some(STILL_FOR)).0, ["501"]);
+    }
+
+    #[test]
+    fn sets_nothing_aside_for_connections_that_end_otherwise() {
+        use ConnectionEnd::{Closed, ClosedAtMessage, Failed};
+        for ends in [
+            vec![Closed; 9],
+            vec![Failed; 9],
+            vec![ClosedAtMessage, ClosedAtMessage, Closed, ClosedAtMessage],
+            vec![ClosedAtMessage, ClosedAtMessage, Failed, ClosedAtMessage],
+        ] {
+            let mut line = Line::new([message("501")]);
+            for end in &ends {
+                assert_eq!(line.send(), ["501"]);
+                assert_eq!(line.lose(*end), None, "{ends:?}");
+            }
+        }
+        // A broker that goes down by itself does so also where the suspect waits its turn.
+        let mut line = Line::new([message("501")]);
+        for _ in 0..9 {
+            assert_eq!(line.send(), ["501"]);
+            assert_eq!(line.lose(ClosedAtMessage), None);
+            assert!(line.send_after(Some(Duration::ZERO)).0.is_empty());
+            assert_eq!(line.lose(Closed), None);
+        }
+        // One that is on its way before the broker has answered everything proves nothing.
+        let mut line = Line::new([message("501").repeatable()]);
+        for _ in 0..9 {
+            line.send_after(None);
+            assert_eq!(line.lose(ClosedAtMessage), None);
+            assert_eq!(line.lose(Failed), None);
+        }
     }
 }

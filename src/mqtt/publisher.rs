@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smartrest::row::{PACKET_LIMIT, payload_limit};
 use tokio::sync::Notify;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::outbox::{Message, Outbox};
 
@@ -29,7 +29,7 @@ impl Publisher {
         self.queue(message, Outbox::push_newest);
     }
 
-    fn queue(&self, message: Message, push: fn(&mut Outbox, Message)) {
+    fn queue(&self, message: Message, push: fn(&mut Outbox, Message) -> bool) {
         if message.payload.len() > payload_limit(&message.topic) {
             let bytes = message.payload.len();
             warn!(
@@ -39,7 +39,13 @@ impl Publisher {
             );
             return;
         }
-        push(&mut self.outbox(), message);
+        let (topic, group) = (message.topic.clone(), message.group);
+        if !push(&mut self.outbox(), message) {
+            debug!(
+                topic,
+                group, "message left out like the one of its group that no broker takes"
+            );
+        }
         self.filled.notify_one();
     }
 

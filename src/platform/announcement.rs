@@ -59,7 +59,7 @@ impl CollectionTopics {
 
     /// Brings the fragment of the device up to date.
     pub fn fragment(&self, fragment: &Fragment) -> Message {
-        Message::new(self.up.clone(), encode([&fragment.to_row()]))
+        Message::new(self.up.clone(), encode([&fragment.to_row()])).repeatable()
     }
 }
 

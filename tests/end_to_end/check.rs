@@ -278,8 +278,8 @@ async fn names_the_broken_hop_to_the_broker() {
             at("mqtt", web.port),
             vec![
                 connected,
-                "✗ MQTT login: the connection was closed by the broker (T)\n    check the port in \
-                 mqtt.url and the credentials; another client with the same id may also have come",
+                "✗ MQTT login: the broker does not speak MQTT: it answers in HTTP (T)\n    check \
+                 the port in mqtt.url: something else than MQTT may be spoken there",
             ],
         ),
         (
@@ -303,10 +303,11 @@ async fn names_the_broken_hop_to_the_broker() {
     let password = &cloud.options().device_login.password;
     let config = scene.site.config().replace(password, "another");
     let changes = [
-        "✗ MQTT login: the broker refused the connection: not authorised (CONNACK 5), which also \
-         happens under overload and just after a device was deleted (T)\n    check auth.tenant, \
-         auth.username and the password, and whether the user is locked; after a device was \
-         deleted, wait some minutes",
+        "✗ MQTT login: the broker refused the connection: not authorised (CONNACK 5): the user \
+         name or the password may be wrong, the user name is tenant/user; it also happens under \
+         overload and just after a device was deleted (T)\n    check auth.tenant, auth.username \
+         and the password, and whether the user is locked; after a device was deleted, wait some \
+         minutes",
         "– subscriptions",
         "✗ WebSocket endpoint: reached, but the credentials are refused (HTTP 401) (T)\n    check \
          auth.tenant, auth.username and the password",

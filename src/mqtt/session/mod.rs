@@ -5,8 +5,6 @@
 //! messages when a broker begins a clean session, which the platform demands. What is said is left
 //! to the caller: a session knows messages, no templates and no tunnels.
 
-mod connection;
-
 use std::future;
 use std::time::Duration;
 
@@ -14,15 +12,15 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, info, warn};
 
-use super::link::{Account, Link, Lost};
-use super::outbox::Message;
+use super::conversation::{self, Conversation, Opening, Pings};
+use super::link::{Account, LOGIN_LIMIT, Link, Lost};
+use super::outbox::{ConnectionEnd, Message};
 use super::publisher::Publisher;
-use super::reconnect::{Loss, NextStep, Reconnects};
+use super::reconnect::{Loss, NextStep, Reconnects, Suspicion};
 use crate::net::Transport;
-use crate::words::failure_reason;
-use connection::Connection;
+use crate::words::{failure_reason, legible};
 
 /// Bytes of a reason in the log.
 const LOGGED_REASON_LIMIT: usize = 1024;
@@ -30,6 +28,9 @@ const LOGGED_REASON_LIMIT: usize = 1024;
 const FINISH_RETRY: Duration = Duration::from_millis(500);
 /// Events that wait for the agent. A full queue stops the reading of further packets.
 const EVENT_QUEUE: usize = 16;
+/// A broker that closes the connection at a message does so at most this much later than it answers
+/// others.
+const CLOSE_MARGIN: Duration = Duration::from_secs(1);
 
 /// What a session says by itself, and as whom.
 #[derive(Debug)]
@@ -77,12 +78,20 @@ pub struct Session {
     said_once: bool,
 }
 
-/// Why a connection was left on purpose.
-enum Left {
+/// Why a session is at its end.
+enum SessionEnd {
     /// All is delivered and the session is to end.
     Finished,
     /// Nobody takes events any more.
     Abandoned,
+}
+
+/// How a connection that the broker had accepted was lost.
+struct Ended {
+    lost: Lost,
+    loss: Loss,
+    /// What that means for the messages on their way.
+    end: ConnectionEnd,
 }
 
 impl Session {
@@ -107,30 +116,31 @@ impl Session {
 
     /// Keeps the session until it is finished. Dropping it closes the connection without a word.
     pub async fn run(mut self) {
-        let mut reconnects = Reconnects::default();
+        let mut reconnects = Reconnects::new(self.options.account.keep_alive);
         loop {
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return;
             }
-            let mut accepted = None;
             let link = tokio::select! {
-                link = self.options.account.log_in(&self.transport) => link,
+                link = self.options.account.log_in(&self.transport, LOGIN_LIMIT) => link,
                 () = self.nothing_left() => return,
             };
-            let lost = match link {
-                Ok(link) => {
-                    let start = Instant::now();
-                    accepted = Some(start);
-                    match self.serve(link).await {
-                        Ok(Left::Finished | Left::Abandoned) => return,
-                        Err(lost) => lost,
+            let was_connected = link.is_ok();
+            let (lost, loss) = match link {
+                Ok(link) => match self.serve(link, reconnects.ping_interval()).await {
+                    Ok(SessionEnd::Finished | SessionEnd::Abandoned) => return,
+                    Err(Ended { lost, loss, end }) => {
+                        self.connection_lost(end).await;
+                        (lost, loss)
                     }
+                },
+                Err(lost) => {
+                    let loss = lost.before_login();
+                    (lost, loss)
                 }
-                Err(lost) => lost,
             };
-            self.publisher.outbox().connection_lost();
-            let step = reconnects.lost(loss(&lost, accepted.map(|start| start.elapsed())));
-            self.wait(&lost, accepted.is_some(), step).await;
+            let step = reconnects.lost(loss);
+            self.wait(&lost, was_connected, step).await;
         }
     }
 
@@ -142,23 +152,50 @@ impl Session {
         }
     }
 
+    async fn connection_lost(&self, end: ConnectionEnd) {
+        let Some(aside) = self.publisher.outbox().connection_lost(end) else {
+            return;
+        };
+        let Message { topic, payload, .. } = aside.message;
+        warn!(
+            topic = legible(&topic),
+            bytes = payload.len(),
+            left_out_with_it = aside.others,
+            "message set aside: the broker closes the connection whenever it comes"
+        );
+        if self.publisher.outbox().is_empty() {
+            // Whoever has gone notices with the next connection.
+            let _ = self.events.send(Event::Delivered).await;
+        }
+    }
+
     /// Waits before the next attempt, a moment only when the session is to end.
     async fn wait(&self, lost: &Lost, was_connected: bool, step: NextStep) {
-        let retry_in = step.wait_up_to.mul_f64(fastrand::f64());
+        let retry_in = step.draw_wait();
         let error = failure_reason(lost, LOGGED_REASON_LIMIT);
-        let shown = Duration::from_millis(retry_in.as_millis().try_into().unwrap_or(u64::MAX));
         let broker = self.options.account.broker.server.to_string();
         if was_connected {
-            warn!(broker, error, retry_in = ?shown, "connection to the broker lost");
+            warn!(broker, error, ?retry_in, "connection to the broker lost");
         } else {
-            warn!(broker, error, retry_in = ?shown, "no connection to the broker");
+            warn!(broker, error, ?retry_in, "no connection to the broker");
         }
-        if step.thrown_out {
-            warn!(
+        match step.suspicion {
+            Some(Suspicion::OtherClient) => warn!(
                 client_id = self.options.account.client_id,
                 "the broker accepts this client and soon closes the connection, again and again: \
                  another client probably uses the same id"
-            );
+            ),
+            Some(Suspicion::IdleCut {
+                silence,
+                ping_interval,
+            }) => warn!(
+                ?silence,
+                ?ping_interval,
+                "the connection ends after the same silence again and again: something on the way \
+                 probably cuts idle connections; pings come more often from now on, and \
+                 mqtt.keep_alive below the silence keeps it so"
+            ),
+            None => {}
         }
         tokio::select! {
             () = sleep(retry_in) => {}
@@ -166,50 +203,163 @@ impl Session {
         }
     }
 
-    async fn serve(&mut self, link: Link) -> Result<Left, Lost> {
-        let mut connection = Connection::new(link, &self.options, self.said_once);
-        connection.begin().await?;
+    /// Speaks on one connection to its end.
+    async fn serve(&mut self, mut link: Link, pings: Duration) -> Result<SessionEnd, Ended> {
+        let began = Instant::now();
+        // The wait for an answer follows what is configured, however often pings come.
+        let pings = Pings {
+            interval: pings,
+            ..Pings::every(self.options.account.keep_alive)
+        };
+        let mut conversation = Conversation::new(self.opening(), pings, began.into_std());
+        match self.converse(&mut link, &mut conversation).await {
+            Ok(end) => {
+                link.disconnect().await;
+                Ok(end)
+            }
+            Err(lost) => {
+                let now = Instant::now();
+                let is_at_message = conversation.has_just_sent_one(CLOSE_MARGIN, now.into_std());
+                let end = match (lost.is_by_broker(), is_at_message) {
+                    (true, true) => ConnectionEnd::ClosedAtMessage,
+                    (true, false) => ConnectionEnd::Closed,
+                    (false, _) => ConnectionEnd::Failed,
+                };
+                let loss = lost.after_login(&conversation, now - began, now.into_std());
+                Err(Ended { lost, loss, end })
+            }
+        }
+    }
+
+    fn opening(&self) -> Opening {
+        let Options {
+            create,
+            subscribe,
+            subscribe_if_granted,
+            announce,
+            once,
+            resume,
+            ..
+        } = &self.options;
+        let once = if self.said_once { &[] } else { once.as_slice() };
+        Opening {
+            create: create.clone(),
+            subscribe: subscribe.clone(),
+            subscribe_if_granted: subscribe_if_granted.clone(),
+            announce: [announce, once, resume].concat(),
+        }
+    }
+
+    async fn converse(
+        &mut self,
+        link: &mut Link,
+        conversation: &mut Conversation,
+    ) -> Result<SessionEnd, Lost> {
+        let mut is_finishing = false;
+        let mut said_skipped = false;
         loop {
-            if connection.may_deliver() {
-                for message in self.publisher.take_asked() {
-                    connection.publish_for_setup(&message).await?;
-                }
-                connection.deliver(&self.publisher).await?;
-            }
+            let deliver_at = self.deliver(conversation);
+            link.send_all(conversation.packets()).await?;
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
-                connection.link.disconnect().await;
-                return Ok(Left::Finished);
+                return Ok(SessionEnd::Finished);
             }
-            let (deadline, finishing) = (connection.next_deadline(), connection.finishing);
-            let events = tokio::select! {
-                packet = connection.link.next() => {
-                    connection.take(packet?, &self.publisher).await?
+            let deadline = conversation.next_deadline();
+            let deadline = deliver_at.map_or(deadline, |at| at.min(deadline));
+            tokio::select! {
+                biased;
+                // Before the deadline: what has come in time must not be missed after a long write.
+                incoming = link.next() => {
+                    conversation.receive(incoming?, Instant::now().into_std())?;
                 }
-                () = sleep_until(deadline) => {
-                    connection.deadline_passed().await?;
-                    Vec::new()
-                }
-                () = self.publisher.filled() => Vec::new(),
-                () = self.finish.cancelled(), if !finishing => {
-                    connection.finishing = true;
-                    Vec::new()
-                }
-            };
-            self.said_once |= connection.is_ready();
-            for event in events {
+                () = sleep_until(deadline.into()) => {}
+                () = self.publisher.filled() => {}
+                () = self.finish.cancelled(), if !is_finishing => is_finishing = true,
+            }
+            conversation.time_passed(Instant::now().into_std())?;
+            self.said_once |= conversation.is_ready();
+            while let Some(event) = conversation.next_event() {
+                let Some(event) = self.event(event, conversation, &mut said_skipped) else {
+                    continue;
+                };
                 if self.events.send(event).await.is_err() {
-                    connection.link.disconnect().await;
-                    return Ok(Left::Abandoned);
+                    return Ok(SessionEnd::Abandoned);
                 }
             }
         }
     }
-}
 
-fn loss(lost: &Lost, stood: Option<Duration>) -> Loss {
-    match stood {
-        None => Loss::NeverStood,
-        Some(stood) if lost.is_by_broker() => Loss::Closed(stood),
-        Some(stood) => Loss::Failed(stood),
+    /// Publishes what may be on its way now; returns when there may be more.
+    fn deliver(&self, conversation: &mut Conversation) -> Option<std::time::Instant> {
+        if !conversation.may_publish() {
+            return None;
+        }
+        let now = Instant::now().into_std();
+        for message in self.publisher.take_asked() {
+            conversation.publish(&message, now);
+        }
+        let settled_since = conversation.settled_since();
+        self.publisher.outbox().send(settled_since, now, |message| {
+            conversation.publish(message, now)
+        })
+    }
+
+    /// Does what follows within the session; returns what follows outside.
+    fn event(
+        &self,
+        event: conversation::Event,
+        conversation: &mut Conversation,
+        said_skipped: &mut bool,
+    ) -> Option<Event> {
+        use conversation::Event as Happened;
+        match event {
+            Happened::Ready => {
+                info!("announced and ready for operations");
+                Some(Event::Ready)
+            }
+            Happened::Received { topic, payload } => Some(Event::Received { topic, payload }),
+            Happened::LeftOut => {
+                let now = Instant::now().into_std();
+                for message in &self.options.resume {
+                    conversation.publish(message, now);
+                }
+                None
+            }
+            Happened::Skipped(skipped) => {
+                let (topic, bytes) = (legible(&skipped.topic), skipped.size);
+                if std::mem::replace(said_skipped, true) {
+                    debug!(topic, bytes, "message skipped: it is too large");
+                } else {
+                    warn!(
+                        topic,
+                        bytes,
+                        "message skipped: it is larger than any that the platform sends; further \
+                         ones on this connection are not told"
+                    );
+                }
+                None
+            }
+            Happened::Acknowledged(packet_id) => {
+                let mut outbox = self.publisher.outbox();
+                (outbox.acknowledge(packet_id) && outbox.is_empty()).then_some(Event::Delivered)
+            }
+            Happened::Refused {
+                topic,
+                is_needed,
+                retry_in,
+                is_news,
+            } => {
+                if is_needed && is_news {
+                    warn!(
+                        topic,
+                        ?retry_in,
+                        "the broker refuses a subscription, as the platform does while a device is \
+                         new"
+                    );
+                } else {
+                    debug!(topic, ?retry_in, "subscription refused");
+                }
+                None
+            }
+        }
     }
 }

@@ -1,0 +1,1022 @@
+//! What is said on one connection, and what the broker must answer: packets and instants come in,
+//! packets and events come out.
+//!
+//! A conversation begins behind the CONNACK. Its opening has an order that the platform dictates: a
+//! device that does not exist yet is refused its subscriptions, so it is created first; what is
+//! announced before they stand is answered to nobody. Each topic has a SUBSCRIBE of its own, because
+//! the platform's MQTT Service refuses several in one, and asks again where no SUBACK comes.
+//! Carrying the packets, and telling the time, is left to the caller.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rumqttc::{Packet, PubAck, Publish, QoS, Subscribe, SubscribeReasonCode};
+use tracing::{debug, trace};
+
+use super::framing::{Incoming, Skipped};
+use super::outbox::Message;
+
+/// How long the broker may take to acknowledge a message, or a subscription that is needed, before
+/// the connection counts as broken.
+const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
+/// A SUBSCRIBE without an answer is sent again after this time, then after twice as long each time.
+const FIRST_REPEAT: Duration = Duration::from_secs(5);
+/// The longest time until a SUBSCRIBE without an answer is sent again.
+const LONGEST_REPEAT: Duration = Duration::from_secs(30);
+/// A refused subscription is tried again after this time, and then after twice as long each time.
+const FIRST_RESUBSCRIBE: Duration = Duration::from_secs(1);
+/// The longest time until a refused subscription is tried again.
+const LONGEST_RESUBSCRIBE: Duration = Duration::from_secs(30);
+/// Messages that arrive before the opening is complete. More are dropped and told as
+/// [`Event::LeftOut`].
+const HELD_LIMIT: usize = 256;
+/// The broker may take this part of the time between two pings to answer one.
+const PONG_SHARE: u32 = 2;
+/// The shortest time for that answer: a mobile network takes seconds to wake up.
+const SHORTEST_PONG_LIMIT: Duration = Duration::from_secs(2);
+/// The longest time for that answer.
+const LONGEST_PONG_LIMIT: Duration = Duration::from_secs(20);
+
+/// What is said first on a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Opening {
+    /// Acknowledged before anything is subscribed.
+    pub(crate) create: Vec<Message>,
+    /// Topics that must be granted before the announcement goes out.
+    pub(crate) subscribe: Vec<String>,
+    /// Topics that are asked for once before the announcement, and done without while they are
+    /// refused.
+    pub(crate) subscribe_if_granted: Vec<String>,
+    /// Published last.
+    pub(crate) announce: Vec<Message>,
+}
+
+/// When a connection without a word is looked after.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Pings {
+    /// Time between two pings.
+    pub(crate) interval: Duration,
+    /// How long the broker may take to answer one.
+    pub(crate) answer_limit: Duration,
+}
+
+/// What happens on a connection.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Event {
+    /// The opening is said and acknowledged.
+    Ready,
+    /// A message has come. Those before [`Event::Ready`] are held until then.
+    Received { topic: String, payload: Bytes },
+    /// Messages that came before [`Event::Ready`] were dropped: there were too many.
+    LeftOut,
+    /// A message has come that is too large to be taken.
+    Skipped(Skipped),
+    /// The message of [`Conversation::publish`] with this packet id has arrived.
+    Acknowledged(u16),
+    /// The broker refuses a subscription, which is asked for again.
+    Refused {
+        topic: String,
+        is_needed: bool,
+        retry_in: Duration,
+        /// Whether somebody should hear of it: the first time, and again where it has lasted for
+        /// too long to be a new device.
+        is_news: bool,
+    },
+}
+
+/// Why a conversation is at its end.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConversationError {
+    /// A ping was not answered; how long that took.
+    #[error("the broker did not answer the ping within {0:?}")]
+    NoPong(Duration),
+    /// A message was not acknowledged.
+    #[error("the broker did not acknowledge a message within {ACKNOWLEDGE_LIMIT:?}")]
+    Unacknowledged,
+    /// A subscription that is needed was neither granted nor refused; its topic.
+    #[error("the broker did not answer SUBSCRIBE to {0} within {ACKNOWLEDGE_LIMIT:?}")]
+    NoSubAck(String),
+    /// So the platform ends a connection.
+    #[error("the connection was closed by the broker with a second CONNACK")]
+    SecondConnAck,
+}
+
+/// How far the opening has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Phase {
+    Creating,
+    Subscribing,
+    Announcing,
+    Ready,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+struct Sent {
+    packet_id: u16,
+    at: Instant,
+    /// It belongs to the opening.
+    is_opening: bool,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    topic: String,
+    is_needed: bool,
+    /// The broker has answered at least once.
+    is_answered: bool,
+    /// It has, or had its time to.
+    had_its_time: bool,
+    retry_after: Duration,
+    state: SubscriptionState,
+}
+
+#[derive(Debug)]
+enum SubscriptionState {
+    Asked {
+        packet_id: u16,
+        since: Instant,
+        repeat_at: Instant,
+        repeat_after: Duration,
+    },
+    Refused {
+        retry_at: Instant,
+    },
+    Granted,
+}
+
+/// A ping on its way.
+#[derive(Debug)]
+struct Ping {
+    answer_by: Instant,
+    /// How long nothing had gone either way before it.
+    silence: Duration,
+}
+
+/// One connection that the broker has accepted.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pings: Pings,
+    opening: Opening,
+    phase: Phase,
+    last_packet_id: u16,
+    on_their_way: Vec<Sent>,
+    acknowledge_by: Option<Instant>,
+    slowest_answer: Duration,
+    /// Since when nothing has waited for an answer.
+    settled_since: Option<Instant>,
+    subscriptions: Vec<Subscription>,
+    next_ping: Instant,
+    ping: Option<Ping>,
+    has_ponged: bool,
+    /// When the last packet came or went.
+    last_packet: Instant,
+    held: Vec<Event>,
+    left_out: bool,
+    packets: VecDeque<Packet>,
+    events: VecDeque<Event>,
+}
+
+impl Pings {
+    /// Pings at this interval.
+    pub(crate) fn every(interval: Duration) -> Self {
+        let answer_limit = (interval / PONG_SHARE).clamp(SHORTEST_PONG_LIMIT, LONGEST_PONG_LIMIT);
+        Self {
+            interval,
+            answer_limit,
+        }
+    }
+}
+
+impl Conversation {
+    /// Begins to speak to a broker that has just accepted the client.
+    pub(crate) fn new(opening: Opening, pings: Pings, now: Instant) -> Self {
+        let mut conversation = Self {
+            pings,
+            opening,
+            phase: Phase::Creating,
+            last_packet_id: 0,
+            on_their_way: Vec::new(),
+            acknowledge_by: None,
+            slowest_answer: Duration::ZERO,
+            settled_since: None,
+            subscriptions: Vec::new(),
+            next_ping: now + pings.interval,
+            ping: None,
+            has_ponged: false,
+            last_packet: now,
+            held: Vec::new(),
+            left_out: false,
+            packets: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        let create = std::mem::take(&mut conversation.opening.create);
+        conversation.say(&create, now);
+        conversation.go_on(now);
+        conversation
+    }
+
+    /// Returns the packets to send now, in order.
+    pub(crate) fn packets(&mut self) -> impl Iterator<Item = Packet> {
+        self.packets.drain(..)
+    }
+
+    /// Returns the next event.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Whether the device exists, so that others may [publish](Self::publish).
+    pub(crate) fn may_publish(&self) -> bool {
+        self.phase != Phase::Creating
+    }
+
+    /// Whether the opening is said and acknowledged.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    /// Whether the broker has answered every subscription at least once, if it is to.
+    pub(crate) fn is_subscribed_or_refused(&self) -> bool {
+        let mut subscriptions = self.subscriptions.iter();
+        self.may_publish() && subscriptions.all(|s| s.is_answered)
+    }
+
+    /// Sends a message; returns its packet id.
+    pub(crate) fn publish(&mut self, message: &Message, now: Instant) -> u16 {
+        self.publish_as(message, false, now)
+    }
+
+    /// Takes what has come.
+    ///
+    /// # Errors
+    /// The broker has ended the conversation.
+    pub(crate) fn receive(
+        &mut self,
+        incoming: Incoming,
+        now: Instant,
+    ) -> Result<(), ConversationError> {
+        self.last_packet = now;
+        if let Some(ping) = &mut self.ping {
+            // Whoever speaks is there, even where the answer stands behind other packets.
+            *ping = Ping {
+                answer_by: now + self.pings.answer_limit,
+                silence: Duration::ZERO,
+            };
+        }
+        match incoming {
+            Incoming::Packet(Packet::Publish(publish)) => self.received(publish, now),
+            Incoming::Packet(Packet::PubAck(PubAck { pkid })) => self.acknowledged(pkid, now),
+            Incoming::Packet(Packet::SubAck(answer)) => {
+                let code = answer.return_codes.first();
+                let is_granted = matches!(code, Some(SubscribeReasonCode::Success(_)));
+                self.subscribed(answer.pkid, is_granted, now);
+            }
+            Incoming::Packet(Packet::PingResp) => {
+                self.ping = None;
+                self.has_ponged = true;
+            }
+            Incoming::Packet(Packet::ConnAck(_)) => return Err(ConversationError::SecondConnAck),
+            Incoming::Packet(other) => {
+                debug!(?other, "packet without a meaning for a client ignored");
+            }
+            Incoming::Skipped(skipped) => {
+                if let Some(packet_id) = skipped.packet_id {
+                    self.send(Packet::PubAck(PubAck::new(packet_id)), now);
+                }
+                self.events.push_back(Event::Skipped(skipped));
+            }
+        }
+        self.go_on(now);
+        Ok(())
+    }
+
+    /// When [`Self::time_passed`] is to be called at the latest.
+    pub(crate) fn next_deadline(&self) -> Instant {
+        let subscriptions = self.subscriptions.iter().filter_map(|s| s.next_deadline());
+        let ping = self.ping.as_ref().map(|ping| ping.answer_by);
+        subscriptions
+            .chain(ping)
+            .chain(self.acknowledge_by)
+            .fold(self.next_ping, Instant::min)
+    }
+
+    /// Does what is due.
+    ///
+    /// # Errors
+    /// The broker did not answer in time.
+    pub(crate) fn time_passed(&mut self, now: Instant) -> Result<(), ConversationError> {
+        if self.ping.as_ref().is_some_and(|ping| ping.answer_by <= now) {
+            return Err(ConversationError::NoPong(self.pings.answer_limit));
+        }
+        if self.acknowledge_by.is_some_and(|at| at <= now) {
+            return Err(ConversationError::Unacknowledged);
+        }
+        self.ask_again(now)?;
+        if self.next_ping <= now {
+            self.next_ping = now + self.pings.interval;
+            let silence = now.saturating_duration_since(self.last_packet);
+            self.ping.get_or_insert(Ping {
+                answer_by: now + self.pings.answer_limit,
+                silence,
+            });
+            self.send(Packet::PingReq, now);
+        }
+        self.go_on(now);
+        Ok(())
+    }
+
+    /// How long nothing has gone either way; a ping that nobody has answered does not count.
+    pub(crate) fn silence(&self, now: Instant) -> Duration {
+        match &self.ping {
+            Some(ping) => ping.silence,
+            None => now.saturating_duration_since(self.last_packet),
+        }
+    }
+
+    /// Whether a ping was answered.
+    pub(crate) fn has_ponged(&self) -> bool {
+        self.has_ponged
+    }
+
+    /// Since when the broker owes no answer; `None` while it does.
+    pub(crate) fn settled_since(&self) -> Option<Instant> {
+        self.settled_since
+    }
+
+    /// Whether one message is on its way and was sent at most `margin` longer ago than the broker
+    /// took for two of its slowest answers.
+    pub(crate) fn has_just_sent_one(&self, margin: Duration, now: Instant) -> bool {
+        match &self.on_their_way[..] {
+            [sent] => now.saturating_duration_since(sent.at) <= margin + 2 * self.slowest_answer,
+            _ => false,
+        }
+    }
+
+    /// Begins the next phase if the present one is complete.
+    fn go_on(&mut self, now: Instant) {
+        let is_said = !self.on_their_way.iter().any(|sent| sent.is_opening);
+        if self.phase == Phase::Creating && is_said {
+            self.phase = Phase::Subscribing;
+            self.subscribe(now);
+        }
+        if self.phase == Phase::Subscribing && self.subscriptions.iter().all(Subscription::is_done)
+        {
+            self.phase = Phase::Announcing;
+            let announce = std::mem::take(&mut self.opening.announce);
+            self.say(&announce, now);
+        }
+        let is_said = !self.on_their_way.iter().any(|sent| sent.is_opening);
+        if self.phase == Phase::Announcing && is_said {
+            self.phase = Phase::Ready;
+            self.events.push_back(Event::Ready);
+            if self.left_out {
+                self.events.push_back(Event::LeftOut);
+            }
+            self.events.extend(self.held.drain(..));
+        }
+        let is_settled = self.may_publish()
+            && self.on_their_way.is_empty()
+            && self.subscriptions.iter().all(|s| s.had_its_time);
+        self.settled_since = match is_settled {
+            true => self.settled_since.or(Some(now)),
+            false => None,
+        };
+    }
+
+    fn say(&mut self, messages: &[Message], now: Instant) {
+        for message in messages {
+            self.publish_as(message, true, now);
+        }
+    }
+
+    fn publish_as(&mut self, message: &Message, is_opening: bool, now: Instant) -> u16 {
+        let Message { topic, payload, .. } = message;
+        trace!(topic, payload, "publish");
+        let packet_id = self.next_packet_id();
+        let mut packet = Publish::new(topic, QoS::AtLeastOnce, payload.as_bytes());
+        packet.pkid = packet_id;
+        self.on_their_way.push(Sent {
+            packet_id,
+            at: now,
+            is_opening,
+        });
+        self.settled_since = None;
+        self.acknowledge_by
+            .get_or_insert_with(|| now + ACKNOWLEDGE_LIMIT);
+        self.send(Packet::Publish(packet), now);
+        packet_id
+    }
+
+    fn acknowledged(&mut self, packet_id: u16, now: Instant) {
+        let mut sent = self.on_their_way.iter();
+        let Some(place) = sent.position(|sent| sent.packet_id == packet_id) else {
+            debug!(packet_id, "acknowledgement of nothing ignored");
+            return;
+        };
+        let sent = self.on_their_way.remove(place);
+        let took = now.saturating_duration_since(sent.at);
+        self.slowest_answer = self.slowest_answer.max(took);
+        // The broker has its time anew for what is still to be acknowledged.
+        self.acknowledge_by = (!self.on_their_way.is_empty()).then(|| now + ACKNOWLEDGE_LIMIT);
+        if !sent.is_opening {
+            self.events.push_back(Event::Acknowledged(packet_id));
+        }
+    }
+
+    fn subscribe(&mut self, now: Instant) {
+        let needed = std::mem::take(&mut self.opening.subscribe);
+        let needed = needed.into_iter().map(|topic| (topic, true));
+        let wanted = std::mem::take(&mut self.opening.subscribe_if_granted);
+        let wanted = wanted.into_iter().map(|topic| (topic, false));
+        for (topic, is_needed) in needed.chain(wanted) {
+            let state = self.ask_for(&topic, now);
+            self.subscriptions.push(Subscription {
+                topic,
+                is_needed,
+                is_answered: false,
+                had_its_time: false,
+                retry_after: FIRST_RESUBSCRIBE,
+                state,
+            });
+        }
+    }
+
+    fn ask_for(&mut self, topic: &str, now: Instant) -> SubscriptionState {
+        let packet_id = self.next_packet_id();
+        self.send(subscribe(topic, packet_id), now);
+        SubscriptionState::Asked {
+            packet_id,
+            since: now,
+            repeat_at: now + FIRST_REPEAT,
+            repeat_after: FIRST_REPEAT,
+        }
+    }
+
+    fn subscribed(&mut self, packet_id: u16, is_granted: bool, now: Instant) {
+        let mut subscriptions = self.subscriptions.iter_mut();
+        let Some(subscription) = subscriptions.find(|s| s.packet_id() == Some(packet_id)) else {
+            debug!(packet_id, "answer to no subscription ignored");
+            return;
+        };
+        subscription.is_answered = true;
+        subscription.had_its_time = true;
+        if is_granted {
+            subscription.state = SubscriptionState::Granted;
+            return;
+        }
+        let retry_in = subscription.retry_after;
+        subscription.retry_after = (2 * retry_in).min(LONGEST_RESUBSCRIBE);
+        subscription.state = SubscriptionState::Refused {
+            retry_at: now + retry_in,
+        };
+        self.events.push_back(Event::Refused {
+            topic: subscription.topic.clone(),
+            is_needed: subscription.is_needed,
+            retry_in,
+            is_news: [FIRST_RESUBSCRIBE, LONGEST_RESUBSCRIBE].contains(&retry_in),
+        });
+    }
+
+    /// Asks again where a subscription was refused or not answered.
+    fn ask_again(&mut self, now: Instant) -> Result<(), ConversationError> {
+        let mut subscriptions = std::mem::take(&mut self.subscriptions);
+        let asked = subscriptions.iter_mut().try_for_each(|subscription| {
+            let Subscription {
+                topic,
+                is_needed,
+                had_its_time,
+                state,
+                ..
+            } = subscription;
+            match state {
+                SubscriptionState::Asked { since, .. }
+                    if *is_needed && *since + ACKNOWLEDGE_LIMIT <= now =>
+                {
+                    return Err(ConversationError::NoSubAck(topic.clone()));
+                }
+                SubscriptionState::Asked {
+                    packet_id,
+                    repeat_at,
+                    repeat_after,
+                    ..
+                } if *repeat_at <= now => {
+                    debug!(topic, "subscription not answered, asking again");
+                    *had_its_time = true;
+                    *repeat_after = (2 * *repeat_after).min(LONGEST_REPEAT);
+                    *repeat_at = now + *repeat_after;
+                    // What is sent again keeps its packet id.
+                    self.send(subscribe(topic, *packet_id), now);
+                }
+                SubscriptionState::Refused { retry_at } if *retry_at <= now => {
+                    *state = self.ask_for(topic, now);
+                }
+                SubscriptionState::Asked { .. }
+                | SubscriptionState::Refused { .. }
+                | SubscriptionState::Granted => {}
+            }
+            Ok(())
+        });
+        self.subscriptions = subscriptions;
+        asked
+    }
+
+    /// Acknowledges a message and holds it until the opening is complete: an operation that began
+    /// before the announcement was out would be failed by it.
+    fn received(&mut self, publish: Publish, now: Instant) {
+        // QoS 2 does not come: a broker delivers at most at the level that was subscribed.
+        if publish.qos == QoS::AtLeastOnce {
+            self.send(Packet::PubAck(PubAck::new(publish.pkid)), now);
+        }
+        let event = Event::Received {
+            topic: publish.topic,
+            payload: publish.payload,
+        };
+        if self.is_ready() {
+            self.events.push_back(event);
+        } else if self.held.len() < HELD_LIMIT {
+            self.held.push(event);
+        } else {
+            debug!("message dropped before the announcement; it will be asked for again");
+            self.left_out = true;
+        }
+    }
+
+    fn send(&mut self, packet: Packet, now: Instant) {
+        self.last_packet = now;
+        self.packets.push_back(packet);
+    }
+
+    fn next_packet_id(&mut self) -> u16 {
+        loop {
+            self.last_packet_id = self.last_packet_id.checked_add(1).unwrap_or(1);
+            let id = self.last_packet_id;
+            let is_used = self.on_their_way.iter().any(|sent| sent.packet_id == id)
+                || self.subscriptions.iter().any(|s| s.packet_id() == Some(id));
+            if !is_used {
+                return id;
+            }
+        }
+    }
+}
+
+impl Subscription {
+    fn packet_id(&self) -> Option<u16> {
+        match self.state {
+            SubscriptionState::Asked { packet_id, .. } => Some(packet_id),
+            SubscriptionState::Refused { .. } | SubscriptionState::Granted => None,
+        }
+    }
+
+    /// Whether the announcement need not wait for it.
+    fn is_done(&self) -> bool {
+        match self.is_needed {
+            true => matches!(self.state, SubscriptionState::Granted),
+            false => self.had_its_time,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        match self.state {
+            SubscriptionState::Asked {
+                since, repeat_at, ..
+            } if self.is_needed => Some(repeat_at.min(since + ACKNOWLEDGE_LIMIT)),
+            SubscriptionState::Asked { repeat_at, .. } => Some(repeat_at),
+            SubscriptionState::Refused { retry_at } => Some(retry_at),
+            SubscriptionState::Granted => None,
+        }
+    }
+}
+
+fn subscribe(topic: &str, packet_id: u16) -> Packet {
+    let mut packet = Subscribe::new(topic, QoS::AtLeastOnce);
+    packet.pkid = packet_id;
+    Packet::Subscribe(packet)
+}
+
+#[cfg(test)]
+mod tests {
+    use rumqttc::{ConnAck, ConnectReturnCode, SubAck};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const KEEP_ALIVE: Duration = Duration::from_mins(1);
+
+    /// A conversation, and the broker that it is led with.
+    struct Line {
+        conversation: Conversation,
+        now: Instant,
+    }
+
+    impl Line {
+        fn with_keep_alive(opening: Opening, keep_alive: Duration) -> Self {
+            let now = Instant::now();
+            let conversation = Conversation::new(opening, Pings::every(keep_alive), now);
+            Self { conversation, now }
+        }
+
+        fn new(opening: Opening) -> Self {
+            Self::with_keep_alive(opening, KEEP_ALIVE)
+        }
+
+        /// One that has nothing to say at first.
+        fn ready(keep_alive: Duration) -> Self {
+            let mut line = Self::with_keep_alive(Opening::default(), keep_alive);
+            assert_eq!(line.events(), [Event::Ready]);
+            line
+        }
+
+        /// What goes out, in words, as `PUBLISH 1 s/us 100`.
+        fn sent(&mut self) -> Vec<String> {
+            let packets = self.conversation.packets();
+            packets
+                .map(|packet| match packet {
+                    Packet::Publish(publish) => {
+                        let payload = String::from_utf8_lossy(&publish.payload);
+                        format!("PUBLISH {} {} {payload}", publish.pkid, publish.topic)
+                    }
+                    Packet::Subscribe(subscribe) => {
+                        let [filter] = &subscribe.filters[..] else {
+                            panic!("{subscribe:?}");
+                        };
+                        format!("SUBSCRIBE {} {}", subscribe.pkid, filter.path)
+                    }
+                    Packet::PubAck(ack) => format!("PUBACK {}", ack.pkid),
+                    Packet::PingReq => "PINGREQ".to_owned(),
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        }
+
+        fn events(&mut self) -> Vec<Event> {
+            std::iter::from_fn(|| self.conversation.next_event()).collect()
+        }
+
+        fn receive(&mut self, packet: Packet) {
+            let incoming = Incoming::Packet(packet);
+            self.conversation.receive(incoming, self.now).unwrap();
+        }
+
+        fn acknowledge(&mut self, id: u16) {
+            self.receive(Packet::PubAck(PubAck::new(id)));
+        }
+
+        fn answer(&mut self, id: u16, code: SubscribeReasonCode) {
+            self.receive(Packet::SubAck(SubAck::new(id, vec![code])));
+        }
+
+        fn grant(&mut self, id: u16) {
+            self.answer(id, SubscribeReasonCode::Success(QoS::AtLeastOnce));
+        }
+
+        fn refuse(&mut self, id: u16) {
+            self.answer(id, SubscribeReasonCode::Failure);
+        }
+
+        /// Lets the time pass, with a look at every deadline.
+        fn wait(&mut self, time: Duration) -> Result<(), ConversationError> {
+            let end = self.now + time;
+            while self.conversation.next_deadline() <= end {
+                self.now = self.conversation.next_deadline();
+                self.conversation.time_passed(self.now)?;
+            }
+            self.now = end;
+            Ok(())
+        }
+
+        /// Lets the time pass until the conversation fails; returns why, and when.
+        fn fail(&mut self) -> (ConversationError, Duration) {
+            let began = self.now;
+            loop {
+                if let Err(error) = self.wait(SECOND / 2) {
+                    return (error, self.now - began);
+                }
+                assert!(self.now - began < 60 * KEEP_ALIVE);
+            }
+        }
+    }
+
+    fn opening() -> Opening {
+        Opening {
+            create: vec![Message::new("s/us", "100")],
+            subscribe: vec!["s/ds".into()],
+            subscribe_if_granted: vec!["s/e".into()],
+            announce: vec![Message::new("s/us", "114"), Message::new("s/us", "500")],
+        }
+    }
+
+    fn message(topic: &str) -> Packet {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, "530");
+        publish.pkid = 9;
+        Packet::Publish(publish)
+    }
+
+    #[test]
+    fn creates_then_subscribes_to_each_topic_alone_then_announces() {
+        let mut line = Line::new(opening());
+        assert_eq!(line.sent(), ["PUBLISH 1 s/us 100"]);
+        assert!(!line.conversation.may_publish());
+        line.acknowledge(1);
+        assert!(line.conversation.may_publish());
+        assert_eq!(line.sent(), ["SUBSCRIBE 2 s/ds", "SUBSCRIBE 3 s/e"]);
+        line.grant(3);
+        assert!(line.sent().is_empty());
+        line.grant(2);
+        assert_eq!(line.sent(), ["PUBLISH 4 s/us 114", "PUBLISH 5 s/us 500"]);
+        line.acknowledge(4);
+        assert!(line.events().is_empty());
+        line.acknowledge(5);
+        assert_eq!(line.events(), [Event::Ready]);
+        assert!(line.conversation.is_ready());
+    }
+
+    #[test]
+    fn announces_only_what_a_needed_subscription_can_answer() {
+        let mut line = Line::new(opening());
+        line.acknowledge(1);
+        line.sent();
+        line.grant(3);
+        let refused = |retry_in: u32, is_news| Event::Refused {
+            topic: "s/ds".into(),
+            is_needed: true,
+            retry_in: retry_in * SECOND,
+            is_news,
+        };
+        let mut id = 2;
+        for (retry_in, is_news) in [
+            (1, true),
+            (2, false),
+            (4, false),
+            (8, false),
+            (16, false),
+            (30, true),
+            (30, true),
+        ] {
+            line.refuse(id);
+            assert_eq!(line.events(), [refused(retry_in, is_news)]);
+            line.wait(retry_in * SECOND - SECOND / 10).unwrap();
+            assert!(line.sent().iter().all(|sent| sent == "PINGREQ"));
+            line.receive(Packet::PingResp);
+            line.wait(SECOND / 10).unwrap();
+            id = if id == 2 { 4 } else { id + 1 };
+            assert_eq!(line.sent(), [format!("SUBSCRIBE {id} s/ds")]);
+        }
+        line.grant(id);
+        assert_eq!(line.sent().len(), 2, "the announcement");
+    }
+
+    #[test]
+    fn does_without_a_wanted_subscription_and_goes_on_asking() {
+        for is_refused in [true, false] {
+            let mut line = Line::new(opening());
+            line.acknowledge(1);
+            line.grant(2);
+            line.sent();
+            if is_refused {
+                line.refuse(3);
+            } else {
+                line.wait(FIRST_REPEAT - SECOND / 10).unwrap();
+                assert!(line.sent().is_empty(), "it has its time");
+                line.wait(SECOND / 10).unwrap();
+            }
+            let sent = line.sent();
+            assert_eq!(
+                sent[sent.len() - 2..],
+                ["PUBLISH 4 s/us 114", "PUBLISH 5 s/us 500"]
+            );
+            line.acknowledge(4);
+            line.acknowledge(5);
+            line.events();
+            let again = match is_refused {
+                true => "SUBSCRIBE 6 s/e",
+                false => "SUBSCRIBE 3 s/e",
+            };
+            line.wait(2 * FIRST_REPEAT).unwrap();
+            assert!(line.sent().contains(&again.to_owned()));
+            // A broker that never answers this one is a broker all the same.
+            for _ in 0..20 {
+                line.wait(KEEP_ALIVE).unwrap();
+                line.receive(Packet::PingResp);
+            }
+        }
+    }
+
+    #[test]
+    fn repeats_a_subscribe_without_an_answer_before_it_gives_up() {
+        let mut line = Line::new(Opening {
+            subscribe: vec!["s/ds".into()],
+            ..Opening::default()
+        });
+        let mut asked = Vec::new();
+        let began = line.now;
+        let error = loop {
+            let at = (line.now - began).as_secs();
+            asked.extend(
+                line.sent()
+                    .iter()
+                    .filter(|sent| **sent == "SUBSCRIBE 1 s/ds")
+                    .map(|_| at),
+            );
+            line.now = line.conversation.next_deadline();
+            if let Err(error) = line.conversation.time_passed(line.now) {
+                break error;
+            }
+            line.receive(Packet::PingResp);
+        };
+        assert_eq!(error, ConversationError::NoSubAck("s/ds".into()));
+        assert_eq!(asked, [0, 5, 15, 35], "with the same packet id");
+        assert_eq!(line.now - began, ACKNOWLEDGE_LIMIT);
+    }
+
+    #[test]
+    fn takes_a_late_answer_once() {
+        let mut line = Line::new(Opening {
+            subscribe: vec!["s/ds".into()],
+            ..Opening::default()
+        });
+        line.wait(2 * FIRST_REPEAT).unwrap();
+        line.grant(1);
+        assert_eq!(line.events(), [Event::Ready]);
+        line.refuse(1);
+        assert!(line.events().is_empty());
+    }
+
+    #[test]
+    fn gives_up_when_a_message_is_not_acknowledged() {
+        for (opening, acknowledged) in [(opening(), vec![]), (Opening::default(), vec![1, 2])] {
+            let mut line = Line::new(opening);
+            for topic in ["a", "b", "c"] {
+                line.conversation
+                    .publish(&Message::new(topic, ""), line.now);
+            }
+            line.wait(10 * SECOND).unwrap();
+            let began = line.now;
+            for &id in &acknowledged {
+                line.acknowledge(id);
+            }
+            let mut ended = Ok(());
+            while ended.is_ok() {
+                line.now = line.conversation.next_deadline();
+                ended = line.conversation.time_passed(line.now);
+                line.receive(Packet::PingResp);
+            }
+            assert_eq!(ended, Err(ConversationError::Unacknowledged));
+            // Each acknowledgement gives the others their time anew.
+            let expected = ACKNOWLEDGE_LIMIT
+                - if acknowledged.is_empty() {
+                    10 * SECOND
+                } else {
+                    Duration::ZERO
+                };
+            assert_eq!(line.now - began, expected);
+        }
+    }
+
+    #[test]
+    fn notices_silence_soon_after_the_ping() {
+        for (keep_alive, after) in [
+            (1, 3.0),
+            (3, 5.0),
+            (5, 7.5),
+            (20, 30.0),
+            (60, 80.0),
+            (600, 620.0),
+        ] {
+            let keep_alive = keep_alive * SECOND;
+            let mut line = Line::ready(keep_alive);
+            let (error, took) = line.fail();
+            let limit = Pings::every(keep_alive).answer_limit;
+            assert_eq!(error, ConversationError::NoPong(limit));
+            assert_eq!(took.as_secs_f64(), after, "{keep_alive:?}");
+            assert_eq!(line.sent()[0], "PINGREQ");
+        }
+    }
+
+    #[test]
+    fn pings_and_goes_on_while_it_is_answered() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        for _ in 0..5 {
+            line.wait(KEEP_ALIVE).unwrap();
+            assert_eq!(line.sent(), ["PINGREQ"]);
+            line.wait(SECOND).unwrap();
+            line.receive(Packet::PingResp);
+            line.now -= SECOND;
+        }
+    }
+
+    #[test]
+    fn takes_any_packet_for_a_sign_of_life() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        line.wait(KEEP_ALIVE).unwrap();
+        for _ in 0..3 {
+            line.wait(15 * SECOND).unwrap();
+            line.receive(message("s/ds"));
+        }
+        assert_eq!(line.fail().1, LONGEST_PONG_LIMIT);
+    }
+
+    #[test]
+    fn tells_how_long_nothing_went_either_way() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        line.wait(10 * SECOND).unwrap();
+        line.receive(message("s/ds"));
+        line.wait(20 * SECOND).unwrap();
+        assert_eq!(line.conversation.silence(line.now), 20 * SECOND);
+        // Whether the broker is still there is not known of a ping that nobody answers.
+        line.wait(40 * SECOND).unwrap();
+        assert_eq!(line.conversation.silence(line.now), 50 * SECOND);
+        assert!(!line.conversation.has_ponged());
+        line.receive(Packet::PingResp);
+        assert_eq!(line.conversation.silence(line.now), Duration::ZERO);
+        assert!(line.conversation.has_ponged());
+    }
+
+    #[test]
+    fn tells_whether_a_message_was_just_sent_alone() {
+        let is_at_message = |line: &Line| line.conversation.has_just_sent_one(SECOND, line.now);
+        let mut line = Line::ready(KEEP_ALIVE);
+        assert!(line.conversation.settled_since().is_some());
+        assert!(!is_at_message(&line));
+        let first = line.conversation.publish(&Message::new("a", ""), line.now);
+        assert_eq!(line.conversation.settled_since(), None);
+        assert!(is_at_message(&line));
+        line.wait(2 * SECOND).unwrap();
+        assert!(!is_at_message(&line), "it is too long ago");
+        line.acknowledge(first);
+        assert_eq!(line.conversation.settled_since(), Some(line.now));
+        line.conversation.publish(&Message::new("b", ""), line.now);
+        line.wait(4 * SECOND).unwrap();
+        assert!(is_at_message(&line), "this broker takes its time");
+        line.conversation.publish(&Message::new("c", ""), line.now);
+        assert!(!is_at_message(&line), "there are two");
+    }
+
+    #[test]
+    fn holds_what_comes_before_it_is_ready() {
+        let mut line = Line::new(Opening {
+            create: vec![Message::new("s/us", "100")],
+            ..Opening::default()
+        });
+        line.sent();
+        for _ in 0..HELD_LIMIT + 1 {
+            line.receive(message("s/ds"));
+        }
+        assert_eq!(line.sent(), vec!["PUBACK 9"; HELD_LIMIT + 1]);
+        assert!(line.events().is_empty());
+        line.acknowledge(1);
+        let events = line.events();
+        assert_eq!(events[..2], [Event::Ready, Event::LeftOut]);
+        assert_eq!(events.len(), 2 + HELD_LIMIT);
+        line.receive(message("s/ds"));
+        assert!(matches!(&line.events()[..], [Event::Received { topic, .. }] if topic == "s/ds"));
+    }
+
+    #[test]
+    fn acknowledges_what_it_skips() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        for (packet_id, sent) in [(Some(7), vec!["PUBACK 7"]), (None, vec![])] {
+            let skipped = Skipped {
+                topic: "s/ds".into(),
+                packet_id,
+                size: 1 << 20,
+            };
+            let incoming = Incoming::Skipped(skipped.clone());
+            line.conversation.receive(incoming, line.now).unwrap();
+            assert_eq!(line.sent(), sent);
+            assert_eq!(line.events(), [Event::Skipped(skipped)]);
+        }
+    }
+
+    #[test]
+    fn ends_at_a_second_connack() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        let packet = Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false));
+        let ended = line
+            .conversation
+            .receive(Incoming::Packet(packet), line.now);
+        assert_eq!(ended, Err(ConversationError::SecondConnAck));
+    }
+
+    #[test]
+    fn gives_no_packet_id_twice_while_it_is_in_use() {
+        let mut line = Line::ready(KEEP_ALIVE);
+        let message = Message::new("a", "");
+        assert_eq!(line.conversation.publish(&message, line.now), 1);
+        let ids: Vec<_> = (0..70_000)
+            .map(|_| {
+                let id = line.conversation.publish(&message, line.now);
+                line.sent();
+                line.acknowledge(id);
+                line.events();
+                id
+            })
+            .collect();
+        assert_eq!(
+            ids[65_533..65_536],
+            [65_535, 2, 3],
+            "0 is none, and 1 is on its way"
+        );
+    }
+}
