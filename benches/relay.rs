@@ -17,9 +17,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use adit::tunnel::relay::{CloudSocket, DRAIN_LIMIT, Limits, Link, Traffic, config, relay};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use adit::net::UnbufferedStream;
+use adit::tunnel::relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic, relay};
 
 const PIECE: usize = 64 << 10;
 const ROUND_TRIPS: u32 = 20_000;
@@ -205,9 +204,7 @@ async fn carry(carrier: Carrier, lan: TcpStream, client: TcpStream) {
                 .unwrap();
         }
         Carrier::Relay => {
-            let cloud: CloudSocket<_> =
-                WebSocketStream::from_raw_socket(Link::new(client), Role::Client, Some(config()))
-                    .await;
+            let cloud = CloudSocket::new(UnbufferedStream::plain(client), Vec::new());
             let limits = Limits {
                 keep_alive: Duration::from_secs(20),
                 drain: DRAIN_LIMIT,

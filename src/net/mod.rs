@@ -18,6 +18,7 @@ mod stream;
 mod tests;
 mod tls;
 pub mod transport;
+pub(crate) mod unbuffered;
 pub mod upgrade;
 mod websocket;
 
@@ -28,4 +29,5 @@ pub use head::HeadFault;
 pub use stream::Stream;
 pub use tls::TlsFault;
 pub use transport::Transport;
+pub use unbuffered::{Socket, UnbufferedStream};
 pub use websocket::{Messages, WebSocketError};

@@ -21,6 +21,7 @@ use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
 use super::stream::Stream;
 use super::tls::{Tls, TlsFault};
+use super::unbuffered::UnbufferedStream;
 use super::websocket;
 
 /// Connects to the cloud and to the broker, with one set of trusted roots.
@@ -82,6 +83,30 @@ impl Transport {
         self.connect_by(endpoint, self.deadline(limit)).await
     }
 
+    /// Connects within `limit` for a tunnel, which takes TLS into its own hands.
+    pub async fn connect_unbuffered(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<UnbufferedStream<Stream>, TransportError> {
+        let deadline = self.deadline(limit);
+        let server = Peer::Server(endpoint.clone());
+        let stream = self.reach(&server, deadline).await?;
+        if !endpoint.tls {
+            return Ok(UnbufferedStream::plain(stream));
+        }
+        let config = self.tls.current().await;
+        let name = name(&server)?;
+        let shaking = UnbufferedStream::encrypt(stream, config, name);
+        let shaken = deadline.bound(&server, Silence::Tls, shaking).await?;
+        let stream = shaken.map_err(|error| TransportError::Tls {
+            peer: server,
+            source: TlsFault::of(&error),
+        })?;
+        deadline.saw(|| chain(stream.session()?.certificates()));
+        Ok(stream)
+    }
+
     /// Connects within `limit` to a broker that is ready to take MQTT's CONNECT.
     pub async fn connect_broker(
         &self,
@@ -113,16 +138,21 @@ impl Transport {
         deadline: Deadline<'_>,
     ) -> Result<Stream, TransportError> {
         let server = Peer::Server(endpoint.clone());
-        let stream = match &self.proxy {
-            None => Stream::Plain(dial(&server, deadline).await?),
-            Some(proxy) => self.tunnel(proxy, endpoint, deadline).await?,
-        };
+        let stream = self.reach(&server, deadline).await?;
         if !endpoint.tls {
             return Ok(stream);
         }
         // Read before the handshake: files may lie on a disk that sleeps.
         let config = self.tls.current().await;
         encrypt(stream, &server, config, deadline).await
+    }
+
+    /// Connects to a server, through the proxy if there is one.
+    async fn reach(&self, server: &Peer, deadline: Deadline<'_>) -> Result<Stream, TransportError> {
+        match &self.proxy {
+            None => Ok(Stream::Plain(dial(server, deadline).await?)),
+            Some(proxy) => self.tunnel(proxy, server.endpoint(), deadline).await,
+        }
     }
 
     /// Connects to the proxy and has it connect to the endpoint.
@@ -222,25 +252,27 @@ async fn encrypt(
     config: Arc<ClientConfig>,
     deadline: Deadline<'_>,
 ) -> Result<Stream, TransportError> {
-    let host = peer.endpoint().host.clone();
-    let name = ServerName::try_from(host).map_err(|source| TransportError::Name {
-        peer: peer.clone(),
-        source,
-    })?;
-    let shaking = TlsConnector::from(config).connect(name, stream);
+    let shaking = TlsConnector::from(config).connect(name(peer)?, stream);
     let shaken = deadline.bound(peer, Silence::Tls, shaking).await?;
     let stream = shaken.map_err(|error| TransportError::Tls {
         peer: peer.clone(),
         source: TlsFault::of(&error),
     })?;
-    deadline.saw(|| {
-        let chain = stream.get_ref().1.peer_certificates()?;
-        Some(Seen::Chain(
-            chain
-                .iter()
-                .filter_map(|der| Certificate::read(der))
-                .collect(),
-        ))
-    });
+    deadline.saw(|| chain(stream.get_ref().1.peer_certificates()));
     Ok(Stream::Tls(Box::new(stream)))
+}
+
+fn name(peer: &Peer) -> Result<ServerName<'static>, TransportError> {
+    let host = peer.endpoint().host.clone();
+    ServerName::try_from(host).map_err(|source| TransportError::Name {
+        peer: peer.clone(),
+        source,
+    })
+}
+
+fn chain(certificates: Option<&[CertificateDer<'_>]>) -> Option<Seen> {
+    let read = certificates?
+        .iter()
+        .filter_map(|der| Certificate::read(der));
+    Some(Seen::Chain(read.collect()))
 }

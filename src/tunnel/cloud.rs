@@ -10,16 +10,14 @@ use serde_json::Value;
 use smartrest::ConnectionKey;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::net::credentials::Hidden;
 use crate::net::head::{Head, HeadError, Step};
 use crate::net::upgrade::{self, UpgradeFault};
-use crate::net::{Endpoint, Stream, Transport, TransportError};
+use crate::net::{Endpoint, Stream, Transport, TransportError, UnbufferedStream};
 use crate::secret::Secret;
-use crate::tunnel::relay::{self, CloudSocket, Link};
+use crate::tunnel::relay::CloudSocket;
 
 const PATH: &str = "/service/remoteaccess/device/";
 const SUBPROTOCOL: &str = "binary";
@@ -113,8 +111,8 @@ pub async fn connect(
     limit: Duration,
 ) -> Result<CloudSocket<Stream>, EndpointError> {
     let began = Instant::now();
-    let stream = transport.connect(cloud, limit).await?;
-    limit_unsent(&stream);
+    let stream = transport.connect_unbuffered(cloud, limit).await?;
+    limit_unsent(stream.stream());
     let left = limit.saturating_sub(began.elapsed());
     timeout(left, open(stream, cloud, key, authorization))
         .await
@@ -131,7 +129,7 @@ fn limit_unsent(stream: &Stream) {
 }
 
 async fn open<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
+    mut stream: UnbufferedStream<S>,
     cloud: &Endpoint,
     key: &ConnectionKey,
     authorization: &Secret,
@@ -172,9 +170,7 @@ async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     }
     upgrade::check(&head, &nonce, SUBPROTOCOL)
         .map_err(|fault| no_websocket(without_secrets(fault, &hidden)))?;
-    let link = Link::new(stream);
-    let config = Some(relay::config());
-    Ok(WebSocketStream::from_partially_read(link, rest, Role::Client, config).await)
+    Ok(CloudSocket::new(stream, rest))
 }
 
 fn request(
@@ -315,12 +311,14 @@ pub(crate) fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Se
 
 #[cfg(test)]
 mod tests {
-    use futures_util::{SinkExt, StreamExt};
+    use futures_util::SinkExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio::task::JoinHandle;
+    use tokio_tungstenite::WebSocketStream;
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+    use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
     use crate::net::basic;
@@ -447,10 +445,8 @@ mod tests {
             let (_, stream) = serving.await.unwrap();
             let mut server = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
             server.send(Message::binary("late")).await.unwrap();
-            for expected in ["early", "late"] {
-                let received = socket.next().await.unwrap().unwrap();
-                assert_eq!(received, Message::binary(expected), "{more}");
-            }
+            let received = socket.first_bytes(13).await;
+            assert_eq!(received, b"\x82\x05early\x82\x04late", "{more}");
         }
     }
 

@@ -11,13 +11,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use futures_util::{SinkExt, StreamExt};
 use smartrest::{ConnectionKey, Target};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, Message};
 use tracing::debug;
 
 use crate::auth::authorization::{Authorization, Unauthorized};
@@ -195,29 +192,14 @@ impl OpenTunnel {
         // What the cloud says at the end goes into the log and into an event.
         ended
             .reason
-            .forget_words_if(|words| cloud::repeats_secret(words, &key, &authorization));
+            .forget_words_if(&|words| cloud::repeats_secret(words, &key, &authorization));
         ended
     }
 }
 
 /// Closes a WebSocket that nobody needs, and says why.
-async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(mut cloud: CloudSocket<S>, reason: &str) {
-    let frame = relay::close_frame(CloseCode::Error, reason);
-    let goodbye = async {
-        cloud.send(Message::Close(Some(frame))).await?;
-        while let Some(Ok(message)) = cloud.next().await {
-            if message.is_close() {
-                break;
-            }
-        }
-        // To the end of the stream, or closing it would become a reset that eats the Close frame.
-        let link = cloud.get_mut();
-        link.shutdown().await?;
-        let mut scratch = [0; 1 << 10];
-        while link.read(&mut scratch).await? > 0 {}
-        Ok::<_, tungstenite::Error>(())
-    };
-    match timeout(CLOSE_LIMIT, goodbye).await {
+async fn dismiss(cloud: CloudSocket<Stream>, reason: &str) {
+    match timeout(CLOSE_LIMIT, cloud.dismiss(CloseCode::Error, reason)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "the cloud was not told"),
         Err(_) => debug!("the cloud did not answer the Close frame"),
@@ -228,9 +210,12 @@ async fn dismiss<S: AsyncRead + AsyncWrite + Unpin>(mut cloud: CloudSocket<S>, r
 mod tests {
     use std::future::Future;
 
+    use futures_util::{SinkExt, StreamExt};
     use smartrest::ConnectRequest;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio_tungstenite::accept_hdr_async;
+    use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
     use super::*;
@@ -332,8 +317,8 @@ mod tests {
         let mut banner = String::new();
         lan.read_to_string(&mut banner).await.unwrap();
         assert_eq!(banner, "RFB 003.008\n");
-        let early = within(cloud.next()).await.unwrap().unwrap();
-        assert_eq!(early, Message::binary("early"));
+        let early = within(cloud.first_bytes(7)).await;
+        assert_eq!(early, b"\x82\x05early");
     }
 
     #[tokio::test]

@@ -4,15 +4,13 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
 
-use super::MESSAGE_LIMIT;
+use super::frame::{self, BODY_LIMIT};
 use crate::words::{legible, words};
 
-/// Longest reason that a Close frame can carry: a control frame has 125 bytes, the code takes two.
-const CLOSE_REASON_LIMIT: usize = 123;
+/// Longest reason that a Close frame can carry behind its code.
+const CLOSE_REASON_LIMIT: usize = BODY_LIMIT - 2;
 
 /// Why a tunnel ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,27 +30,49 @@ pub enum EndReason {
     },
     /// The connection to the cloud broke; with what the system said.
     ResetByCloud(String),
-    /// The cloud sent something that is no WebSocket message.
+    /// The cloud's stream ended where it cannot have been meant to end.
+    CutByCloud(Cut),
+    /// The cloud sent something that it may not send.
     BrokenByCloud(Violation),
-    /// The cloud was silent although it was asked.
-    CloudSilent,
+    /// The cloud was silent for this long, although it was asked.
+    CloudSilent(Duration),
     /// No byte of the user's went either way for this long.
     Idle(Duration),
     /// The tunnel was open for as long as tunnels may be.
     MaxDuration(Duration),
     /// adit is shutting down.
     Stopped,
+    /// It ended for that reason, and somebody did not take the last bytes.
+    Incomplete {
+        /// Why it ended.
+        reason: Box<EndReason>,
+        /// Bytes that did not reach the cloud.
+        up: u64,
+        /// Bytes that did not reach the device.
+        down: u64,
+    },
 }
 
-/// How the cloud broke the WebSocket protocol.
+/// Where the cloud's stream was cut.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cut {
+    /// A message, a fragment or a header was not complete.
+    WithinMessage,
+    /// TLS was not ended, nor was the WebSocket.
+    WithinTls,
+}
+
+/// How the cloud broke a protocol.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Violation {
-    /// A message above [`MESSAGE_LIMIT`].
-    TooBig,
-    /// A text message that is not UTF-8.
-    NotText,
-    /// Anything else, in the words of the library.
-    Protocol(String),
+    /// That of the WebSocket.
+    Frame(frame::Fault),
+    /// TLS, in the words of the library.
+    Tls(String),
+    /// A record of TLS that nobody with the right key has made.
+    Undecipherable,
+    /// It ended TLS with an alert, in the words of the library.
+    Alert(String),
 }
 
 impl EndReason {
@@ -69,11 +89,11 @@ impl EndReason {
     }
 
     /// Leaves out what the cloud said in its own words, if `is_secret` says so.
-    pub(crate) fn forget_words_if(&mut self, is_secret: impl Fn(&str) -> bool) {
-        if let Self::FailedInCloud { reason, .. } = self
-            && is_secret(reason)
-        {
-            reason.clear();
+    pub(crate) fn forget_words_if(&mut self, is_secret: &dyn Fn(&str) -> bool) {
+        match self {
+            Self::FailedInCloud { reason, .. } if is_secret(reason) => reason.clear(),
+            Self::Incomplete { reason, .. } => reason.forget_words_if(is_secret),
+            _ => {}
         }
     }
 
@@ -89,52 +109,61 @@ impl EndReason {
         Self::ResetByCloud(words(error))
     }
 
-    pub(super) fn closed_by_cloud(frame: Option<&CloseFrame>) -> Self {
-        match frame {
-            Some(frame) if !matches!(frame.code, CloseCode::Normal | CloseCode::Away) => {
+    pub(super) fn closed_by_cloud(code: Option<CloseCode>, reason: &[u8]) -> Self {
+        match code {
+            Some(code) if !matches!(code, CloseCode::Normal | CloseCode::Away) => {
                 Self::FailedInCloud {
-                    code: frame.code.into(),
-                    reason: legible(&frame.reason),
+                    code: code.into(),
+                    reason: legible(&String::from_utf8_lossy(reason)),
                 }
             }
             _ => Self::ClosedByCloud,
         }
     }
 
-    pub(super) fn violation(error: &tungstenite::Error) -> Self {
+    pub(super) fn tls_error(error: &rustls::Error) -> Self {
         Self::BrokenByCloud(match error {
-            tungstenite::Error::Capacity(_) => Violation::TooBig,
-            // The text of this error repeats bytes of the message.
-            tungstenite::Error::Utf8(_) => Violation::NotText,
-            tungstenite::Error::Protocol(fault) => Violation::Protocol(legible(&fault.to_string())),
-            other => Violation::Protocol(legible(&other.to_string())),
+            rustls::Error::DecryptError => Violation::Undecipherable,
+            rustls::Error::AlertReceived(alert) => Violation::Alert(format!("{alert:?}")),
+            error => Violation::Tls(legible(&error.to_string())),
         })
     }
 
-    /// What to tell the cloud; `None` where it said goodbye itself or cannot hear.
-    pub(super) fn close_frame(&self) -> Option<CloseFrame> {
+    /// Adds what was not delivered, if anything was not.
+    pub(super) fn with_undelivered(self, up: u64, down: u64) -> Self {
+        match (up, down) {
+            (0, 0) => self,
+            _ => Self::Incomplete {
+                reason: Box::new(self),
+                up,
+                down,
+            },
+        }
+    }
+
+    /// What a Close frame tells the cloud; nothing where it said goodbye itself or cannot hear.
+    pub(super) fn close_body(&self) -> Vec<u8> {
         let code = match self {
             Self::ClosedByDevice | Self::Idle(_) | Self::MaxDuration(_) => CloseCode::Normal,
             Self::Stopped => CloseCode::Away,
-            Self::ResetByDevice(_) | Self::CloudSilent => CloseCode::Error,
-            Self::BrokenByCloud(Violation::TooBig) => CloseCode::Size,
-            Self::BrokenByCloud(Violation::NotText) => CloseCode::Invalid,
-            Self::BrokenByCloud(Violation::Protocol(_)) => CloseCode::Protocol,
-            Self::ClosedByCloud | Self::FailedInCloud { .. } | Self::ResetByCloud(_) => {
-                return None;
-            }
+            Self::ResetByDevice(_) | Self::CloudSilent(_) => CloseCode::Error,
+            Self::BrokenByCloud(Violation::Frame(fault)) => fault.code(),
+            Self::BrokenByCloud(_) => CloseCode::Protocol,
+            Self::Incomplete { reason, .. } => return reason.close_body(),
+            Self::ClosedByCloud
+            | Self::FailedInCloud { .. }
+            | Self::ResetByCloud(_)
+            | Self::CutByCloud(_) => return Vec::new(),
         };
-        Some(close_frame(code, &self.to_string()))
+        close_body(code, &self.to_string())
     }
 }
 
-/// Makes a Close frame of a code and as much of the reason as fits.
-pub(crate) fn close_frame(code: CloseCode, reason: &str) -> CloseFrame {
+/// Makes the body of a Close frame of a code and as much of the reason as fits.
+pub(super) fn close_body(code: CloseCode, reason: &str) -> Vec<u8> {
     let end = reason.floor_char_boundary(CLOSE_REASON_LIMIT);
-    CloseFrame {
-        code,
-        reason: Utf8Bytes::from(&reason[..end]),
-    }
+    let code = u16::from(code).to_be_bytes();
+    [code.as_slice(), &reason.as_bytes()[..end]].concat()
 }
 
 impl fmt::Display for EndReason {
@@ -151,25 +180,45 @@ impl fmt::Display for EndReason {
                 write!(f, "closed by the cloud with code {code}: {reason}")
             }
             Self::ResetByCloud(error) => write!(f, "reset by the cloud: {error}"),
-            Self::BrokenByCloud(Violation::TooBig) => write!(
-                f,
-                "the cloud sent a message of more than {} MiB",
-                MESSAGE_LIMIT >> 20
+            Self::CutByCloud(Cut::WithinMessage) => {
+                f.write_str("the cloud's stream was cut: it ended within a message")
+            }
+            Self::CutByCloud(Cut::WithinTls) => f.write_str(
+                "the cloud's stream was cut: neither the WebSocket nor TLS was closed before it \
+                 ended",
             ),
-            Self::BrokenByCloud(Violation::NotText) => {
-                f.write_str("the cloud sent a text message that is not UTF-8")
+            Self::BrokenByCloud(Violation::Frame(fault)) => {
+                write!(f, "the cloud broke the protocol: {fault}")
             }
-            Self::BrokenByCloud(Violation::Protocol(what)) => {
-                write!(f, "the cloud broke the protocol: {what}")
+            Self::BrokenByCloud(Violation::Tls(what)) => write!(f, "the cloud broke TLS: {what}"),
+            Self::BrokenByCloud(Violation::Undecipherable) => f.write_str(
+                "a TLS record from the cloud cannot be decrypted: something on the way changed it",
+            ),
+            Self::BrokenByCloud(Violation::Alert(alert)) => {
+                write!(f, "the cloud ended TLS with the alert '{alert}'")
             }
-            Self::CloudSilent => {
-                write!(f, "the cloud did not answer {} pings", super::MISSED_PINGS)
-            }
+            Self::CloudSilent(time) => write!(
+                f,
+                "the cloud did not answer {} pings; it neither took nor sent anything for {}",
+                super::MISSED_PINGS,
+                duration(time)
+            ),
             Self::Idle(time) => write!(f, "idle for {}", duration(time)),
             Self::MaxDuration(time) => {
                 write!(f, "open for {}, the longest allowed", duration(time))
             }
             Self::Stopped => f.write_str("adit is stopping"),
+            Self::Incomplete { reason, up, down } => {
+                let one = |bytes: &u64| if *bytes == 1 { "byte" } else { "bytes" };
+                write!(f, "{reason}")?;
+                if *up > 0 {
+                    write!(f, "; {up} {} did not reach the cloud", one(up))?;
+                }
+                if *down > 0 {
+                    write!(f, "; {down} {} did not reach the device", one(down))?;
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -188,14 +237,19 @@ mod tests {
                 1011,
             ),
             (
-                EndReason::CloudSilent,
-                "the cloud did not answer 2 pings",
+                EndReason::CloudSilent(Duration::from_secs(40)),
+                "the cloud did not answer 2 pings; it neither took nor sent anything for 40s",
                 1011,
             ),
             (
-                EndReason::BrokenByCloud(Violation::TooBig),
-                "the cloud sent a message of more than 16 MiB",
-                1009,
+                EndReason::BrokenByCloud(Violation::Frame(frame::Fault::Masked)),
+                "the cloud broke the protocol: Received a masked frame from server",
+                1002,
+            ),
+            (
+                EndReason::tls_error(&rustls::Error::DecryptError),
+                "a TLS record from the cloud cannot be decrypted: something on the way changed it",
+                1002,
             ),
             (
                 EndReason::Idle(Duration::from_secs(600)),
@@ -210,20 +264,29 @@ mod tests {
             (EndReason::Stopped, "adit is stopping", 1001),
         ] {
             assert_eq!(reason.to_string(), text);
-            let frame = reason.close_frame().unwrap();
-            assert_eq!(u16::from(frame.code), code, "{text}");
-            assert_eq!(frame.reason.as_str(), text);
+            let body = [&u16::to_be_bytes(code), text.as_bytes()].concat();
+            assert_eq!(reason.close_body(), body, "{text}");
+        }
+        for (up, down, text) in [
+            (0, 0, "closed by the cloud"),
+            (0, 1, "closed by the cloud; 1 byte did not reach the device"),
+            (
+                300,
+                2,
+                "closed by the cloud; 300 bytes did not reach the cloud; 2 bytes did not reach \
+                 the device",
+            ),
+        ] {
+            let reason = EndReason::ClosedByCloud.with_undelivered(up, down);
+            assert_eq!(reason.to_string(), text);
+            assert_eq!(reason.is_orderly(), up + down == 0);
         }
     }
 
     #[test]
     fn repeats_what_the_cloud_said_only_made_legible() {
         let said = |code: u16, reason: &str| {
-            EndReason::closed_by_cloud(Some(&CloseFrame {
-                code: code.into(),
-                reason: reason.into(),
-            }))
-            .to_string()
+            EndReason::closed_by_cloud(Some(code.into()), reason.as_bytes()).to_string()
         };
         assert_eq!(said(1000, "bye"), "closed by the cloud");
         assert_eq!(said(1011, ""), "closed by the cloud with code 1011");
@@ -235,7 +298,7 @@ mod tests {
 
     #[test]
     fn cuts_a_long_close_reason_between_characters() {
-        let frame = close_frame(CloseCode::Error, &"ü".repeat(100));
-        assert_eq!(frame.reason.len(), 122);
+        let body = close_body(CloseCode::Error, &"ü".repeat(100));
+        assert_eq!(body.len(), 2 + 122);
     }
 }

@@ -1,61 +1,145 @@
-//! The byte stream below the WebSocket, as the relay needs to see it.
+//! The cloud's end of a tunnel below its frames: TLS, if there is any, over a byte stream.
 //!
-//! tungstenite hides two things that a tunnel depends on. A message of 16 MiB on a slow line keeps
-//! `poll_next` pending for minutes, though the peer is alive with every byte. And tungstenite stops
-//! reading at the first write that fails, though the peer's last messages may be in the socket.
+//! It keeps a failed write to itself, because the peer's last messages may still be in the socket,
+//! and it notes every sign of life.
 
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
 
-/// A WebSocket that the relay can carry.
-pub type CloudSocket<S> = WebSocketStream<Link<S>>;
+use super::end::close_body;
+use super::frame::{Decoder, Item, append_control};
+use super::held::held;
+use super::room::{CLOUD_READ, Rest, Room};
+use crate::net::Socket;
+use crate::net::unbuffered::{Parts, RECORD, Session, UnbufferedStream};
 
-/// The largest message that is accepted, in one frame or in many.
-pub const MESSAGE_LIMIT: usize = 16 << 20;
-
-/// What one read of the cloud's stream may return.
-///
-/// tungstenite fills this much with zeros at every read. By `benches/relay.rs`, one byte and back
-/// costs 1.1 times the processor time of a plain proxy with 16 KiB, 1.2 with 32, 1.4 with 64 and
-/// 2.3 with the default of 128 KiB. Bulk costs 1.5 times the floor with 4 or 8 KiB, about 1.1 with
-/// 16 KiB, and gains nothing above that.
-const READ_BUFFER: usize = 16 << 10;
-
-/// What may wait below a blocked write: one frame of [`super::READ_SIZE`], and pings and pongs.
-const WRITE_LIMIT: usize = super::READ_SIZE + (16 << 10);
-
-/// A byte stream that notes signs of life and keeps a failed write to itself.
+/// A WebSocket that [`super::relay`] can carry.
 #[derive(Debug)]
-pub struct Link<S> {
+pub struct CloudSocket<S> {
+    stream: UnbufferedStream<S>,
+    /// What came with the answer to the handshake.
+    early: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> CloudSocket<S> {
+    /// Takes a stream behind its WebSocket handshake, and what was read beyond that.
+    pub fn new(stream: UnbufferedStream<S>, early: Vec<u8>) -> Self {
+        Self { stream, early }
+    }
+
+    /// Closes a WebSocket that nobody needs, says why, and waits until the cloud has heard it.
+    ///
+    /// # Errors
+    /// The stream broke.
+    pub(crate) async fn dismiss(mut self, code: CloseCode, reason: &str) -> io::Result<()> {
+        let mut frame = Vec::new();
+        let key = Room::default().key()?;
+        append_control(&mut frame, Control::Close, &close_body(code, reason), key);
+        self.stream.write_all(&frame).await?;
+        self.stream.flush().await?;
+        let mut decoder = Decoder::default();
+        let mut input = self.early;
+        loop {
+            let mut at = 0;
+            while let Ok(Some(item)) = decoder.next(&input, &mut at) {
+                if let Item::Close(_) = item {
+                    // To the end of the stream, or closing it would become a reset that eats the
+                    // Close frame.
+                    self.stream.shutdown().await?;
+                }
+            }
+            input.clear();
+            if self.stream.read_buf(&mut input).await? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Returns the first bytes behind the handshake.
+    #[cfg(test)]
+    pub(crate) async fn first_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = self.early.clone();
+        while bytes.len() < count {
+            assert!(self.stream.read_buf(&mut bytes).await.unwrap() > 0);
+        }
+        bytes
+    }
+}
+
+/// How the cloud's stream came to its end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum StreamEnd {
+    /// In good order, as far as can be seen below the frames.
+    Whole,
+    /// TLS was not ended before its stream was.
+    Cut,
+}
+
+/// What came from the cloud.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Where in [`Room::incoming`] it lies.
+    Bytes(Range<usize>),
+    End(StreamEnd),
+    Failed(io::Error),
+    /// What came is not TLS as it was agreed on; before it lies something that is.
+    Undecipherable(Range<usize>, rustls::Error),
+}
+
+#[derive(Debug)]
+pub(super) struct Link<S> {
     stream: S,
-    life: u64,
+    session: Option<Box<Session>>,
+    /// Decrypted before the relay began.
+    early: Vec<u8>,
+    /// Encrypted, and not a whole record when the last wait began.
+    inbox: Vec<u8>,
+    /// Encrypted, and not taken by the kernel.
+    unsent: Rest,
+    /// Whether layers below may hold something.
+    flush: bool,
+    /// Whether the end of TLS was queued.
+    closed: bool,
     blocked: bool,
+    life: u64,
+    /// Bytes given to the kernel.
+    written: u64,
+    /// Bytes given to the kernel, or to be given, up to the end of the last of the user's bytes.
+    owed: u64,
+    shut: bool,
     failure: Option<io::Error>,
 }
 
-/// Returns the buffer sizes and limits for a WebSocket that [`super::relay`] will carry.
-pub fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        // A frame goes out as soon as it is made.
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_LIMIT)
-        .max_message_size(Some(MESSAGE_LIMIT))
-        .max_frame_size(Some(MESSAGE_LIMIT))
-}
-
-impl<S> Link<S> {
-    /// Takes a stream that works.
-    pub fn new(stream: S) -> Self {
+impl<S: Socket> Link<S> {
+    pub(super) fn new(socket: CloudSocket<S>) -> Self {
+        let CloudSocket { stream, early } = socket;
+        let Parts {
+            stream,
+            session,
+            sealed,
+            opened,
+            unsent,
+        } = stream.into_parts();
         Self {
             stream,
-            life: 0,
+            session,
+            early: [early, opened].concat(),
+            inbox: sealed,
+            unsent: Rest::new(unsent),
+            // The handshake may have left something in a TLS stream.
+            flush: true,
+            closed: false,
             blocked: false,
+            life: 0,
+            written: 0,
+            owed: 0,
+            shut: false,
             failure: None,
         }
     }
@@ -71,73 +155,206 @@ impl<S> Link<S> {
         self.failure.as_ref()
     }
 
-    fn absorb<T>(&mut self, result: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
-        match result {
-            Poll::Ready(Err(error)) => {
-                self.failure.get_or_insert(error);
-                Poll::Ready(Ok(instead))
-            }
-            other => other,
-        }
+    /// Notes why nothing more can be written.
+    pub(super) fn fail(&mut self, error: io::Error) {
+        self.failure.get_or_insert(error);
+        self.unsent.clear();
     }
-}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let result = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.life += 1;
-        }
-        result
+    /// How many bytes the peer has taken so far, and how many it has not.
+    pub(super) fn account(&self, since: Instant) -> (u64, u64) {
+        let held = held(self.stream.tcp(), since).saturating_sub(u64::from(self.shut));
+        let taken = self.written.saturating_sub(held);
+        (taken, self.owed.saturating_sub(taken))
     }
-}
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        if this.failure.is_some() {
-            return Poll::Ready(Ok(buf.len()));
+    /// Returns what came. Bytes are to be used before the next call.
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Received> {
+        if !self.early.is_empty() {
+            return Poll::Ready(Received::Bytes(self.take_early(room)));
         }
-        let result = Pin::new(&mut this.stream).poll_write(cx, buf);
-        if result.is_ready() && this.blocked {
-            this.life += 1;
-        }
-        this.blocked = result.is_pending();
-        // A write of nothing means that nothing can be written any more.
-        let result = match result {
-            Poll::Ready(Ok(0)) if !buf.is_empty() => {
-                Poll::Ready(Err(io::ErrorKind::WriteZero.into()))
-            }
-            other => other,
+        let Some(session) = &mut self.session else {
+            let place = room.incoming.get_mut(..CLOUD_READ).unwrap_or_default();
+            let mut read = ReadBuf::new(place);
+            let result = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+            return Poll::Ready(match (result, read.filled().len()) {
+                (Ok(()), 0) => Received::End(StreamEnd::Whole),
+                (Ok(()), length) => {
+                    self.life += 1;
+                    Received::Bytes(0..length)
+                }
+                (Err(error), _) => ended_or_failed(error, StreamEnd::Whole),
+            });
         };
-        this.absorb(result, buf.len())
+        if session.has_ended() {
+            return Poll::Ready(Received::End(StreamEnd::Whole));
+        }
+        // What is left of the last read goes where the next one is put behind it.
+        if self.inbox.is_empty() {
+            let length = room.sealed.len();
+            room.incoming.copy_within(room.sealed.clone(), RECORD);
+            room.sealed = RECORD..RECORD + length;
+        } else {
+            let end = RECORD + self.inbox.len();
+            if let Some(place) = room.incoming.get_mut(RECORD..end) {
+                place.copy_from_slice(&self.inbox);
+            }
+            room.sealed = RECORD..end;
+            self.inbox = Vec::new();
+        }
+        let begin = room.sealed.end;
+        let place = room.incoming.get_mut(begin..).unwrap_or_default();
+        if place.is_empty() {
+            let error = rustls::Error::PeerSentOversizedRecord;
+            return Poll::Ready(Received::Undecipherable(0..0, error));
+        }
+        let mut read = ReadBuf::new(place);
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+        room.sealed.end = begin + read.filled().len();
+        match result {
+            Ok(()) if room.sealed.end == begin => {
+                return Poll::Ready(Received::End(StreamEnd::Cut));
+            }
+            Ok(()) => self.life += 1,
+            Err(error) => return Poll::Ready(ended_or_failed(error, StreamEnd::Cut)),
+        }
+        let mut plain = 0..0;
+        let Room {
+            incoming, sealed, ..
+        } = room;
+        let opened = session.open(incoming, &mut plain, sealed, self.unsent.bytes());
+        self.flush = true;
+        Poll::Ready(match opened {
+            Ok(()) => Received::Bytes(plain),
+            Err(error) => Received::Undecipherable(plain, error),
+        })
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.failure.is_some() {
-            return Poll::Ready(Ok(()));
+    fn take_early(&mut self, room: &mut Room) -> Range<usize> {
+        let early = std::mem::take(&mut self.early);
+        if room.incoming.len() < early.len() {
+            room.incoming.resize(early.len(), 0);
         }
-        let result = Pin::new(&mut this.stream).poll_flush(cx);
-        this.absorb(result, ())
+        if let Some(place) = room.incoming.get_mut(..early.len()) {
+            place.copy_from_slice(&early);
+        }
+        0..early.len()
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.failure.is_some() {
-            return Poll::Ready(Ok(()));
+    /// Takes out of the room what the next wait would lose.
+    pub(super) fn leave(&mut self, room: &mut Room) {
+        if !room.sealed.is_empty() {
+            self.inbox = room.take_sealed();
         }
-        let result = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.absorb(result, ())
+        room.sealed = 0..0;
+    }
+
+    /// Reads what nobody wants any more; `false` at the end.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<bool> {
+        let mut read = ReadBuf::new(&mut room.outgoing);
+        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+        Poll::Ready(result.is_ok() && !read.filled().is_empty())
+    }
+
+    /// Sends what lies in [`Room::outgoing`]; nothing else may wait at this point. What the kernel
+    /// does not take at once is kept.
+    pub(super) fn send(&mut self, cx: &mut Context<'_>, room: &mut Room, frame: Range<usize>) {
+        if self.failure.is_some() {
+            return;
+        }
+        let plain = room.outgoing.get(frame).unwrap_or_default();
+        let bytes = match &mut self.session {
+            None => plain,
+            Some(session) => {
+                let pending = match self.inbox.as_mut_slice() {
+                    [] => room.incoming.get_mut(room.sealed.clone()),
+                    inbox => Some(inbox),
+                };
+                let pending = pending.unwrap_or_default();
+                match session.seal(plain, pending, &mut room.encrypted) {
+                    Ok(length) => room.encrypted.get(..length).unwrap_or_default(),
+                    Err(error) => return self.fail(io::Error::other(error)),
+                }
+            }
+        };
+        self.flush = true;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match self.poll_write(cx, rest) {
+                Poll::Ready(Ok(written)) => rest = rest.get(written..).unwrap_or_default(),
+                Poll::Ready(Err(error)) => return self.fail(error),
+                Poll::Pending => break,
+            }
+        }
+        self.unsent.keep(rest);
+    }
+
+    /// Notes that all the user's bytes so far are on their way.
+    pub(super) fn note_owed(&mut self) {
+        self.owed = self.written + self.unsent.len() as u64;
+    }
+
+    /// Waits until everything is with the kernel.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.unsent.is_empty() {
+            let rest = std::mem::take(&mut self.unsent);
+            let result = self.poll_write(cx, rest.left());
+            self.unsent = rest;
+            match ready!(result) {
+                Ok(written) => self.unsent.advance(written),
+                Err(error) => self.fail(error),
+            }
+        }
+        if self.flush && self.failure.is_none() {
+            if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(cx)) {
+                self.fail(error);
+            }
+            self.flush = false;
+        }
+        Poll::Ready(())
+    }
+
+    /// Ends the stream behind all that was sent.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
+        self.leave(room);
+        if let Some(session) = &mut self.session
+            && !self.closed
+        {
+            session.close(&mut self.inbox, self.unsent.bytes());
+        }
+        self.closed = true;
+        ready!(self.poll_flush(cx));
+        if self.failure.is_none() {
+            // There is nobody left to tell of an error.
+            let _ = ready!(Pin::new(&mut self.stream).poll_shutdown(cx));
+            self.shut = true;
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if result.is_ready() && self.blocked {
+            self.life += 1;
+        }
+        self.blocked = result.is_pending();
+        let result = ready!(result);
+        Poll::Ready(match result {
+            // Nothing can be written any more.
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                self.written += written as u64;
+                Ok(written)
+            }
+            Err(error) => Err(error),
+        })
+    }
+}
+
+/// TLS below this TLS may end without saying so, as many servers and middleboxes do it.
+fn ended_or_failed(error: io::Error, end: StreamEnd) -> Received {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Received::End(end),
+        _ => Received::Failed(error),
     }
 }

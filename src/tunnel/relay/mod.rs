@@ -1,60 +1,82 @@
 //! Carries bytes between a machine on the LAN and the cloud until one of them ends.
 //!
-//! One future holds both sockets and moves one piece at a time: a piece that was read is written
-//! before the next one is read, so whoever is slow slows the other side down, and a tunnel's
-//! memory is one read, one message and one frame.
+//! One future holds both sockets. Bytes are read into room that all tunnels of a thread share,
+//! worked on where they lie, and written from there: the cloud's are decrypted and the frames in
+//! them found, the LAN side's get a header before them, are masked and encrypted. Only what a slow
+//! side does not take is copied, and nothing more is read for it until it has; so whoever is slow
+//! slows the other side down, a tunnel's memory is two reads at most, and an idle tunnel has none.
 //!
 //! Ends are where bytes get lost. A socket that is closed while it holds unread bytes sends a
 //! reset, and a reset erases what the peer has not read yet. So each of the four half-connections
 //! ends by itself: what it owes is written, its end is passed on, and the socket is read empty
-//! before it is closed, all within the drain limit.
+//! before it is closed. That goes on for as long as somebody takes something.
 
 mod end;
 pub mod frame;
+mod held;
 mod link;
+mod room;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::mem;
+use std::ops::Range;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures_util::{Sink, Stream};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_tungstenite::tungstenite::{self, Message, error::ProtocolError};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
 use tracing::debug;
 
-pub use end::{EndReason, Violation};
-pub use link::{CloudSocket, Link, MESSAGE_LIMIT, config};
+use crate::net::Socket;
+pub use end::{Cut, EndReason, Violation};
+use frame::{Decoder, HEADER_ROOM, Item};
+use held::held;
+pub use link::CloudSocket;
+use link::{Link, Received, StreamEnd};
+use room::{LAN_READ, Lease, Rest, Room};
 
-pub(crate) use end::close_frame;
-
-/// How long the last bytes of a tunnel may take, counted from its end.
+/// How long a side that is owed bytes at the end of a tunnel may take none of them.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
-/// What one read of the LAN side may return, and so the largest frame that is sent.
-///
-/// By `benches/relay.rs`, bulk costs about 1.5 times the processor time of a plain proxy with
-/// 16 KiB and 1.2 with 32; what 64 KiB save is within the noise, and every tunnel would hold them.
-const READ_SIZE: usize = 32 << 10;
+/// How long the last bytes of a tunnel may take, however steadily they are taken.
+pub const DRAIN_CEILING: Duration = Duration::from_secs(10 * 60);
+
+/// Drain limits without progress that end a tunnel while the kernel still holds bytes. A receiver
+/// announces room only when a good part of its buffer, or a whole segment, is free; at some
+/// kilobytes a second that takes longer than one limit.
+const HELD_PATIENCE: u32 = 2;
+
+/// How long after the last write adit looks whether everything has arrived, before it resets.
+const RESET_DELAY: Duration = Duration::from_millis(20);
 
 /// Pings in a row without a sign of life that end a tunnel.
 const MISSED_PINGS: u32 = 2;
+
+/// Reads each way after which other tunnels have their turn.
+const TURN: usize = 32;
+
+/// Payload below this size is moved behind the one before it rather than written from its place.
+///
+/// By `benches/wire`, an entry of a vectored write costs as much as moving some hundred bytes.
+const MOVED_BELOW: usize = 512;
+
+/// Pieces of one vectored write.
+const PIECES: usize = 64;
 
 /// What a tunnel may cost and how long things may take.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Limits {
     /// Time between pings; two in a row without a sign of life end the tunnel. Zero sends none.
     pub keep_alive: Duration,
-    /// How long the last bytes may take, counted from the end. See [`DRAIN_LIMIT`].
+    /// How long a side may take nothing of the last bytes. See [`DRAIN_LIMIT`].
     pub drain: Duration,
     /// How long a tunnel may carry nothing.
     pub idle: Option<Duration>,
@@ -86,23 +108,31 @@ pub struct Ended {
 
 /// Carries bytes both ways until one side ends, a limit is reached or `stop` completes.
 ///
-/// The cloud's WebSocket must have been made with [`config`]. Dropping the future closes both
-/// sockets at once; what was read and not yet written is lost, so an owner who can wait completes
-/// `stop` instead.
-pub async fn relay<S>(
+/// Dropping the future closes both sockets at once; what was read and not yet written is lost, so
+/// an owner who can wait completes `stop` instead.
+pub async fn relay<S: Socket>(
     lan: TcpStream,
     cloud: CloudSocket<S>,
     limits: &Limits,
     traffic: &Traffic,
     stop: impl Future,
-) -> Ended
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Ended {
     let mut stop = pin!(stop);
     let mut stopping = false;
+    let lease = Lease::new();
     let mut relay = Relay::new(lan, cloud, limits, traffic);
-    poll_fn(|cx| relay.poll(cx, &mut stopping, stop.as_mut())).await
+    poll_fn(|cx| {
+        if !stopping && stop.as_mut().poll(cx).is_ready() {
+            stopping = true;
+            relay.stop();
+        }
+        lease.with(|room| {
+            let ended = relay.poll(cx, room);
+            relay.cloud.leave(room);
+            ended
+        })
+    })
+    .await
 }
 
 struct Relay<'a, S> {
@@ -112,26 +142,33 @@ struct Relay<'a, S> {
     lan_out: LanOut,
     /// What a write to the LAN side failed with. What the LAN side sent before is still read.
     lan_failure: Option<io::Error>,
-    cloud: CloudSocket<S>,
+    /// What the LAN side has not taken yet.
+    lan_rest: Rest,
+    /// Reads of the LAN side that returned something.
+    lan_life: u64,
+    cloud: Link<S>,
     cloud_in: CloudIn,
     cloud_out: CloudOut,
-    /// Whether the WebSocket may hold something that has not gone out.
-    flush: bool,
-    /// Room for one read of the LAN side; empty between two steps.
-    room: BytesMut,
-    /// The rest of a message that the LAN side has not taken yet.
-    message: Bytes,
+    decoder: Decoder,
+    /// What the last ping carried that is not answered yet.
+    pong: Option<Vec<u8>>,
+    /// The body of a Close frame of the cloud that is not answered yet.
+    answer: Option<Vec<u8>>,
     reason: Option<EndReason>,
     heart: Heart,
     idle: Option<Idle>,
-    /// When the last bytes must be out. Set once, when the end begins.
-    drained_by: Option<Instant>,
+    /// Set once, when the end begins.
+    drain: Option<Drain>,
     alarm: Pin<Box<Sleep>>,
+    /// Whether the alarm must be looked at, because it was set or may ring.
+    alarmed: bool,
     began: Instant,
     limits: &'a Limits,
     traffic: &'a Traffic,
     up: u64,
     down: u64,
+    /// What was given up, up and down.
+    undelivered: (u64, u64),
 }
 
 /// What the LAN side may still say.
@@ -152,6 +189,9 @@ enum LanOut {
     Open,
     /// The cloud has said everything.
     Finish,
+    /// The cloud has not said everything: what it has said is still written, and from this instant
+    /// on adit looks whether it has arrived.
+    Reset(Instant),
     Done,
 }
 
@@ -183,6 +223,8 @@ struct Heart {
     asked: bool,
     /// [`Link::life`] at the last beat.
     life: u64,
+    /// Bytes that the cloud had taken while others waited for it, when that was last asked.
+    taken: Option<u64>,
     /// Whether the LAN side kept adit from reading the WebSocket since the last beat.
     paused: bool,
     missed: u32,
@@ -194,7 +236,38 @@ struct Idle {
     until: Instant,
 }
 
-impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
+/// How the end goes on.
+struct Drain {
+    ceiling: Instant,
+    /// When progress is looked for.
+    look: Instant,
+    last: Progress,
+    /// Looks in a row without progress.
+    quiet: u32,
+}
+
+/// What has moved at the end of a tunnel.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Progress {
+    /// Bytes that the LAN side has taken, and that it is owed.
+    lan: (u64, u64),
+    /// The same of the cloud.
+    cloud: (u64, u64),
+    /// Signs of life of both.
+    life: (u64, u64),
+}
+
+impl Progress {
+    /// Whether somebody took something since, or somebody who is owed something said something.
+    fn is_beyond(self, last: Self) -> bool {
+        self.lan.0 > last.lan.0
+            || self.cloud.0 > last.cloud.0
+            || (self.lan.1 > 0 && self.life.0 > last.life.0)
+            || (self.cloud.1 > 0 && self.life.1 > last.life.1)
+    }
+}
+
+impl<'a, S: Socket> Relay<'a, S> {
     fn new(
         lan: TcpStream,
         cloud: CloudSocket<S>,
@@ -203,24 +276,26 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     ) -> Self {
         let began = Instant::now();
         let keep_alive = Some(limits.keep_alive).filter(|time| !time.is_zero());
-        let mut relay = Self {
+        Self {
             lan: Some(lan),
             lan_in: LanIn::Open,
             lan_out: LanOut::Open,
             lan_failure: None,
-            cloud,
+            lan_rest: Rest::default(),
+            lan_life: 0,
+            cloud: Link::new(cloud),
             cloud_in: CloudIn::Open,
             cloud_out: CloudOut::Open,
-            // The handshake may have left something in a TLS stream.
-            flush: true,
-            room: BytesMut::new(),
-            message: Bytes::new(),
+            decoder: Decoder::default(),
+            pong: None,
+            answer: None,
             reason: None,
             heart: Heart {
                 next: keep_alive.and_then(|time| began.checked_add(time)),
                 due: false,
                 asked: false,
                 life: 0,
+                taken: None,
                 paused: false,
                 missed: 0,
             },
@@ -228,38 +303,27 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
                 let until = began.checked_add(limit)?;
                 Some(Idle { limit, until })
             }),
-            drained_by: None,
+            drain: None,
             alarm: Box::pin(sleep_until(began)),
+            alarmed: true,
             began,
             limits,
             traffic,
             up: 0,
             down: 0,
-        };
-        relay.heart.life = relay.cloud.get_ref().life();
-        relay
+            undelivered: (0, 0),
+        }
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        stopping: &mut bool,
-        mut stop: Pin<&mut impl Future>,
-    ) -> Poll<Ended> {
-        loop {
-            // First, because moving bytes may use up what tokio lets a task do in one go.
-            if !*stopping && stop.as_mut().poll(cx).is_ready() {
-                *stopping = true;
-                self.say_goodbye(EndReason::Stopped);
-            }
-            let mut moved = self.poll_alarm(cx).is_ready();
-            if self.drained_by.is_some_and(|end| end <= Instant::now()) {
-                self.give_up();
-            }
+    fn poll(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Ended> {
+        // It may have rung.
+        self.alarmed = true;
+        for _ in 0..TURN {
+            let mut moved = mem::take(&mut self.alarmed) && self.poll_alarm(cx).is_ready();
             // One step each way, so that a busy direction does not starve the other.
-            moved |= self.poll_up(cx).is_ready();
-            moved |= self.poll_down(cx).is_ready();
-            moved |= self.poll_discard(cx).is_ready();
+            moved |= self.poll_up(cx, room).is_ready();
+            moved |= self.poll_down(cx, room).is_ready();
+            moved |= self.poll_discard(cx, room).is_ready();
             if self.lan_in == LanIn::Done && self.lan_out == LanOut::Done {
                 self.lan = None;
             }
@@ -269,45 +333,51 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             if over {
                 return Poll::Ready(self.ended());
             }
-            if !moved {
-                self.heart.paused |= !self.message.is_empty();
+            if !moved && !self.alarmed {
+                self.heart.paused |= !self.lan_rest.is_empty();
                 return Poll::Pending;
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// From the LAN to the cloud: one frame, a ping, or the end.
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_up(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
         match self.cloud_out {
             CloudOut::Open => {
-                ready!(self.poll_flush(cx));
-                if self.cloud.get_ref().failure().is_some() {
+                ready!(self.cloud.poll_flush(cx));
+                if self.cloud.failure().is_some() {
                     // It may have sent something before it broke. How that ends tells the reason.
                     self.cloud_out = CloudOut::Done;
                     self.begin_end();
                     return Poll::Ready(());
                 }
-                if mem::take(&mut self.heart.due) {
-                    self.send(Message::Ping(Bytes::new()));
+                if let Some(body) = self.pong.take() {
+                    self.send_control(cx, room, Control::Pong, &body);
                     return Poll::Ready(());
                 }
-                self.poll_carry_up(cx)
+                if mem::take(&mut self.heart.due) {
+                    self.send_control(cx, room, Control::Ping, &[]);
+                    return Poll::Ready(());
+                }
+                self.poll_carry_up(cx, room)
             }
             CloudOut::Close => {
-                ready!(self.poll_flush(cx));
-                let frame = self.reason.as_ref().and_then(EndReason::close_frame);
+                ready!(self.cloud.poll_flush(cx));
+                let body = self.answer.take();
+                let body = body.or_else(|| Some(self.reason.as_ref()?.close_body()));
                 self.cloud_out = CloudOut::Closing;
-                self.send(Message::Close(frame));
+                self.send_control(cx, room, Control::Close, &body.unwrap_or_default());
                 Poll::Ready(())
             }
             CloudOut::Closing => {
-                ready!(self.poll_flush(cx));
+                ready!(self.cloud.poll_flush(cx));
                 if self.cloud_in == CloudIn::Open {
                     // Ending the stream now could make the cloud drop what it has yet to send.
                     return Poll::Pending;
                 }
-                // An error has been kept by the link; there is nobody left to tell.
-                let _ = ready!(Pin::new(self.cloud.get_mut()).poll_shutdown(cx));
+                ready!(self.cloud.poll_shutdown(cx, room));
                 self.cloud_out = CloudOut::Done;
                 Poll::Ready(())
             }
@@ -315,22 +385,22 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         }
     }
 
-    /// One read of the LAN side becomes one frame. Nothing waits in the WebSocket at this point.
-    fn poll_carry_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// One read of the LAN side becomes one frame. Nothing waits to be sent at this point.
+    fn poll_carry_up(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
         let Some(lan) = &mut self.lan else {
             return Poll::Pending;
         };
+        let place = HEADER_ROOM..HEADER_ROOM + LAN_READ;
+        let place = room.outgoing.get_mut(place).unwrap_or_default();
         let read = match self.lan_in {
             LanIn::Open => {
-                self.room.reserve(READ_SIZE);
-                let mut room = (&mut self.room).limit(READ_SIZE);
-                ready!(pin!(lan.read_buf(&mut room)).poll(cx))
+                let mut read = ReadBuf::new(place);
+                let result = ready!(Pin::new(lan).poll_read(cx, &mut read));
+                result.map(|()| read.filled().len())
             }
             LanIn::Last(until) => {
                 // Past tokio, which only knows what its last look at the sockets has shown.
-                self.room.resize(READ_SIZE, 0);
-                let read = (&*SockRef::from(&*lan)).read(&mut self.room);
-                self.room.truncate(*read.as_ref().unwrap_or(&0));
+                let read = (&*SockRef::from(&*lan)).read(place);
                 match read {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                         return Poll::Ready(());
@@ -360,10 +430,18 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
                 self.end(reason);
                 self.cloud_out = CloudOut::Close;
             }
-            Ok(_) => {
-                let bytes = self.room.split().freeze();
-                self.count_up(bytes.len());
-                self.send(Message::Binary(bytes));
+            Ok(length) => {
+                self.lan_life += 1;
+                self.count_up(length);
+                match room.key() {
+                    Ok(key) => {
+                        let end = HEADER_ROOM + length;
+                        let begin = frame::enclose(&mut room.outgoing, HEADER_ROOM..end, key);
+                        self.cloud.send(cx, room, begin..end);
+                        self.cloud.note_owed();
+                    }
+                    Err(error) => self.cloud.fail(error),
+                }
             }
             Err(error) => {
                 self.end(EndReason::device_error(&error));
@@ -374,88 +452,206 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         Poll::Ready(())
     }
 
-    /// From the cloud to the LAN: a piece of a message, the next message, or the end.
-    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn send_control(&mut self, cx: &mut Context<'_>, room: &mut Room, kind: Control, body: &[u8]) {
+        let mut bytes = Vec::new();
+        match room.key() {
+            Ok(key) => frame::append_control(&mut bytes, kind, body, key),
+            Err(error) => self.cloud.fail(error),
+        }
+        if let Some(place) = room.outgoing.get_mut(..bytes.len()) {
+            place.copy_from_slice(&bytes);
+        }
+        self.cloud.send(cx, room, 0..bytes.len());
+    }
+
+    /// From the cloud to the LAN: what one read brings, what is left of it, or the end.
+    fn poll_down(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
         if let Some(lan) = &mut self.lan {
-            if !self.message.is_empty() {
-                match ready!(Pin::new(lan).poll_write(cx, &self.message)) {
+            if !self.lan_rest.is_empty() {
+                match ready!(Pin::new(lan).poll_write(cx, self.lan_rest.left())) {
                     Ok(count) => {
-                        self.message.advance(count);
+                        self.lan_rest.advance(count);
                         self.count_down(count);
                     }
                     Err(error) => self.lan_takes_no_more(error),
                 }
                 return Poll::Ready(());
             }
-            if self.lan_out == LanOut::Finish {
-                // An error means that the LAN side has gone, which ends it as well.
-                let _ = ready!(Pin::new(lan).poll_shutdown(cx));
-                self.lan_out = LanOut::Done;
-                return Poll::Ready(());
+            match self.lan_out {
+                LanOut::Finish => {
+                    // An error means that the LAN side has gone, which ends it as well.
+                    let _ = ready!(Pin::new(lan).poll_shutdown(cx));
+                    self.lan_out = LanOut::Done;
+                    return Poll::Ready(());
+                }
+                LanOut::Reset(when) => {
+                    let now = Instant::now();
+                    if now < when {
+                        return Poll::Pending;
+                    }
+                    if held(lan, when - RESET_DELAY) == 0 {
+                        self.reset_lan();
+                        return Poll::Ready(());
+                    }
+                    self.lan_out = LanOut::Reset(now + RESET_DELAY);
+                    self.set_alarm(now + RESET_DELAY);
+                    return Poll::Pending;
+                }
+                LanOut::Open | LanOut::Done => {}
             }
         }
         if self.cloud_in != CloudIn::Open {
             return Poll::Pending;
         }
-        match ready!(Pin::new(&mut self.cloud).poll_next(cx)) {
-            Some(Ok(Message::Binary(bytes))) => self.take_message(bytes),
-            Some(Ok(Message::Text(text))) => self.take_message(text.into()),
-            // The library has made the answer; it goes out with the next flush.
-            Some(Ok(Message::Ping(_))) => self.flush = true,
-            Some(Ok(Message::Pong(_) | Message::Frame(_))) => {}
-            Some(Ok(Message::Close(frame))) => {
-                self.end(EndReason::closed_by_cloud(frame.as_ref()));
-                self.cloud_in = CloudIn::Discard;
-                self.say_no_more();
+        match ready!(self.cloud.poll_receive(cx, room)) {
+            Received::Bytes(bytes) => self.take(cx, room, bytes),
+            Received::End(end) => self.cloud_stream_ended(end),
+            Received::Failed(error) => {
+                self.end(EndReason::cloud_error(&error));
+                self.cloud_in = CloudIn::Done;
+                self.cloud_out = CloudOut::Done;
+                self.reset_lan_after_all();
             }
-            None => self.cloud_stream_ended(),
-            Some(Err(error)) => match error {
-                tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                    self.cloud_stream_ended();
-                }
-                // TLS without a close_notify, as many servers and middleboxes end it.
-                tungstenite::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    self.cloud_stream_ended();
-                }
-                tungstenite::Error::Io(error) => {
-                    self.end(EndReason::cloud_error(&error));
-                    self.cloud_in = CloudIn::Done;
-                    self.cloud_out = CloudOut::Done;
-                    self.reset_lan();
-                }
-                error => {
-                    self.end(EndReason::violation(&error));
+            Received::Undecipherable(bytes, error) => {
+                self.take(cx, room, bytes);
+                if self.cloud_in == CloudIn::Open {
+                    self.end(EndReason::tls_error(&error));
                     self.cloud_in = CloudIn::Discard;
-                    if self.cloud_out == CloudOut::Open {
-                        self.cloud_out = CloudOut::Close;
-                    }
-                    self.reset_lan();
+                    // An alert is on its way, and there is no more TLS to carry a Close frame.
+                    self.cloud_out = CloudOut::Closing;
+                    self.reset_lan_after_all();
                 }
-            },
+            }
         }
         Poll::Ready(())
     }
 
-    fn take_message(&mut self, bytes: Bytes) {
-        if self.lan_out == LanOut::Open {
-            self.message = bytes;
+    /// Finds the frames in what came, and writes to the LAN side what they carry.
+    fn take(&mut self, cx: &mut Context<'_>, room: &mut Room, bytes: Range<usize>) {
+        let mut at = bytes.start;
+        let found = loop {
+            let input = room.incoming.get(..bytes.end).unwrap_or_default();
+            match self.decoder.next(input, &mut at) {
+                Ok(Some(Item::Data(piece))) if self.lan_out == LanOut::Open => {
+                    match room.pieces.last_mut() {
+                        Some(last) if piece.len() < MOVED_BELOW => {
+                            let length = piece.len();
+                            room.incoming.copy_within(piece, last.end);
+                            last.end += length;
+                        }
+                        _ => room.pieces.push(piece),
+                    }
+                }
+                Ok(Some(Item::Ping)) => self.pong = Some(self.decoder.body().to_vec()),
+                Ok(Some(Item::Data(_) | Item::Pong)) => {}
+                Ok(Some(Item::Close(code))) => break Some(Ok(code)),
+                Ok(None) => break None,
+                Err(fault) => break Some(Err(fault)),
+            }
+        };
+        self.write_pieces(cx, room);
+        match found {
+            None => {}
+            Some(Ok(code)) => self.cloud_closed(code),
+            Some(Err(fault)) => {
+                self.end(EndReason::BrokenByCloud(Violation::Frame(fault)));
+                self.cloud_in = CloudIn::Discard;
+                if self.cloud_out == CloudOut::Open {
+                    self.cloud_out = CloudOut::Close;
+                }
+                self.reset_lan_after_all();
+            }
         }
     }
 
-    /// The stream below the WebSocket ended, with a Close frame before it or without.
-    fn cloud_stream_ended(&mut self) {
+    /// Writes the pieces in the room; what the LAN side does not take is kept.
+    fn write_pieces(&mut self, cx: &mut Context<'_>, room: &mut Room) {
+        let Room {
+            incoming, pieces, ..
+        } = room;
+        let mut first = 0;
+        while let Some(lan) = &mut self.lan
+            && let Some(rest) = pieces.get(first..)
+            && !rest.is_empty()
+        {
+            let result = match rest {
+                [one] => {
+                    let bytes = incoming.get(one.clone()).unwrap_or_default();
+                    Pin::new(lan).poll_write(cx, bytes)
+                }
+                several => {
+                    let mut slices = [IoSlice::new(&[]); PIECES];
+                    let count = several.len().min(PIECES);
+                    for (slice, piece) in slices.iter_mut().zip(several.iter()) {
+                        *slice = IoSlice::new(incoming.get(piece.clone()).unwrap_or_default());
+                    }
+                    Pin::new(lan).poll_write_vectored(cx, &slices[..count])
+                }
+            };
+            match result {
+                Poll::Ready(Ok(mut count)) => {
+                    self.count_down(count);
+                    for piece in pieces.iter_mut().skip(first) {
+                        let taken = piece.len().min(count);
+                        piece.start += taken;
+                        count -= taken;
+                        if piece.start < piece.end {
+                            break;
+                        }
+                        first += 1;
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    self.lan_takes_no_more(error);
+                    break;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if self.lan_out == LanOut::Open {
+            for piece in pieces.iter().skip(first) {
+                let bytes = incoming.get(piece.clone()).unwrap_or_default();
+                self.lan_rest.keep(bytes);
+            }
+        }
+        pieces.clear();
+    }
+
+    fn cloud_closed(&mut self, code: Option<CloseCode>) {
+        let body = self.decoder.body();
+        let reason = EndReason::closed_by_cloud(code, body.get(2..).unwrap_or_default());
+        let body = body.to_vec();
+        self.end(reason);
+        self.cloud_in = CloudIn::Discard;
+        self.say_no_more();
+        if matches!(self.cloud_out, CloudOut::Open | CloudOut::Close) {
+            self.answer = Some(body);
+            self.cloud_out = CloudOut::Close;
+        }
+    }
+
+    /// The stream below the frames ended without a Close frame.
+    fn cloud_stream_ended(&mut self, end: StreamEnd) {
         self.cloud_in = CloudIn::Done;
-        match self.cloud.get_ref().failure() {
-            Some(error) => {
-                let reason = EndReason::cloud_error(error);
-                self.end(reason);
-                self.cloud_out = CloudOut::Done;
-                self.reset_lan();
-            }
-            None => {
-                self.end(EndReason::ClosedByCloud);
-                self.say_no_more();
-            }
+        let cut = match end {
+            _ if self.decoder.is_within() => Some(Cut::WithinMessage),
+            // A server that was told the end may leave it at that.
+            StreamEnd::Cut if self.reason.is_none() => Some(Cut::WithinTls),
+            _ => None,
+        };
+        if let Some(error) = self.cloud.failure() {
+            let reason = EndReason::cloud_error(error);
+            self.end(reason);
+            self.cloud_out = CloudOut::Done;
+            self.reset_lan_after_all();
+        } else if let Some(cut) = cut {
+            self.end(EndReason::CutByCloud(cut));
+            self.close_cloud();
+            self.reset_lan_after_all();
+        } else {
+            self.end(EndReason::ClosedByCloud);
+            self.say_no_more();
+            self.close_cloud();
         }
     }
 
@@ -467,82 +663,77 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         if self.lan_in != LanIn::Done {
             self.lan_in = LanIn::Discard;
         }
+    }
+
+    /// Ends the stream to a cloud that reads no frames any more.
+    fn close_cloud(&mut self) {
         if self.cloud_out != CloudOut::Done {
             self.cloud_out = CloudOut::Closing;
-            self.flush = true;
         }
     }
 
     /// Reads what nobody wants any more, so that closing a socket does not become a reset.
-    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_discard(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
         let mut moved = Poll::Pending;
         if self.lan_in == LanIn::Discard
             && let Some(lan) = &mut self.lan
-            && let Poll::Ready(more) = poll_discard(Pin::new(lan), cx)
         {
-            if !more {
-                self.lan_in = LanIn::Done;
-            }
-            moved = Poll::Ready(());
-        }
-        if self.cloud_in == CloudIn::Discard {
-            let stream = Pin::new(self.cloud.get_mut());
-            if let Poll::Ready(more) = poll_discard(stream, cx) {
-                if !more {
-                    self.cloud_in = CloudIn::Done;
+            let mut read = ReadBuf::new(&mut room.outgoing);
+            if let Poll::Ready(result) = Pin::new(lan).poll_read(cx, &mut read) {
+                if result.is_err() || read.filled().is_empty() {
+                    self.lan_in = LanIn::Done;
                 }
+                self.lan_life += 1;
                 moved = Poll::Ready(());
             }
+        }
+        if self.cloud_in == CloudIn::Discard
+            && let Poll::Ready(more) = self.cloud.poll_discard(cx, room)
+        {
+            if !more {
+                self.cloud_in = CloudIn::Done;
+            }
+            moved = Poll::Ready(());
         }
         moved
     }
 
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.flush {
-            // A write error is kept by the link, and nothing else can fail here.
-            let _ = ready!(Pin::new(&mut self.cloud).poll_flush(cx));
-            self.flush = false;
+    fn set_alarm(&mut self, when: Instant) {
+        if when < self.alarm.deadline() || self.alarm.is_elapsed() {
+            self.alarm.as_mut().reset(when);
         }
-        Poll::Ready(())
-    }
-
-    /// Gives a message to the WebSocket, which holds nothing else at this point.
-    fn send(&mut self, message: Message) {
-        self.flush = true;
-        if let Err(error) = Pin::new(&mut self.cloud).start_send(message) {
-            debug!(%error, "the WebSocket takes no message");
-            self.end(EndReason::violation(&error));
-            self.cloud_in = CloudIn::Done;
-            self.cloud_out = CloudOut::Done;
-            self.reset_lan();
-        }
+        self.alarmed = true;
     }
 
     fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.alarm.as_mut().poll(cx));
         let now = Instant::now();
-        if self.reason.is_none() && self.drained_by.is_none() {
+        if self.reason.is_none() && self.drain.is_none() {
             self.beat(now);
             self.look_at_limits(now);
         }
-        let ends = self
-            .limits
-            .max_duration
-            .and_then(|time| self.began.checked_add(time));
-        let next = match self.drained_by {
-            Some(drained_by) => Some(drained_by),
+        if self.drain.as_ref().is_some_and(|drain| drain.look <= now) {
+            self.look_at_drain(now);
+        }
+        let reset = match self.lan_out {
+            LanOut::Reset(when) => Some(when.max(now + RESET_DELAY / 2)),
+            _ => None,
+        };
+        let next = match &self.drain {
+            Some(drain) => [Some(drain.look), reset, None],
             None => [
                 self.heart.next,
                 self.idle.as_ref().map(|idle| idle.until),
-                ends,
-            ]
-            .into_iter()
-            .flatten()
-            .min(),
+                self.limits
+                    .max_duration
+                    .and_then(|time| self.began.checked_add(time)),
+            ],
         };
         // An alarm that rings for nothing once a day costs less than one that can be absent.
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        let next = next.into_iter().flatten().min();
         self.alarm.as_mut().reset(next.unwrap_or(now + DAY));
+        self.alarmed = true;
         Poll::Ready(())
     }
 
@@ -552,11 +743,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             return;
         }
         self.heart.next = now.checked_add(self.limits.keep_alive);
-        let life = self.cloud.get_ref().life();
-        let alive = mem::replace(&mut self.heart.life, life) != life;
-        let blocked = !self.message.is_empty();
-        let paused = mem::replace(&mut self.heart.paused, blocked) || blocked;
-        if alive || paused {
+        let life = self.cloud.life();
+        let mut alive = mem::replace(&mut self.heart.life, life) != life;
+        let blocked = !self.lan_rest.is_empty();
+        alive |= mem::replace(&mut self.heart.paused, blocked) || blocked;
+        if !alive && self.heart.asked {
+            // It may take what waits for it, only slowly. What does not have to wait is taken by
+            // its system, and says nothing of itself.
+            let (taken, owed) = self.cloud.account(now);
+            let before = self.heart.taken.replace(taken).filter(|_| owed > 0);
+            alive = before.is_some_and(|before| before < taken);
+            if owed == 0 {
+                self.heart.taken = None;
+            }
+        }
+        if alive {
             self.heart.missed = 0;
         } else if self.heart.asked {
             self.heart.missed += 1;
@@ -566,7 +767,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             self.heart.due = true;
             return;
         }
-        self.end(EndReason::CloudSilent);
+        let undelivered = self.cloud.account(now).1.min(self.up);
+        self.undelivered.0 = undelivered;
+        self.end(EndReason::CloudSilent(
+            self.limits.keep_alive * MISSED_PINGS,
+        ));
         // Nobody will answer, so nothing waits for an answer.
         self.cloud_in = CloudIn::Done;
         self.cloud_out = CloudOut::Close;
@@ -587,9 +792,21 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         }
     }
 
+    /// Ends the tunnel because adit ends, which does not wait for those who are slow.
+    fn stop(&mut self) {
+        self.say_goodbye(EndReason::Stopped);
+        let ceiling = Instant::now() + self.limits.drain;
+        if let Some(drain) = &mut self.drain {
+            drain.ceiling = drain.ceiling.min(ceiling);
+            drain.look = drain.look.min(ceiling);
+            let look = drain.look;
+            self.set_alarm(look);
+        }
+    }
+
     /// Ends the tunnel although both sides could go on: what is under way still arrives.
     fn say_goodbye(&mut self, reason: EndReason) {
-        if self.drained_by.is_some() {
+        if self.drain.is_some() {
             return;
         }
         self.end(reason);
@@ -605,19 +822,65 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         self.begin_end();
     }
 
-    /// Starts the drain limit.
+    /// From now on there must be progress.
     fn begin_end(&mut self) {
-        if self.drained_by.is_none() {
-            let drained_by = Instant::now() + self.limits.drain;
-            self.drained_by = Some(drained_by);
-            self.alarm.as_mut().reset(drained_by);
+        if self.drain.is_none() {
+            let now = Instant::now();
+            let look = now + self.limits.drain;
+            self.drain = Some(Drain {
+                ceiling: now + DRAIN_CEILING,
+                look,
+                last: Progress::default(),
+                quiet: 0,
+            });
+            self.set_alarm(look);
         }
     }
 
-    /// The drain limit is over.
-    fn give_up(&mut self) {
+    fn progress(&self, now: Instant) -> Progress {
+        let rest = self.lan_rest.len() as u64;
+        let held = self.lan.as_ref().map_or(0, |lan| held(lan, now));
+        // An end that was sent counts as a byte.
+        let held = held.saturating_sub(u64::from(self.lan_out == LanOut::Done));
+        Progress {
+            lan: (self.down.saturating_sub(held), held + rest),
+            cloud: self.cloud.account(now),
+            life: (self.lan_life, self.cloud.life()),
+        }
+    }
+
+    /// Looks whether the last bytes go anywhere.
+    fn look_at_drain(&mut self, now: Instant) {
+        let progress = self.progress(now);
+        let Some(drain) = &mut self.drain else {
+            return;
+        };
+        if progress.is_beyond(drain.last) {
+            drain.quiet = 0;
+        } else {
+            drain.quiet += 1;
+        }
+        drain.last = progress;
+        let owed = progress.lan.1 > 0 || progress.cloud.1 > 0;
+        let patience = if owed { HELD_PATIENCE } else { 1 };
+        if drain.quiet < patience && now < drain.ceiling {
+            drain.look = (now + self.limits.drain).min(drain.ceiling);
+        } else {
+            self.give_up(progress);
+        }
+    }
+
+    /// The last bytes are not taken in time.
+    fn give_up(&mut self, progress: Progress) {
         debug!(limit = ?self.limits.drain, "last bytes not accepted in time");
-        if self.message.is_empty() {
+        if self.cloud_out != CloudOut::Done {
+            self.undelivered.0 = progress.cloud.1.min(self.up);
+        }
+        if self.lan.is_some() {
+            self.undelivered.1 = progress.lan.1;
+            self.down = progress.lan.0;
+        }
+        if progress.lan.1 == 0 && !matches!(self.lan_out, LanOut::Reset(_)) {
             self.close_lan();
         } else {
             // An end without a reset would make half a message look like a whole one.
@@ -631,7 +894,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
     fn lan_takes_no_more(&mut self, error: io::Error) {
         self.lan_failure = Some(error);
         self.lan_out = LanOut::Done;
-        self.message.clear();
+        self.lan_rest.clear();
         self.begin_end();
     }
 
@@ -639,7 +902,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
         self.lan = None;
         self.lan_in = LanIn::Done;
         self.lan_out = LanOut::Done;
-        self.message.clear();
+        self.lan_rest.clear();
     }
 
     /// Tells the LAN side that what it has received may be incomplete.
@@ -650,6 +913,20 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             debug!(%error, "the LAN side is closed instead of reset");
         }
         self.close_lan();
+    }
+
+    /// The same behind all that was received: a reset would throw away what has not arrived.
+    fn reset_lan_after_all(&mut self) {
+        if self.down == 0 && self.lan_rest.is_empty() {
+            self.reset_lan();
+        }
+        if self.lan.is_none() || self.lan_out != LanOut::Open {
+            return self.reset_lan();
+        }
+        let when = Instant::now() + RESET_DELAY;
+        self.lan_in = LanIn::Done;
+        self.lan_out = LanOut::Reset(when);
+        self.set_alarm(when);
     }
 
     fn count_up(&mut self, count: usize) {
@@ -676,21 +953,14 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Relay<'a, S> {
             .reason
             .take()
             .or_else(|| failure(&self.lan_failure))
-            .or_else(|| self.cloud.get_ref().failure().map(EndReason::cloud_error))
+            .or_else(|| self.cloud.failure().map(EndReason::cloud_error))
             .unwrap_or(EndReason::ClosedByCloud);
+        let (up, down) = self.undelivered;
         Ended {
-            reason,
-            up: self.up,
+            reason: reason.with_undelivered(up, down),
+            up: self.up - up,
             down: self.down,
             lasted: self.began.elapsed(),
         }
     }
-}
-
-/// Reads once and drops what was read; `false` at the end.
-fn poll_discard(stream: Pin<&mut impl AsyncRead>, cx: &mut Context<'_>) -> Poll<bool> {
-    let mut scratch = [0; 4 << 10];
-    let mut read = ReadBuf::new(&mut scratch);
-    let result = ready!(stream.poll_read(cx, &mut read));
-    Poll::Ready(result.is_ok() && !read.filled().is_empty())
 }

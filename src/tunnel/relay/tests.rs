@@ -4,19 +4,21 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::*;
+use crate::net::UnbufferedStream;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Time that nothing in these tests needs.
@@ -92,8 +94,7 @@ async fn start_between(
     cloud: Server,
     client: TcpStream,
 ) -> Tunnel {
-    let client =
-        WebSocketStream::from_raw_socket(Link::new(client), Role::Client, Some(config())).await;
+    let client = CloudSocket::new(UnbufferedStream::plain(client), Vec::new());
     let traffic = Arc::new(Traffic::default());
     let (stop, stopped) = oneshot::channel();
     let counted = Arc::clone(&traffic);
@@ -623,72 +624,69 @@ async fn takes_text_empty_and_fragmented_messages_as_bytes() {
 }
 
 #[tokio::test]
-async fn takes_a_message_as_large_as_allowed() {
+async fn takes_a_message_of_any_size_as_it_comes() {
+    const SIZE: usize = 40 << 20;
     let mut tunnel = start(limits(), None).await;
-    let sent = noise(11, MESSAGE_LIMIT);
-    let (mut cloud_out, _cloud_in) = tunnel.cloud.split();
-    let message = binary(sent.clone());
-    let sending = tokio::spawn(async move { cloud_out.send(message).await });
-    let mut received = vec![0; sent.len()];
+    let sent = noise(11, SIZE);
+    let (begin, rest) = sent.split_at(1000);
+    let header = [&[0x82, 127][..], &(SIZE as u64).to_be_bytes()].concat();
+    let raw = tunnel.cloud.get_mut();
+    within(raw.write_all(&[&header, begin].concat()))
+        .await
+        .unwrap();
+    same(&tunnel.device_receives(1000).await, begin);
+    let mut cloud = tunnel.cloud;
+    let to_send = rest.to_vec();
+    let sending = tokio::spawn(async move {
+        cloud.get_mut().write_all(&to_send).await.unwrap();
+        cloud
+    });
+    let mut received = vec![0; rest.len()];
     within(tunnel.device.read_exact(&mut received))
         .await
         .unwrap();
-    same(&received, &sent);
-    within(sending).await.unwrap().unwrap();
+    same(&received, rest);
+    drop(within(sending).await.unwrap());
 }
 
 #[tokio::test]
-async fn says_what_is_wrong_with_a_message_and_resets_the_device() {
-    let too_big = binary(vec![0; MESSAGE_LIMIT + 1]);
-    let not_text = Message::Frame(Frame::message(
-        &b"\xff\xfe"[..],
-        OpCode::Data(Data::Text),
-        true,
-    ));
-    let no_start = Message::Frame(Frame::message("x", OpCode::Data(Data::Continue), true));
-    for (message, code, reason) in [
+async fn says_what_is_wrong_with_a_frame_and_resets_the_device() {
+    let no_start = [0x80, 1, b'x'];
+    let masked = [0x82, 0x81, 0, 0, 0, 0, b'x'];
+    let reason_not_text = [0x88, 4, 3, 232, 0xff, 0xfe];
+    for (frame, code, reason) in [
         (
-            too_big,
-            CloseCode::Size,
-            "the cloud sent a message of more than 16 MiB",
-        ),
-        (
-            not_text,
-            CloseCode::Invalid,
-            "the cloud sent a text message that is not UTF-8",
-        ),
-        (
-            no_start,
+            &no_start[..],
             CloseCode::Protocol,
             "the cloud broke the protocol: Continue frame but nothing to continue",
         ),
+        (
+            &masked,
+            CloseCode::Protocol,
+            "the cloud broke the protocol: Received a masked frame from server",
+        ),
+        (
+            &reason_not_text,
+            CloseCode::Invalid,
+            "the cloud broke the protocol: Close frame with a reason that is not UTF-8",
+        ),
     ] {
-        let tunnel = start(limits(), None).await;
-        let Tunnel {
-            mut device,
-            cloud,
-            relay,
-            stop: _stop,
-            ..
-        } = tunnel;
-        let (mut cloud_out, mut cloud_in) = cloud.split();
-        let sending = tokio::spawn(async move {
-            let _ = cloud_out.send(message).await;
-            cloud_out
-        });
-        match within(cloud_in.next()).await.unwrap().unwrap() {
-            Message::Close(Some(frame)) => {
-                assert_eq!(frame.code, code);
-                assert_eq!(frame.reason.as_str(), reason);
-            }
-            other => panic!("{other:?}"),
-        }
-        let mut nothing = Vec::new();
-        let end = within(device.read_to_end(&mut nothing)).await;
+        let mut tunnel = start(limits(), None).await;
+        // What came before is delivered, what comes after is not.
+        let bytes = [b"\x82\x05right", frame, b"\x82\x05wrong"].concat();
+        within(tunnel.cloud.get_mut().write_all(&bytes))
+            .await
+            .unwrap();
+        let (received, frame) = tunnel.cloud_receives_all().await;
+        assert!(received.is_empty());
+        assert_eq!(frame.code, code);
+        assert_eq!(frame.reason.as_str(), reason);
+        assert_eq!(tunnel.device_receives(5).await, b"right");
+        let (rest, end) = tunnel.device_receives_all().await;
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        assert!(nothing.is_empty());
-        drop((within(sending).await.unwrap(), cloud_in));
-        assert_eq!(within(relay).await.unwrap().reason.to_string(), reason);
+        assert!(rest.is_empty());
+        tunnel.cloud_finishes().await;
+        assert_eq!(tunnel.ended().await.reason.to_string(), reason);
     }
 }
 
@@ -755,7 +753,7 @@ async fn ends_when_the_cloud_is_silent() {
     let kinds = [frames[0], frames[6], frames[12]];
     assert_eq!(kinds, [0x89, 0x89, 0x88], "two pings and a Close frame");
     let ended = tunnel.ended().await;
-    assert_eq!(ended.reason, EndReason::CloudSilent);
+    assert_eq!(ended.reason, EndReason::CloudSilent(SHORT * 2));
     assert!(ended.lasted >= SHORT * 3 && ended.lasted < DRAIN_LIMIT);
 }
 
@@ -773,7 +771,11 @@ async fn ends_when_the_cloud_is_silent_and_takes_nothing() {
     let sent = noise(12, 8 << 20);
     let end = within(tunnel.device.write_all(&sent)).await;
     assert!(end.is_err());
-    assert_eq!(tunnel.ended().await.reason, EndReason::CloudSilent);
+    let reason = tunnel.ended().await.reason.to_string();
+    assert!(
+        reason.starts_with("the cloud did not answer 2 pings; "),
+        "{reason}"
+    );
 }
 
 /// A message that takes longer than the pings allow is a sign of life with every byte.
@@ -845,8 +847,7 @@ async fn delivers_what_is_under_way_when_it_is_stopped() {
     // All of this is in the sockets when the relay begins, and it begins stopped.
     device.write_all(&up).await.unwrap();
     cloud.send(binary(down.clone())).await.unwrap();
-    let client =
-        WebSocketStream::from_raw_socket(Link::new(client), Role::Client, Some(config())).await;
+    let client = CloudSocket::new(UnbufferedStream::plain(client), Vec::new());
     let traffic = Arc::new(Traffic::default());
     let counted = Arc::clone(&traffic);
     let relay = tokio::spawn(async move {
@@ -951,10 +952,21 @@ async fn resets_a_device_that_does_not_take_the_last_message_in_time() {
         Some(Ok(Message::Close(_))) | None
     ) {}
     let ended = within(tunnel.relay).await.unwrap();
-    assert_eq!(ended.reason, EndReason::Stopped);
     let mut received = Vec::new();
     let end = within(tunnel.device.read_to_end(&mut received)).await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    // Neither more nor less than what the device has.
+    assert_eq!(ended.down, received.len() as u64);
+    let EndReason::Incomplete {
+        reason,
+        up: 0,
+        down,
+    } = ended.reason
+    else {
+        panic!("{:?}", ended.reason);
+    };
+    assert_eq!(*reason, EndReason::Stopped);
+    assert!(down > 0);
     drop(within(sending).await.unwrap());
 }
 

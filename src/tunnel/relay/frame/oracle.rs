@@ -4,8 +4,7 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use tokio_tungstenite::tungstenite::protocol::frame::FrameSocket;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::Control;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -139,33 +138,40 @@ pub(crate) fn hand_over(payload: &[u8], key: [u8; 4]) {
     assert_eq!(message, Message::Pong(body.to_vec().into()));
 }
 
-/// What all data frames of the input carry, and what is left behind the last whole frame.
+/// What all data frames of the input carry, and what there is of the last.
 fn frames(input: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let mut socket = FrameSocket::new(Script::new(input));
     let mut data = Vec::new();
-    let mut end = 0;
-    while let Ok(Some(frame)) = socket.read(Some(LIMIT)) {
-        let header = frame.header();
-        end += header.len(frame.payload().len() as u64) + frame.payload().len();
-        if matches!(header.opcode, OpCode::Data(_)) {
-            data.extend_from_slice(frame.payload());
+    let mut rest = input;
+    while let [first, second, after @ ..] = rest {
+        let size = match second & 0x7f {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let Some((length, payload)) = after.split_at_checked(size) else {
+            break;
+        };
+        let length = match size {
+            0 => u64::from(second & 0x7f),
+            _ => length
+                .iter()
+                .fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        };
+        let is_data = first & 0x08 == 0;
+        let whole = usize::try_from(length)
+            .ok()
+            .and_then(|length| payload.split_at_checked(length));
+        match whole {
+            Some((payload, after)) if is_data => {
+                data.extend_from_slice(payload);
+                rest = after;
+            }
+            Some((_, after)) => rest = after,
+            None if is_data => return (data, payload.to_vec()),
+            None => break,
         }
     }
-    // A length in more bytes than it needs makes the sum too small, which only adds to the rest.
-    let mut part = input.get(end..).unwrap_or_default();
-    let header = [2, 4, 10].into_iter().find(|size| {
-        let long = part.get(1).map_or(0, |second| second & 0x7f);
-        *size
-            == if long < 126 {
-                2
-            } else if long == 126 {
-                4
-            } else {
-                10
-            }
-    });
-    part = part.get(header.unwrap_or(0)..).unwrap_or_default();
-    (data, part.to_vec())
+    (data, Vec::new())
 }
 
 /// Gives prepared bytes and takes all that is written.

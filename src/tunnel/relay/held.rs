@@ -1,0 +1,149 @@
+//! How much of what was written the kernel still holds, because the other side has not taken it.
+//!
+//! `SIOCOUTQ` says so of one socket, but no safe call leads there. The same number stands in the
+//! kernel's table of all sockets; it is read for many tunnels at once, and only when one of them
+//! ends, or seems to be dead.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// How old the table may be.
+const MAX_AGE: Duration = Duration::from_millis(100);
+const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+
+type Connection = (SocketAddr, SocketAddr);
+
+thread_local! {
+    static TABLE: RefCell<Option<Table>> = const { RefCell::new(None) };
+}
+
+struct Table {
+    read: Instant,
+    /// Connections with bytes that the other side has not acknowledged.
+    held: HashMap<Connection, u64>,
+}
+
+/// Returns the bytes that the other side has not acknowledged, with one more for an end that was
+/// sent; 0 where the system does not tell.
+///
+/// What was written after `since` may be missing.
+pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
+    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
+        return 0;
+    };
+    let connection = (canonical(local), canonical(peer));
+    let now = Instant::now();
+    TABLE.with_borrow_mut(|table| {
+        let current = table
+            .take()
+            .filter(|table| table.read >= since && now.duration_since(table.read) < MAX_AGE);
+        let current = table.insert(current.unwrap_or_else(Table::read));
+        current.held.get(&connection).copied().unwrap_or(0)
+    })
+}
+
+impl Table {
+    fn read() -> Self {
+        let read = Instant::now();
+        let texts = TABLES.map(|path| fs::read_to_string(path).unwrap_or_default());
+        let held = texts.iter().flat_map(|text| text.lines().skip(1));
+        Self {
+            read,
+            held: held.filter_map(entry).collect(),
+        }
+    }
+}
+
+/// Reads a line of the table, `None` if nothing is held.
+fn entry(line: &str) -> Option<(Connection, u64)> {
+    let mut words = line.split_ascii_whitespace().skip(1);
+    let (local, peer) = (words.next()?, words.next()?);
+    let (outgoing, _) = words.nth(1)?.split_once(':')?;
+    match u64::from_str_radix(outgoing, 16).ok()? {
+        0 => None,
+        held => Some(((address(local)?, address(peer)?), held)),
+    }
+}
+
+/// Reads an address as the kernel prints it: words of 32 bits in the machine's order.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |n: usize| {
+        let word = u32::from_str_radix(ip.get(8 * n..8 * n + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    let ip = match ip.len() {
+        8 => IpAddr::from(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?].concat();
+            IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(words).ok()?))
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip.to_canonical(), port))
+}
+
+/// Without the scope that an address has and the table has not.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn knows_what_the_other_side_has_not_taken() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(any).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut near = TcpStream::connect(address).await.unwrap();
+            let (far, _) = listener.accept().await.unwrap();
+            assert_eq!(held(&near, Instant::now()), 0);
+            let piece = [0; 64 << 10];
+            let mut written = 0;
+            while let Ok(more) = timeout(Duration::from_millis(100), near.write(&piece)).await {
+                written += more.unwrap() as u64;
+            }
+            let before = held(&near, Instant::now());
+            assert!(before > 0 && before < written, "{before} of {written}");
+            let mut room = vec![0; 64 << 10];
+            let mut read = 0;
+            while held(&near, Instant::now()) > 0 {
+                far.readable().await.unwrap();
+                if let Ok(more) = far.try_read(&mut room) {
+                    read += more as u64;
+                }
+            }
+            assert!(read > 0 && read <= written);
+        }
+    }
+
+    #[test]
+    fn reads_what_the_kernel_prints() {
+        let line = "   1: 0100007F:1F90 0200007F:0016 01 0000012C:00000000 01:00000014 00000000 0";
+        // The machine's order is part of the format.
+        if cfg!(target_endian = "little") {
+            let connection = (
+                "127.0.0.1:8080".parse().unwrap(),
+                "127.0.0.2:22".parse().unwrap(),
+            );
+            assert_eq!(entry(line), Some((connection, 300)));
+        }
+        assert_eq!(entry(&line.replace("0000012C", "00000000")), None);
+        for rubbish in ["", "1: x y z w", "1: 0100007F:1F90 0100007F 01 1:1"] {
+            assert_eq!(entry(rubbish), None);
+        }
+    }
+}
