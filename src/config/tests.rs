@@ -5,12 +5,18 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::files;
+use crate::files::{self, FileContent};
+use crate::net::identity::{Files, Identity};
+use crate::net::proxy::Proxy;
+use crate::net::{BrokerEndpoint, Endpoint};
+use crate::platform::settings::Protocol;
+use crate::secret::Secret;
 
 /// What stands on the machine that a configuration is loaded on.
 #[derive(Clone, Default)]
@@ -873,20 +879,20 @@ fn takes_the_device_id_from_the_certificate() {
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000),
         read: &read,
     };
-    let mut reader = Reader {
+    let mut builder = SectionBuilder {
         gathered: sources::gather(&sources),
         sources: &sources,
         warnings: Vec::new(),
     };
-    let auth = reader.auth().unwrap();
-    assert_eq!(reader.device(auth.identity()).unwrap().id, "gw-7");
-    let proxies = reader.proxies();
-    let cloud = reader.cloud(proxies.as_ref());
-    let mqtt = reader.mqtt(cloud.as_ref(), proxies.as_ref(), Some(&auth));
+    let auth = builder.auth().unwrap();
+    assert_eq!(builder.device(auth.identity()).unwrap().id, "gw-7");
+    let proxies = builder.proxies();
+    let cloud = builder.cloud(proxies.as_ref());
+    let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), Some(&auth));
     assert_eq!(mqtt.unwrap().login, None);
     let warning = "the certificate in /device.pem expired at 2020-12-31T00:00:00Z, and now is \
                    2027-01-15T08:00:00Z; it is read again at each connect";
-    assert_eq!(reader.warnings, [warning]);
+    assert_eq!(builder.warnings, [warning]);
 }
 
 #[test]

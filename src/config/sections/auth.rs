@@ -1,0 +1,225 @@
+//! Who the gateway is to the platform, and the secrets and files that show it.
+
+use std::io;
+use std::path::Path;
+use std::time::SystemTime;
+
+use super::SectionBuilder;
+use crate::auth::credentials_file;
+use crate::auth::settings::{Auth, Bootstrap, login_of};
+use crate::config::fault::Place;
+use crate::config::keys::{self, Key};
+use crate::files::FileContent;
+use crate::net::certificate::date;
+use crate::net::identity::{Files, Identity, IdentityError};
+
+impl SectionBuilder<'_> {
+    pub(in crate::config) fn auth(&mut self) -> Option<Auth> {
+        let place = |builder: &Self, keys: &[Key]| keys.iter().find_map(|key| builder.place(key));
+        let certificate = [keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key];
+        let login = [
+            keys::AUTH_USERNAME.key,
+            keys::AUTH_PASSWORD.key,
+            keys::AUTH_PASSWORD_FILE.key,
+        ];
+        let bootstrap = [
+            keys::AUTH_BOOTSTRAP_TENANT.key,
+            keys::AUTH_BOOTSTRAP_USERNAME.key,
+            keys::AUTH_BOOTSTRAP_PASSWORD.key,
+            keys::AUTH_BOOTSTRAP_PASSWORD_FILE.key,
+        ];
+        let places = [
+            (place(self, &certificate), "a certificate"),
+            (place(self, &login), "a user"),
+            (place(self, &bootstrap), "a registration"),
+        ];
+        let given: Vec<_> = places
+            .iter()
+            .filter_map(|(place, what)| Some((place.as_ref()?, what)))
+            .collect();
+        if let [(place, _), (other, what), ..] = given[..] {
+            self.refuse(
+                place,
+                format!("{what} is set too ({other}); only one of them can be"),
+            );
+            return None;
+        }
+        match places {
+            [(Some(_), _), ..] => self.identity().map(Auth::Certificate),
+            [_, (Some(_), _), _] => self.login(),
+            [.., (Some(_), _)] => self.bootstrap(),
+            _ if self.place(&keys::MQTT_URL.key).is_some() => Some(Auth::None),
+            // The platform itself takes nobody without a login; says what is missing.
+            _ => self.login(),
+        }
+    }
+
+    /// The credentials of an earlier registration, or else what it takes to register.
+    fn bootstrap(&mut self) -> Option<Auth> {
+        let tenant = self.get(&keys::AUTH_BOOTSTRAP_TENANT);
+        let username_key = &keys::AUTH_BOOTSTRAP_USERNAME;
+        if self.place(&username_key.key).is_none() {
+            self.refuse_missing(&username_key.key, username_key.key.about);
+        }
+        let username = self.get(username_key);
+        let password_key = &keys::AUTH_BOOTSTRAP_PASSWORD;
+        let file_key = &keys::AUTH_BOOTSTRAP_PASSWORD_FILE;
+        if self.place(&password_key.key).is_none() && self.place(&file_key.key).is_none() {
+            self.refuse_missing(&password_key.key, password_key.key.about);
+        }
+        let password = self.password(password_key, file_key);
+        let credentials_file = self.get(&keys::AUTH_CREDENTIALS_FILE);
+        let (tenant, username, password) = (tenant?, username?, password?);
+        let credentials_file = credentials_file?;
+        match (self.sources.read)(&credentials_file) {
+            Ok(content) => self.earlier_credentials(&credentials_file, &content),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let user = format!("{tenant}/{username}");
+                Some(Auth::Bootstrap(Bootstrap {
+                    user,
+                    password,
+                    credentials_file,
+                }))
+            }
+            Err(error) => {
+                self.refuse(
+                    &Place::File(credentials_file),
+                    format!("cannot be read: {error}"),
+                );
+                None
+            }
+        }
+    }
+
+    fn earlier_credentials(&mut self, path: &Path, content: &FileContent) -> Option<Auth> {
+        if content.world_readable {
+            self.warn_of_readable("password", path);
+        }
+        match credentials_file::parse(&content.bytes) {
+            Ok(credentials) => {
+                let (user, password) = login_of(credentials);
+                Some(Auth::Password { user, password })
+            }
+            Err(error) => {
+                self.refuse(
+                    &Place::File(path.to_owned()),
+                    format!("{error}; remove it to register again"),
+                );
+                None
+            }
+        }
+    }
+
+    fn login(&mut self) -> Option<Auth> {
+        let username_key = &keys::AUTH_USERNAME.key;
+        let user = match self.place(username_key) {
+            Some(_) => self.user(),
+            None => {
+                self.refuse_missing(username_key, username_key.about);
+                None
+            }
+        };
+        let password_key = &keys::AUTH_PASSWORD.key;
+        let password_place = self
+            .place(password_key)
+            .or_else(|| self.place(&keys::AUTH_PASSWORD_FILE.key));
+        if password_place.is_none() {
+            let file = keys::AUTH_PASSWORD_FILE.key;
+            let words = format!(
+                "{}; {} ({}) may name a file that holds it",
+                password_key.about,
+                file.full_name(),
+                file.variable()
+            );
+            self.refuse_missing(password_key, &words);
+        }
+        let password = self.password(&keys::AUTH_PASSWORD, &keys::AUTH_PASSWORD_FILE);
+        Some(Auth::Password {
+            user: user?,
+            password: password?,
+        })
+    }
+
+    /// Tenant and user. The user name may begin with the tenant, as it does in MQTT.
+    fn user(&mut self) -> Option<String> {
+        let tenant_place = self.place(&keys::AUTH_TENANT.key);
+        let tenant = self.get(&keys::AUTH_TENANT);
+        let username = self.get(&keys::AUTH_USERNAME)?;
+        match (username.split_once('/'), tenant_place) {
+            (None, None) => {
+                let key = keys::AUTH_TENANT.key;
+                self.refuse_missing(&key, key.about);
+                None
+            }
+            (None, Some(_)) => Some(format!("{}/{username}", tenant?)),
+            (Some(_), None) => Some(username),
+            (Some((named, _)), Some(place)) => {
+                let tenant = tenant?;
+                if named == tenant {
+                    return Some(username);
+                }
+                let words = format!("{tenant:?} is not the tenant {named:?} of auth.username");
+                self.refuse(&place, words);
+                None
+            }
+        }
+    }
+
+    /// The certificate and its key, which come in two files.
+    fn identity(&mut self) -> Option<Identity> {
+        for (key, other) in [
+            (keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key),
+            (keys::AUTH_KEY_FILE.key, keys::AUTH_CERT_FILE.key),
+        ] {
+            if let (Some(place), None) = (self.place(&key), self.place(&other)) {
+                let words = format!("needs {} ({}) too", other.full_name(), other.variable());
+                self.refuse(&place, words);
+                return None;
+            }
+        }
+        let certificate = self.file(&keys::AUTH_CERT_FILE);
+        let key = self.file(&keys::AUTH_KEY_FILE);
+        let (certificate_place, certificate_path, certificate) = certificate?;
+        let (key_place, key_path, key) = key?;
+        if key.world_readable {
+            self.warn_of_readable("key", &key_path);
+        }
+        let files = Files {
+            certificate: certificate_path.clone(),
+            key: key_path.clone(),
+        };
+        match Identity::parse(files, &certificate.bytes, &key.bytes) {
+            Ok(identity) => {
+                self.warn_of_life(&certificate_path, identity.life);
+                Some(identity)
+            }
+            Err(error) => {
+                let (place, path) = match error {
+                    IdentityError::Certificate(_) => (certificate_place, certificate_path),
+                    IdentityError::Key(_) => (key_place, key_path),
+                };
+                self.refuse(&place, format!("{:?} {error}", path.display().to_string()));
+                None
+            }
+        }
+    }
+
+    /// A certificate may be renewed while adit runs, and a clock may be set.
+    fn warn_of_life(&mut self, path: &Path, (begins, ends): (SystemTime, SystemTime)) {
+        let now = self.sources.now;
+        let (path, clock) = (path.display(), date(now));
+        if now > ends {
+            let ended = date(ends);
+            self.warnings.push(format!(
+                "the certificate in {path} expired at {ended}, and now is {clock}; it is read \
+                 again at each connect"
+            ));
+        } else if now < begins {
+            let begins = date(begins);
+            self.warnings.push(format!(
+                "the certificate in {path} is valid from {begins}, and now is {clock}; is the \
+                 clock of this machine right?"
+            ));
+        }
+    }
+}

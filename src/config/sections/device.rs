@@ -1,0 +1,88 @@
+//! The gateway itself.
+
+use super::SectionBuilder;
+use crate::config::keys;
+use crate::net::identity::Identity;
+use crate::platform::settings::Device;
+
+impl SectionBuilder<'_> {
+    pub(in crate::config) fn device(&mut self, identity: Option<&Identity>) -> Option<Device> {
+        let id = match identity {
+            Some(identity) => self.certified_device_id(identity),
+            None => self.device_id(),
+        };
+        let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
+        let device_type = self.get(&keys::DEVICE_TYPE);
+        let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
+        let children = self.children(id.as_deref());
+        let supported_operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS);
+        let announce = self.get(&keys::DEVICE_ANNOUNCE);
+        Some(Device {
+            id: id?,
+            name: name?,
+            device_type: device_type?,
+            required_interval: required_interval?,
+            children: children?,
+            supported_operations: supported_operations?,
+            announce: announce?,
+        })
+    }
+
+    fn children(&mut self, gateway: Option<&str>) -> Option<Vec<String>> {
+        let children = self.list(&keys::DEVICE_CHILDREN)?;
+        let is_double = |(at, id): (usize, &String)| children[..at].contains(id);
+        let own = children.iter().find(|id| gateway == Some(id.as_str()));
+        let double = children.iter().enumerate().find(|&child| is_double(child));
+        let complaint = match (own, double) {
+            (None, None) => return Some(children),
+            (Some(own), _) => format!("{own:?} is the id of the gateway itself"),
+            (None, Some((_, double))) => format!("{double:?} is there twice"),
+        };
+        let place = self.place(&keys::DEVICE_CHILDREN.key)?;
+        self.refuse(&place, complaint);
+        None
+    }
+
+    fn device_id(&mut self) -> Option<String> {
+        if self.place(&keys::DEVICE_ID.key).is_some() {
+            return self.get(&keys::DEVICE_ID);
+        }
+        let Some(name) = self.sources.host_name.as_deref() else {
+            let words = "this machine has no host name to take instead";
+            self.refuse_missing(&keys::DEVICE_ID.key, words);
+            return None;
+        };
+        match (keys::DEVICE_ID.parse)(name) {
+            Ok(id) => Some(id),
+            Err(clause) => {
+                let words = format!("the host name {name:?} {clause}");
+                self.refuse_missing(&keys::DEVICE_ID.key, &words);
+                None
+            }
+        }
+    }
+
+    /// The platform takes a certificate only from the device that it names.
+    fn certified_device_id(&mut self, identity: &Identity) -> Option<String> {
+        let name = identity.name();
+        if let Err(clause) = (keys::DEVICE_ID.parse)(name) {
+            let place = self.place(&keys::AUTH_CERT_FILE.key)?;
+            let words = format!("the certificate's common name {name:?}, the device id, {clause}");
+            self.refuse(&place, words);
+            return None;
+        }
+        let Some(place) = self.place(&keys::DEVICE_ID.key) else {
+            return Some(name.to_owned());
+        };
+        let id = self.get(&keys::DEVICE_ID)?;
+        if id == name {
+            return Some(id);
+        }
+        let words = format!(
+            "{id:?} is not {name:?}, the common name of the certificate in auth.cert_file; the \
+             platform takes the certificate only from the device that it names"
+        );
+        self.refuse(&place, words);
+        None
+    }
+}
