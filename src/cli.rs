@@ -132,7 +132,7 @@ Example:
 
 Every key of the configuration also has a variable: section and key in upper case behind ADIT_, as
 ADIT_CLOUD_URL; lists are separated by commas. Flags win over variables, variables over the file.
-An empty variable counts as not set.
+An empty variable counts as not set, except of a list: that is an empty list.
 Exit status: 2 for a bad command line or configuration."
 )]
 struct Cli {
@@ -147,7 +147,8 @@ struct Common {
     /// Configuration file [default: /etc/adit/adit.toml, if it exists]
     #[arg(short, long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Sets a key of the configuration, as mqtt.keep_alive=30s; no value means the default
+    /// Sets a key of the configuration, as mqtt.keep_alive=30s; no value means the default,
+    /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
     /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info]

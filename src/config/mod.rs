@@ -60,7 +60,6 @@ impl Config {
         let mut builder = SectionBuilder {
             gathered: sources::gather(sources),
             sources,
-            warnings: Vec::new(),
         };
         builder.warn_of_exposed_file();
         let auth = builder.auth();
@@ -70,9 +69,7 @@ impl Config {
         let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), auth.as_ref());
         let remote_access = builder.remote_access();
         let tunnels = builder.tunnels();
-        let SectionBuilder {
-            gathered, warnings, ..
-        } = builder;
+        let gathered = builder.gathered;
         match (device, cloud, mqtt, auth, remote_access, tunnels) {
             (
                 Some(device),
@@ -89,7 +86,7 @@ impl Config {
                 remote_access,
                 tunnels,
                 file: gathered.file,
-                warnings,
+                warnings: gathered.warnings,
             }),
             _ => Err(Faults::new(gathered.faults)),
         }

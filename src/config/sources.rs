@@ -3,8 +3,10 @@
 //! Here a name becomes a key, or a fault if there is none. What the values say is left to others.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ffi::OsString;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 use super::fault::{Fault, Place};
 use super::keys::{KEYS, Key, PREFIX, Shape};
 use crate::files::{self, FileContent};
+use crate::words::legible;
 
 /// Read if no file is named, unless it does not exist.
 pub const DEFAULT_FILE: &str = "/etc/adit/adit.toml";
@@ -47,8 +50,12 @@ pub(super) struct Gathered {
     pub(super) faults: Vec<Fault>,
     /// The file could not be read to its end, so that a key may seem to be missing.
     pub(super) incomplete: bool,
+    /// What can be used and should be looked at, a clause each.
+    pub(super) warnings: Vec<String>,
     /// The file, if there is one.
     pub(super) file: Option<PathBuf>,
+    /// The default file, if it was looked for and is not there.
+    pub(super) absent: Option<PathBuf>,
     /// The file, if every user of the machine may read it.
     pub(super) exposed: Option<PathBuf>,
 }
@@ -102,7 +109,9 @@ pub(super) fn gather(sources: &Sources<'_>) -> Gathered {
         values: BTreeMap::new(),
         faults: Vec::new(),
         incomplete: false,
+        warnings: Vec::new(),
         file: None,
+        absent: None,
         exposed: None,
     };
     gathered.take_file(sources);
@@ -117,6 +126,7 @@ impl Gathered {
         let content = match (sources.read)(path) {
             Ok(content) => content,
             Err(error) if sources.file.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                self.absent = Some(path.to_owned());
                 return;
             }
             Err(error) => return self.spoil(path, format!("cannot be read: {error}")),
@@ -192,37 +202,44 @@ impl Gathered {
     }
 
     fn take_environment(&mut self, environment: &[(OsString, OsString)]) {
-        // Kubernetes tells every container of a service named "adit" with variables of its own.
-        let service = environment
-            .iter()
-            .any(|(name, _)| name == "ADIT_SERVICE_HOST");
-        let of_kubernetes = |name: &str| {
-            service && (name.starts_with("ADIT_SERVICE_") || name.starts_with("ADIT_PORT"))
-        };
-        let own = |name: &str| {
-            name.starts_with(PREFIX)
-                && name != LOG_LEVEL_VARIABLE
-                && name != LOG_FORMAT_VARIABLE
-                && !of_kubernetes(name)
-        };
+        let mut strangers = Vec::new();
         for (name, text) in environment {
             let name = name.to_string_lossy();
-            // Compose files set variables to nothing that nobody gave a value.
-            if text.is_empty() || !own(&name) {
+            let is_own = name.starts_with(PREFIX)
+                && name != LOG_LEVEL_VARIABLE
+                && name != LOG_FORMAT_VARIABLE
+                && !is_of_kubernetes(&name, &text.to_string_lossy());
+            if !is_own {
                 continue;
             }
             let place = Place::Variable(name.to_string());
-            let Some(key) = KEYS.iter().find(|key| key.variable() == name) else {
-                let logging = [LOG_LEVEL_VARIABLE, LOG_FORMAT_VARIABLE].map(str::to_owned);
-                let known = KEYS.iter().map(Key::variable).chain(logging);
-                let complaint = unknown(nearest(&name, known));
-                self.faults.push(Fault { place, complaint });
+            let key = KEYS.iter().find(|key| key.variable() == name);
+            // Compose files set variables to nothing that nobody gave a value.
+            if text.is_empty() && key.is_none_or(|key| key.shape != Shape::List) {
                 continue;
-            };
-            match text.to_str() {
-                Some(text) => self.write(key, place, text),
-                None => self.faults.push(Fault::new(&place, "is not UTF-8 text")),
             }
+            match (key, text.to_str()) {
+                (Some(key), Some(text)) => self.write(key, place, text),
+                (Some(_), None) => self.faults.push(Fault::new(&place, "is not UTF-8 text")),
+                (None, _) => {
+                    let logging = [LOG_LEVEL_VARIABLE, LOG_FORMAT_VARIABLE].map(str::to_owned);
+                    let known = KEYS.iter().map(Key::variable).chain(logging);
+                    let slip = nearest(&name, known);
+                    if slip.is_some() || is_in_a_section(&name) {
+                        let complaint = unknown(slip.as_slice());
+                        self.faults.push(Fault { place, complaint });
+                    } else {
+                        strangers.push(name.to_string());
+                    }
+                }
+            }
+        }
+        if !strangers.is_empty() {
+            strangers.sort();
+            self.warnings.push(format!(
+                "{}: no part of the configuration has such a name, so it is left alone",
+                strangers.join(", ")
+            ));
         }
     }
 
@@ -253,7 +270,7 @@ impl Gathered {
                     );
                     self.faults.push(Fault { place, complaint });
                 }
-                Some(key) if text.is_empty() => {
+                Some(key) if text.is_empty() && key.shape != Shape::List => {
                     self.values.remove(&key.full_name());
                 }
                 Some(key) => self.write(key, place, text),
@@ -268,14 +285,7 @@ impl Gathered {
     }
 
     fn refuse_name(&mut self, place: Place, full_name: &str) {
-        let name = full_name.rsplit('.').next().unwrap_or_default();
-        let mut namesakes = KEYS.iter().filter(|key| key.name == name);
-        // Right key, wrong section.
-        let hint = match (namesakes.next(), namesakes.next()) {
-            (Some(key), None) => Some(key.full_name()),
-            _ => nearest(full_name, KEYS.iter().map(Key::full_name)),
-        };
-        let complaint = unknown(hint);
+        let complaint = unknown(&meant(full_name));
         self.faults.push(Fault { place, complaint });
     }
 }
@@ -330,20 +340,32 @@ impl FileReader<'_> {
     fn syntax_faults(&self, errors: &[toml::de::Error]) -> Vec<Fault> {
         let mut firsts = BTreeMap::new();
         for error in errors {
-            let start = error.span().map_or(0, |span| span.start);
-            let (line, column) = self.position(start);
-            let message = firsts.entry(line).or_insert((column, error.message()));
-            *message = (*message).min((column, error.message()));
+            let span = error.span().unwrap_or_default();
+            let (line, column) = self.position(span.start);
+            let found = (column, self.in_words(error.message(), span));
+            match firsts.entry(line) {
+                Entry::Vacant(entry) => drop(entry.insert(found)),
+                Entry::Occupied(mut entry) if found < *entry.get() => drop(entry.insert(found)),
+                Entry::Occupied(_) => {}
+            }
         }
-        let fault = |(line, (column, message)): (usize, (usize, &str))| Fault {
+        let fault = |(line, (column, complaint)): (usize, (usize, String))| Fault {
             place: Place::Point {
                 file: self.path.to_owned(),
                 line,
                 column,
             },
-            complaint: message.to_owned(),
+            complaint,
         };
         firsts.into_iter().map(fault).collect()
+    }
+
+    /// Names the key that is there twice. Other messages may stand at a value.
+    fn in_words(&self, message: &str, span: Range<usize>) -> String {
+        match (message, self.text.get(span)) {
+            ("duplicate key", Some(key)) => format!("{message} {}", legible(key)),
+            _ => message.to_owned(),
+        }
     }
 }
 
@@ -421,9 +443,59 @@ fn find(full_name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.full_name() == full_name)
 }
 
-fn unknown(hint: Option<String>) -> String {
-    let hint = hint.map_or_else(String::new, |name| format!("; did you mean {name}?"));
-    format!("no such key{hint}")
+/// Whether a variable is one of those by which Kubernetes tells every container of a service.
+fn is_of_kubernetes(name: &str, text: &str) -> bool {
+    const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+    let is_address = |text: &str| {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| PROTOCOLS.contains(&scheme))
+    };
+    // As "80_TCP" and "80_TCP_ADDR".
+    let is_port = |rest: &str| {
+        let mut parts = rest.split('_');
+        let number = parts.next().is_some_and(|part| part.parse::<u16>().is_ok());
+        let protocol = parts.next().unwrap_or_default().to_ascii_lowercase();
+        number && PROTOCOLS.contains(&protocol.as_str())
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && is_address(text))
+        || name
+            .match_indices("_PORT_")
+            .any(|(at, port)| is_port(&name[at + port.len()..]))
+}
+
+fn is_in_a_section(variable: &str) -> bool {
+    KEYS.iter().any(|key| {
+        let section = format!("{PREFIX}{}_", key.section.to_ascii_uppercase());
+        variable.starts_with(&section)
+    })
+}
+
+/// The keys that an unknown name may have been meant to be.
+fn meant(full_name: &str) -> Vec<String> {
+    let name = full_name.rsplit('.').next().unwrap_or_default();
+    // Right key, wrong section or none.
+    let namesakes = |name: &str| -> Vec<_> {
+        let namesakes = KEYS.iter().filter(|key| key.name == name);
+        namesakes.map(Key::full_name).collect()
+    };
+    if let Some(slip) = nearest(full_name, KEYS.iter().map(Key::full_name)) {
+        return vec![slip];
+    }
+    let slip = || nearest(name, KEYS.iter().map(|key| key.name.to_owned()));
+    match namesakes(name) {
+        none if none.is_empty() => slip().map_or_else(Vec::new, |name| namesakes(&name)),
+        namesakes => namesakes,
+    }
+}
+
+fn unknown(meant: &[String]) -> String {
+    match meant {
+        [] => "no such key".to_owned(),
+        meant => format!("no such key; did you mean {}?", meant.join(" or ")),
+    }
 }
 
 /// The known name that a mistyped one was meant to be, if it is near enough to tell.

@@ -281,7 +281,7 @@ fn reads_the_default_file_if_none_is_named() {
     let mut machine = Machine::with("");
     machine.named_file = None;
     assert_eq!(
-        machine.complaint().lines().next(),
+        machine.complaint().lines().nth(1),
         Some(
             "auth.password: is not set (ADIT_AUTH_PASSWORD): password of that user; \
              auth.password_file (ADIT_AUTH_PASSWORD_FILE) may name a file that holds it"
@@ -882,7 +882,6 @@ fn takes_the_device_id_from_the_certificate() {
     let mut builder = SectionBuilder {
         gathered: sources::gather(&sources),
         sources: &sources,
-        warnings: Vec::new(),
     };
     let auth = builder.auth().unwrap();
     assert_eq!(builder.device(auth.identity()).unwrap().id, "gw-7");
@@ -892,7 +891,7 @@ fn takes_the_device_id_from_the_certificate() {
     assert_eq!(mqtt.unwrap().login, None);
     let warning = "the certificate in /device.pem expired at 2020-12-31T00:00:00Z, and now is \
                    2027-01-15T08:00:00Z; it is read again at each connect";
-    assert_eq!(builder.warnings, [warning]);
+    assert_eq!(builder.gathered.warnings, [warning]);
 }
 
 #[test]
@@ -964,7 +963,7 @@ fn reports_all_faults_in_one_go() {
         .set("auth.password=hunter2")
         .set("hunter2");
     let expected = "\
-        adit.toml, line 1, url: no such key\n\
+        adit.toml, line 1, url: no such key; did you mean cloud.url or mqtt.url?\n\
         adit.toml, line 3, cloud.url: \"wss://a\" begins with wss://; write https://, adit opens the WebSocket\n\
         adit.toml, line 4, cloud.ca_file: \"/ca.pem\" cannot be read: no such file\n\
         adit.toml, line 8, remote_access.allow: \"*\" does not say which hosts; \"0.0.0.0/0\" and \"::/0\" are all addresses\n\
@@ -1166,13 +1165,47 @@ fn refuses_a_variable_that_is_no_text() {
 
 #[test]
 fn leaves_the_variables_of_kubernetes_alone() {
-    let machine = Machine::with("").variable("ADIT_PORT", "tcp://10.0.0.1:80");
-    assert_eq!(machine.complaint(), "ADIT_PORT: no such key");
-    let machine = machine
-        .variable("ADIT_SERVICE_HOST", "10.0.0.1")
-        .variable("ADIT_SERVICE_PORT_HTTP", "80")
-        .variable("ADIT_PORT_80_TCP_ADDR", "10.0.0.1");
-    machine.config();
+    // Of services that are named adit, adit-metrics and adit-cloud.
+    for service in ["ADIT", "ADIT_METRICS", "ADIT_CLOUD"] {
+        let mut machine = Machine::with("");
+        for (name, text) in [
+            ("SERVICE_HOST", "10.0.0.1"),
+            ("SERVICE_PORT", "80"),
+            ("SERVICE_PORT_HTTP", "80"),
+            ("PORT", "tcp://10.0.0.1:80"),
+            ("PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("PORT_80_TCP_PROTO", "tcp"),
+            ("PORT_80_TCP_PORT", "80"),
+            ("PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("PORT_53_UDP", "udp://10.0.0.1:53"),
+        ] {
+            machine = machine.variable(&format!("{service}_{name}"), text);
+        }
+        assert_eq!(machine.config().warnings, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn tells_a_variable_of_others_from_a_slip() {
+    for (name, complaint) in [
+        ("ADIT_AUTH_METHOD", "no such key"),
+        ("ADIT_CLOUD_REGION", "no such key"),
+        (
+            "ADIT_CLUOD_URL",
+            "no such key; did you mean ADIT_CLOUD_URL?",
+        ),
+        ("ADIT_LOG_LEVL", "no such key; did you mean ADIT_LOG_LEVEL?"),
+    ] {
+        let machine = Machine::with("").variable(name, "80");
+        assert_eq!(machine.complaint(), format!("{name}: {complaint}"));
+    }
+    let machine = Machine::with("")
+        .variable("ADIT_IMAGE_TAG", "7")
+        .variable("ADIT_PORT", "80")
+        .variable("ADITION", "7");
+    let warning = "ADIT_IMAGE_TAG, ADIT_PORT: no part of the configuration has such a name, so \
+                   it is left alone";
+    assert_eq!(machine.config().warnings, [warning]);
 }
 
 #[test]
@@ -1184,9 +1217,73 @@ fn takes_an_empty_text_for_none() {
 }
 
 #[test]
-fn allows_nothing_if_the_list_is_empty() {
-    let config = Machine::with("[remote_access]\nallow = []\n").config();
-    assert_eq!(config.tunnels.policy.to_string(), "allow nothing");
+fn allows_nothing_if_the_list_is_empty_wherever_it_is_set() {
+    let open = || Machine::with("[remote_access]\nallow = [\"10.0.0.0/8\"]\n");
+    for machine in [
+        Machine::with("[remote_access]\nallow = []\n"),
+        open().variable("ADIT_REMOTE_ACCESS_ALLOW", ""),
+        open().variable("ADIT_REMOTE_ACCESS_ALLOW", " , "),
+        open().set("remote_access.allow="),
+    ] {
+        let policy = machine.config().tunnels.policy;
+        assert_eq!(policy.to_string(), "allow nothing");
+    }
+}
+
+#[test]
+fn takes_an_empty_variable_or_flag_that_is_no_list_for_none() {
+    let machine = Machine::with("[remote_access]\nmax_tunnels = 7\n");
+    let variable = machine
+        .clone()
+        .variable("ADIT_REMOTE_ACCESS_MAX_TUNNELS", "");
+    assert_eq!(variable.config().tunnels.max_tunnels, 7);
+    let flag = machine.set("remote_access.max_tunnels=");
+    assert_eq!(flag.config().tunnels.max_tunnels, 64);
+}
+
+#[test]
+fn says_which_key_a_name_was_meant_to_be() {
+    for (setting, complaint) in [
+        (
+            "keep_alive=1s",
+            "--set keep_alive: no such key; did you mean mqtt.keep_alive or \
+             remote_access.keep_alive?",
+        ),
+        (
+            "max_tunnel=1",
+            "--set max_tunnel: no such key; did you mean remote_access.max_tunnels?",
+        ),
+        (
+            "mqt.keep_alive=1s",
+            "--set mqt.keep_alive: no such key; did you mean mqtt.keep_alive?",
+        ),
+        (
+            "cloud.tenant=t1",
+            "--set cloud.tenant: no such key; did you mean auth.tenant?",
+        ),
+        ("x.y=1", "--set x.y: no such key"),
+    ] {
+        assert_eq!(Machine::with("").set(setting).complaint(), complaint);
+    }
+}
+
+#[test]
+fn names_the_key_that_is_there_twice() {
+    let machine = Machine::with("[device]\nname = \"a\"\nname = \"b\"\n");
+    let complaint = machine.complaint();
+    assert_eq!(complaint, "adit.toml, line 9, column 1: duplicate key name");
+}
+
+#[test]
+fn says_that_the_default_file_is_not_there_where_something_is_missing() {
+    let machine = Machine {
+        host_name: Some("box".to_owned()),
+        ..Machine::default()
+    };
+    let missing = "/etc/adit/adit.toml: does not exist, and --config names no other file\n";
+    let complaint = machine.complaint();
+    assert!(complaint.starts_with(missing), "{complaint}");
+    assert!(complaint.contains("\ncloud.url: is not set"), "{complaint}");
 }
 
 #[test]

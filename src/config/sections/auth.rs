@@ -210,13 +210,13 @@ impl SectionBuilder<'_> {
         let (path, clock) = (path.display(), date(now));
         if now > ends {
             let ended = date(ends);
-            self.warnings.push(format!(
+            self.gathered.warnings.push(format!(
                 "the certificate in {path} expired at {ended}, and now is {clock}; it is read \
                  again at each connect"
             ));
         } else if now < begins {
             let begins = date(begins);
-            self.warnings.push(format!(
+            self.gathered.warnings.push(format!(
                 "the certificate in {path} is valid from {begins}, and now is {clock}; is the \
                  clock of this machine right?"
             ));

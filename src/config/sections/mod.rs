@@ -18,7 +18,6 @@ use crate::secret::Secret;
 pub(super) struct SectionBuilder<'a> {
     pub(super) gathered: Gathered,
     pub(super) sources: &'a Sources<'a>,
-    pub(super) warnings: Vec<String>,
 }
 
 impl SectionBuilder<'_> {
@@ -125,7 +124,7 @@ impl SectionBuilder<'_> {
     }
 
     fn warn_of_readable(&mut self, secret: &str, path: &Path) {
-        self.warnings.push(format!(
+        self.gathered.warnings.push(format!(
             "every user of this machine can read the {secret} in {}",
             path.display()
         ));
@@ -139,6 +138,10 @@ impl SectionBuilder<'_> {
     fn refuse_missing(&mut self, key: &Key, words: &str) {
         // In a file that was not understood it may well stand.
         if !self.gathered.incomplete {
+            if let Some(path) = self.gathered.absent.take() {
+                let words = "does not exist, and --config names no other file";
+                self.refuse(&Place::File(path), words);
+            }
             let complaint = format!("is not set ({}): {words}", key.variable());
             self.refuse(&Place::Key(key.full_name()), complaint);
         }

@@ -52,8 +52,8 @@ impl<'a> SectionBuilder<'a> {
                  complaint,
              }| {
                 let words = format!("the proxy of {variable} is not used: the value {complaint}");
-                if !self.warnings.contains(&words) {
-                    self.warnings.push(words);
+                if !self.gathered.warnings.contains(&words) {
+                    self.gathered.warnings.push(words);
                 }
                 None
             },
@@ -83,7 +83,7 @@ impl<'a> SectionBuilder<'a> {
             match Certificate::read(certificate) {
                 Some(read) if !read.is_ca && !read.is_self_issued => {
                     let issuer = read.issuer.as_deref().unwrap_or("somebody without a name");
-                    self.warnings.push(format!(
+                    self.gathered.warnings.push(format!(
                         "certificate number {number} in {} makes nothing trusted: {} is no CA; \
                          the certificate of its issuer, '{}', is needed",
                         path.display(),
@@ -171,7 +171,7 @@ impl<'a> SectionBuilder<'a> {
         } else if !broker.server.tls {
             let words = "the certificate of auth.cert_file is not shown to the broker: mqtt.url \
                          is without TLS";
-            self.warnings.push(words.to_owned());
+            self.gathered.warnings.push(words.to_owned());
         }
     }
 
@@ -184,7 +184,7 @@ impl<'a> SectionBuilder<'a> {
                 "without TLS, everybody on the way to {host} can read the password of \
                  auth.username ({name})"
             );
-            self.warnings.push(words);
+            self.gathered.warnings.push(words);
         }
     }
 }
