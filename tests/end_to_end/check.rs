@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
@@ -314,6 +314,23 @@ async fn names_the_broken_hop_to_the_broker() {
     ];
     let text = text(&format!("{WARNING}\n"), &lines(&GREEN, &changes));
     scene.expect(&config, &[], &[], &text).await;
+}
+
+#[tokio::test]
+async fn says_that_the_broker_is_silent() {
+    let scene = Scene::with(SiteOptions::default()).await;
+    // Connected by the system, and never answered.
+    let (port, _held) = Lan::held().await;
+    let setting = format!("mqtt.url=mqtt://127.0.0.1:{port}");
+    let began = Instant::now();
+    let checked = check(&scene.site.config(), &["--set", &setting]).await;
+    let words = "✗ MQTT login: the broker did not answer CONNECT within 10s";
+    assert!(checked.result.contains(words), "{}", checked.result);
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@
 )]
 
 mod announcement;
+mod broker;
 mod bytes;
 mod check;
 mod children;

@@ -95,7 +95,8 @@ async fn creates_its_collection_once() {
     pending.accept(LIMIT).await.unwrap();
     site.opened(pending.operation).await;
     assert_eq!(statuses(&site), (0, 2));
-    // Sent when the result is acknowledged, which would come a second time otherwise.
+    // Published behind the result, which the broker has therefore acknowledged: it would come a
+    // second time otherwise.
     site.event(&site.gateway, 1).await;
 
     site.broker.kill();

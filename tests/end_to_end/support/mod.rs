@@ -5,6 +5,7 @@ mod check;
 mod connect;
 mod far_end;
 mod lan;
+mod middlebox;
 mod mosquitto;
 mod network;
 mod pki;
@@ -23,12 +24,13 @@ pub(crate) use check::{check, interrupted_check};
 pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;
 pub(crate) use lan::{BlackHole, Lan, refusing_port};
+pub(crate) use middlebox::{Habits, Middlebox};
 pub(crate) use mosquitto::Subscriptions;
 pub(crate) use network::Network;
 pub(crate) use pki::{Authority, Flaw};
 pub(crate) use proxy::Proxy;
 pub(crate) use servers::{canned, tls_server};
-pub(crate) use site::{Login, Site, SiteOptions, rows};
+pub(crate) use site::{Login, Site, SiteOptions, publish_retained, rows};
 pub(crate) use temporary::Directory;
 
 /// No step of a test takes this long unless something is broken.

@@ -190,23 +190,25 @@ impl Mosquitto {
     /// Carries out commands of the plug-in for dynamic security.
     async fn control(&self, commands: &str) {
         const TOPIC: &str = "$CONTROL/dynamic-security/v1";
+        let commands = format!("{{\"commands\":[{commands}]}}");
+        let publish = Publish::new(TOPIC, QoS::AtLeastOnce, commands);
+        self.publish(ADMIN, publish).await;
+    }
+
+    /// Publishes as a client of its own.
+    pub(crate) async fn publish(&self, [user, password]: [&str; 2], mut publish: Publish) {
         let address = (Ipv4Addr::LOCALHOST, self.port());
         let codec = Codec {
             max_incoming_size: 1 << 16,
-            max_outgoing_size: 1 << 16,
+            max_outgoing_size: 1 << 20,
         };
         let mut link = Framed::new(TcpStream::connect(address).await.unwrap(), codec);
-        let mut connect = Connect::new("admin");
-        connect.set_login(ADMIN[0], ADMIN[1]);
+        let mut connect = Connect::new("publisher");
+        connect.set_login(user, password);
         link.send(Packet::Connect(connect)).await.unwrap();
-        let mut publish = Publish::new(
-            TOPIC,
-            QoS::AtLeastOnce,
-            format!("{{\"commands\":[{commands}]}}"),
-        );
         publish.pkid = 1;
         link.send(Packet::Publish(publish)).await.unwrap();
-        // It is acknowledged when it has been carried out.
+        // A command is acknowledged when it has been carried out.
         let acknowledged =
             async { while !matches!(link.next().await.unwrap().unwrap(), Packet::PubAck(_)) {} };
         timeout(LIMIT, acknowledged)

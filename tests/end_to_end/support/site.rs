@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rumqttc::{Publish, QoS};
 use simulated_cloud::{Cloud, Operation, OperationId, Options, Record, Status, Tunnel};
 use smartrest::encode;
 
@@ -352,6 +353,14 @@ impl Site {
     pub(crate) fn assert_no_complaint(&self) {
         assert_eq!(self.cloud.errors(), []);
     }
+}
+
+/// Leaves a message of so many bytes at the broker, for whoever subscribes.
+pub(crate) async fn publish_retained(site: &Site, topic: &str, size: usize) {
+    let (user, password) = platform_user();
+    let mut publish = Publish::new(topic, QoS::AtLeastOnce, vec![b'x'; size]);
+    publish.retain = true;
+    site.broker.publish([&user, &password], publish).await;
 }
 
 fn platform_user() -> User {
