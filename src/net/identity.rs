@@ -134,8 +134,12 @@ impl Identity {
                 legible(&self.name),
             ));
         }
-        let same = renewed.pair.cert == self.pair.cert;
-        Ok((!same).then_some(renewed))
+        Ok((!renewed.is_same(self)).then_some(renewed))
+    }
+
+    /// Whether both are the same certificate with the same chain.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.pair.cert == other.pair.cert
     }
 }
 

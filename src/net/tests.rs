@@ -26,6 +26,7 @@ use tokio_util::codec::Framed;
 
 use super::identity::{self, Identity};
 use super::proxy::Proxy;
+use super::tls::Tls;
 use super::*;
 use crate::net::dial::testing::black_hole;
 use crate::secret::Secret;
@@ -721,8 +722,45 @@ async fn shows_its_certificate_and_takes_a_renewed_one_without_a_restart() {
     assert_eq!(welcome(&transport, &endpoint).await, Ok(()));
     drop(other.identity(&directory));
     assert_eq!(welcome(&transport, &endpoint).await, Ok(()));
-    std::fs::remove_file(directory.0.join("device.key")).unwrap();
+    let key = directory.0.join("device.key");
+    std::fs::remove_file(&key).unwrap();
     assert_eq!(welcome(&transport, &endpoint).await, Ok(()));
+    // A pipe that nobody writes into.
+    assert!(Command::new("mkfifo").arg(&key).status().unwrap().success());
+    assert_eq!(welcome(&transport, &endpoint).await, Ok(()));
+}
+
+#[tokio::test]
+async fn goes_on_with_its_certificate_while_the_disk_hangs() {
+    let directory = Directory::new();
+    let devices = Authority::new("Device CA");
+    let identity = devices.issue(&named("gw-7", &[])).identity(&directory);
+    let renewed = devices.issue(&named("gw-7", &[])).identity(&directory);
+    let tls = Tls::new(&[]).unwrap().with_identity(identity);
+    let (wake, woken) = std::sync::mpsc::channel::<()>();
+    let hangs = move |_| {
+        let _ = woken.recv();
+        Ok(None)
+    };
+    let last = timeout(LIMIT, tls.current_by(hangs)).await.unwrap();
+    let fails = |_| -> Result<_, String> { panic!("two reads at a time") };
+    let still = timeout(LIMIT, tls.current_by(fails)).await.unwrap();
+    assert!(Arc::ptr_eq(&last, &still));
+    drop(wake);
+    let reads = async {
+        loop {
+            let renewed = renewed.clone();
+            let now = tls.current_by(|_| Ok(Some(renewed))).await;
+            tokio::task::yield_now().await;
+            if !Arc::ptr_eq(&now, &last) {
+                break now;
+            }
+        }
+    };
+    let now = timeout(LIMIT, reads).await.unwrap();
+    // The same once more is no renewal.
+    let again = tls.current_by(|_| Ok(Some(renewed))).await;
+    assert!(Arc::ptr_eq(&now, &again));
 }
 
 #[tokio::test]

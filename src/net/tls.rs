@@ -3,9 +3,10 @@
 //! Trust is decided by rustls alone. What it says of a certificate that it refuses is little, so
 //! the names and dates are looked up at the one moment when the certificate is at hand.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -17,12 +18,12 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
     RootCertStore, SignatureScheme,
 };
-use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::certificate::{Certificate, date, system_time};
 use super::identity::Identity;
-use crate::words::{legible, words};
+use crate::files::Rereader;
+use crate::words::{failure_reason, legible, words};
 
 /// Why there is no TLS with a server, as a clause behind its name.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -103,12 +104,19 @@ pub enum TlsFault {
 }
 
 /// What is trusted, and who adit is.
-#[derive(Debug)]
 pub(super) struct Tls {
     /// Shows no certificate.
     anonymous: Arc<ClientConfig>,
     own: Option<Mutex<Own>>,
+    rereader: Rereader<Reread>,
 }
+
+/// The identity where it has changed, or why the files are no good.
+type Reread = Result<Option<Identity>, String>;
+
+/// How long a handshake waits for the files of the identity. They are there already, so that the
+/// last good ones go on where a disk takes longer.
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// The identity in use.
 #[derive(Debug)]
@@ -117,6 +125,14 @@ struct Own {
     config: Arc<ClientConfig>,
     /// Why the files were no good the last time; said once.
     complaint: Option<String>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls")
+            .field("own", &self.own)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tls {
@@ -136,6 +152,7 @@ impl Tls {
         Ok(Self {
             anonymous: Arc::new(config),
             own: None,
+            rereader: Rereader::default(),
         })
     }
 
@@ -149,6 +166,7 @@ impl Tls {
                 config,
                 complaint: None,
             })),
+            rereader: Rereader::default(),
         }
     }
 
@@ -158,15 +176,25 @@ impl Tls {
     }
 
     /// For a server, with the certificate as it is on the disk now.
+    ///
+    /// A disk that hangs costs [`READ_LIMIT`] once, and a thread.
     pub(super) async fn current(&self) -> Arc<ClientConfig> {
+        self.current_by(|identity| identity.read_again()).await
+    }
+
+    pub(super) async fn current_by(
+        &self,
+        read: impl FnOnce(Identity) -> Reread + Send + 'static,
+    ) -> Arc<ClientConfig> {
         let Some(own) = &self.own else {
             return self.anonymous();
         };
         let identity = lock(own).identity.clone();
-        let read = spawn_blocking(move || identity.read_again()).await;
+        let read = self.rereader.read(READ_LIMIT, || read(identity)).await;
         let mut own = lock(own);
-        match read {
-            Ok(Ok(Some(renewed))) => {
+        match read.unwrap_or_else(|error| Err(failure_reason(&error, usize::MAX))) {
+            // Others that wait for the same read may have taken it already.
+            Ok(Some(renewed)) if !renewed.is_same(&own.identity) => {
                 info!(
                     name = renewed.name(),
                     until = date(renewed.life.1),
@@ -176,8 +204,8 @@ impl Tls {
                 own.identity = renewed;
                 own.complaint = None;
             }
-            Ok(Ok(None)) => own.complaint = None,
-            Ok(Err(complaint)) => {
+            Ok(_) => own.complaint = None,
+            Err(complaint) => {
                 if own.complaint.as_ref() != Some(&complaint) {
                     warn!(
                         error = complaint,
@@ -186,7 +214,6 @@ impl Tls {
                 }
                 own.complaint = Some(complaint);
             }
-            Err(_) => warn!("the client certificate was not read again; the last one goes on"),
         }
         Arc::clone(&own.config)
     }

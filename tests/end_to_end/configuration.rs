@@ -1,6 +1,10 @@
 //! A configuration that cannot be used is refused with all that is wrong with it.
 
-use crate::support::{Site, refused_configuration};
+use std::process::Command;
+
+use tokio::time::timeout;
+
+use crate::support::{Directory, LIMIT, Site, command, refused_configuration};
 
 const GOOD: &str = "[cloud]\nurl = \"https://tenant.example.com\"\n\
                     [auth]\ntenant = \"t1\"\nusername = \"u\"\npassword = \"hunter2\"\n";
@@ -54,6 +58,31 @@ async fn refuses_a_bad_configuration_with_all_its_faults_and_no_secret() {
         assert_eq!(lines.len(), complaints.len(), "{said}");
         assert!(!said.contains("hunter2"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn refuses_to_wait_for_what_is_no_regular_file() {
+    let directory = Directory::new();
+    let pipe = directory.path("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let shown = pipe.display();
+    let words = "cannot be read: it is a pipe, and only regular files are read";
+    let setting = format!("auth.password_file={shown}");
+    let good = GOOD.replace("password = \"hunter2\"\n", "");
+    let (code, said) = refused_configuration(&good, &[&setting]).await;
+    assert_eq!(code, Some(2), "{said}");
+    assert_eq!(
+        said,
+        format!("--set auth.password_file: \"{shown}\" {words}")
+    );
+    let run = tokio::process::Command::from(command("run", &pipe))
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(LIMIT, run).await.expect("it ends").unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, format!("{shown}: {words}\n"));
 }
 
 #[tokio::test]

@@ -52,6 +52,27 @@ async fn logs_in_with_a_certificate_and_opens_tunnels_with_a_token() {
 }
 
 #[tokio::test]
+async fn goes_on_with_its_certificate_where_nothing_can_be_read_in_its_place() {
+    let mut site = certified().await;
+    let adit = site.adit(&["remote_access.connect_timeout=5s"]).await;
+    let key = &site.certificate.key_file;
+    fs::remove_file(key).unwrap();
+    let made = Command::new("mkfifo").arg(key).status().unwrap();
+    assert!(made.success());
+    opens_a_tunnel(&site, "Bearer").await;
+    let line = adit
+        .wait_for_log("the client certificate on the disk cannot be used")
+        .await;
+    assert!(line.contains("it is a pipe"), "{line}");
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    site.broker.restart().await;
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    opens_a_tunnel(&site, "Bearer").await;
+}
+
+#[tokio::test]
 async fn takes_keys_in_every_form() {
     let site = certified().await;
     let device = site.device_directory();
