@@ -28,6 +28,7 @@ use crate::net::Transport;
 use crate::net::certificate::date;
 use crate::net::identity::Identity;
 use crate::net::journal::{Journal, Step};
+use crate::net::resolve::Resolver;
 use crate::net::settings::Cloud;
 use crate::secret::Secret;
 use crate::tunnel;
@@ -339,7 +340,9 @@ impl Checker<'_> {
     async fn target(&mut self, target: &Target) {
         let settings = &self.subject.tunnels;
         let began = Instant::now();
-        let reached = lan::connect(target, &settings.policy, settings.connect_timeout).await;
+        let names = Resolver::for_machines();
+        let limit = settings.connect_timeout;
+        let reached = lan::connect(target, &settings.policy, &names, limit).await;
         let took = began.elapsed();
         let error = match reached {
             Ok(stream) => {

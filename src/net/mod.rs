@@ -12,6 +12,7 @@ pub(crate) mod head;
 pub mod identity;
 pub mod journal;
 pub mod proxy;
+pub mod resolve;
 pub mod settings;
 mod stream;
 #[cfg(test)]

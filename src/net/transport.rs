@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -19,6 +19,7 @@ use super::error::{Peer, Silence, TransportError};
 use super::identity::Identity;
 use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
+use super::resolve::Resolver;
 use super::stream::Stream;
 use super::tls::{Tls, TlsFault};
 use super::unbuffered::UnbufferedStream;
@@ -28,6 +29,7 @@ use super::websocket;
 #[derive(Clone, Debug)]
 pub struct Transport {
     tls: Arc<Tls>,
+    names: Resolver,
     pub(super) proxy: Option<Arc<Proxy>>,
     journal: Option<Arc<Journal>>,
 }
@@ -42,6 +44,7 @@ impl Transport {
     pub fn new(extra: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
         Ok(Self {
             tls: Arc::new(Tls::new(extra)?),
+            names: Resolver::for_servers(),
             proxy: None,
             journal: None,
         })
@@ -73,8 +76,7 @@ impl Transport {
 
     /// Connects within `limit`. Dropping the future closes what is half open.
     ///
-    /// A question to the system's resolver cannot be taken back and occupies a thread until the
-    /// resolver gives up.
+    /// A name that is asked for keeps a thread until the system's resolver gives up.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
@@ -150,7 +152,7 @@ impl Transport {
     /// Connects to a server, through the proxy if there is one.
     async fn reach(&self, server: &Peer, deadline: Deadline<'_>) -> Result<Stream, TransportError> {
         match &self.proxy {
-            None => Ok(Stream::Plain(dial(server, deadline).await?)),
+            None => Ok(Stream::Plain(dial(&self.names, server, deadline).await?)),
             Some(proxy) => self.tunnel(proxy, server.endpoint(), deadline).await,
         }
     }
@@ -163,7 +165,7 @@ impl Transport {
         deadline: Deadline<'_>,
     ) -> Result<Stream, TransportError> {
         let peer = Peer::Proxy(proxy.server.clone());
-        let mut stream = Stream::Plain(dial(&peer, deadline).await?);
+        let mut stream = Stream::Plain(dial(&self.names, &peer, deadline).await?);
         if proxy.server.tls {
             stream = encrypt(stream, &peer, self.tls.anonymous(), deadline).await?;
         }
@@ -214,13 +216,17 @@ impl Deadline<'_> {
     }
 }
 
-async fn dial(peer: &Peer, deadline: Deadline<'_>) -> Result<TcpStream, TransportError> {
+async fn dial(
+    names: &Resolver,
+    peer: &Peer,
+    deadline: Deadline<'_>,
+) -> Result<TcpStream, TransportError> {
     let Endpoint { host, port, .. } = peer.endpoint();
-    let resolve = lookup_host((host.as_str(), *port));
+    let resolve = names.resolve(host);
     let mut addresses: Vec<IpAddr> = Vec::new();
     match deadline.bound(peer, Silence::Name, resolve).await? {
         Ok(found) => {
-            for address in found.map(|address| address.ip().to_canonical()) {
+            for address in found.iter().map(IpAddr::to_canonical) {
                 if !addresses.contains(&address) {
                     addresses.push(address);
                 }

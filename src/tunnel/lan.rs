@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use smartrest::Target;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::policy::{Denied, Policy};
 use crate::net::dial;
+use crate::net::resolve::Resolver;
 
 /// Why a machine was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -66,22 +67,17 @@ pub enum DialError {
     },
 }
 
-/// Connects to a target within `limit`; names are resolved by the system.
+/// Connects to a target within `limit`, in which its name may have to wait in a queue.
 ///
-/// Dropping the future closes what is half open. A question to the system's resolver cannot be
-/// taken back and occupies a thread until the resolver gives up.
+/// Dropping the future closes what is half open, and leaves the queue.
 pub async fn connect(
     target: &Target,
     policy: &Policy,
+    names: &Resolver,
     limit: Duration,
 ) -> Result<TcpStream, DialError> {
     policy.check_name(target)?;
-    connect_to(target, policy, limit, resolve(target)).await
-}
-
-async fn resolve(target: &Target) -> io::Result<Vec<IpAddr>> {
-    let addresses = lookup_host((target.host(), target.port())).await?;
-    Ok(addresses.map(|address| address.ip()).collect())
+    connect_to(target, policy, limit, names.resolve(target.host())).await
 }
 
 async fn connect_to(
@@ -193,7 +189,8 @@ mod tests {
     async fn reaches_a_name_without_nagle() {
         let (_listener, port) = listener(1).await;
         let target = target("localhost", port);
-        let stream = connect(&target, &policy(&["private"], &[]), LIMIT)
+        let names = Resolver::for_machines();
+        let stream = connect(&target, &policy(&["private"], &[]), &names, LIMIT)
             .await
             .unwrap();
         assert!(stream.nodelay().unwrap());
@@ -247,7 +244,8 @@ mod tests {
     #[tokio::test]
     async fn names_what_does_not_resolve() {
         let target = target("plc-7.invalid", 22);
-        let error = connect(&target, &policy(&["private"], &[]), LIMIT)
+        let names = Resolver::for_machines();
+        let error = connect(&target, &policy(&["private"], &[]), &names, LIMIT)
             .await
             .unwrap_err();
         let reason = failure_reason(&error, 200);

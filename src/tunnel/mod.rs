@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::debug;
 
 use crate::auth::authorization::{Authorization, Unauthorized};
+use crate::net::resolve::Resolver;
 use crate::net::{Endpoint, Stream, Transport};
 use crate::secret::Secret;
 use cloud::EndpointError;
@@ -38,6 +39,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// What every tunnel of an agent needs besides its request.
 pub struct Opener {
     policy: Policy,
+    names: Resolver,
     transport: Transport,
     cloud: Endpoint,
     authorization: Authorization,
@@ -95,6 +97,7 @@ impl Opener {
     ) -> Self {
         Self {
             policy: settings.policy.clone(),
+            names: Resolver::for_machines(),
             transport,
             cloud,
             authorization,
@@ -119,7 +122,7 @@ impl Opener {
     ) -> Result<OpenTunnel, OpenError> {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
-        let lan = pin!(lan::connect(target, &self.policy, limit));
+        let lan = pin!(lan::connect(target, &self.policy, &self.names, limit));
         let cloud = pin!(self.reach_cloud(key));
         let (lan, (cloud, authorization)) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
@@ -264,6 +267,7 @@ mod tests {
                 port: self.cloud.local_addr().unwrap().port(),
             };
             let opener = Opener {
+                names: Resolver::for_machines(),
                 policy: policy.clone(),
                 transport: self.transport.clone(),
                 cloud,

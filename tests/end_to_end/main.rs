@@ -20,6 +20,7 @@ mod connect;
 mod ends;
 mod failures;
 mod logs;
+mod names;
 mod operation_ids;
 mod operations;
 mod outages;

@@ -78,6 +78,11 @@ impl Adit {
         self.process.peak_memory()
     }
 
+    /// Returns how many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        self.process.threads()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
     }

@@ -1,6 +1,8 @@
 //! A network of its own, from which one address of this machine is reached and nothing else.
 
+use std::fs;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use super::ports::{PORTS, Port};
@@ -57,6 +59,21 @@ impl Network {
         self.address(5)
     }
 
+    /// Names the server that is asked for names from within, and the hosts that are known without.
+    pub(crate) fn set_names(&self, server: Ipv4Addr, hosts: &str) {
+        let directory = self.configuration();
+        fs::create_dir_all(&directory).unwrap();
+        let server = format!("nameserver {server}\n");
+        fs::write(directory.join("resolv.conf"), server).unwrap();
+        fs::write(directory.join("hosts"), hosts).unwrap();
+        fs::write(directory.join("nsswitch.conf"), "hosts: files dns\n").unwrap();
+    }
+
+    /// What `ip netns exec` puts over the files of the same names in `/etc`.
+    fn configuration(&self) -> PathBuf {
+        Path::new("/etc/netns").join(self.name())
+    }
+
     /// Returns a command that runs the program `env` within.
     pub(crate) fn env(&self) -> Command {
         let mut command = command("ip");
@@ -83,6 +100,7 @@ impl Network {
         let [near, _] = self.cable();
         drop(ip(&format!("link del {near}")));
         drop(ip(&format!("netns del {}", self.name())));
+        drop(fs::remove_dir_all(self.configuration()));
     }
 }
 

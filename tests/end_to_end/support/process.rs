@@ -68,10 +68,20 @@ impl Process {
 
     /// Returns the most memory that the process has had so far, in bytes.
     pub(crate) fn peak_memory(&self) -> usize {
+        let peak = self.status("VmHWM:");
+        let kilobytes = peak.strip_suffix(" kB").unwrap();
+        kilobytes.parse::<usize>().unwrap() << 10
+    }
+
+    /// Returns how many threads the process has.
+    pub(crate) fn threads(&self) -> usize {
+        self.status("Threads:").parse().unwrap()
+    }
+
+    fn status(&self, field: &str) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
-        kilobytes.unwrap().parse::<usize>().unwrap() << 10
+        let value = status.lines().find_map(|line| line.strip_prefix(field));
+        value.unwrap().trim().to_owned()
     }
 
     /// Returns all lines so far.

@@ -1,0 +1,242 @@
+//! Names to addresses, as the system resolves them.
+//!
+//! The system's resolver blocks and cannot be interrupted: where the name servers are silent, a
+//! question keeps its thread for half a minute. So no question is asked twice at a time, and those
+//! that operators ask about machines have a few threads, and never those of the broker and the
+//! cloud.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
+
+/// Names of machines that are looked up at the same time. Whoever comes later waits in the queue,
+/// for as long as the tunnel has time.
+const MACHINE_LOOKUPS: usize = 8;
+/// Names of servers that are looked up at the same time: a configuration has four at most.
+const SERVER_LOOKUPS: usize = 16;
+
+/// Resolves names. Clones share the questions that are open.
+#[derive(Clone)]
+pub struct Resolver(Arc<Shared>);
+
+struct Shared {
+    lookup: Box<Lookup>,
+    lanes: Arc<Semaphore>,
+    asked: Mutex<HashMap<String, Asked>>,
+}
+
+/// Asks the system, and blocks.
+type Lookup = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+/// Where the answer to a question comes.
+type Asked = watch::Receiver<Option<Answer>>;
+type Answer = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
+
+impl Resolver {
+    /// Returns one for the machines that operators ask for.
+    pub fn for_machines() -> Self {
+        Self::new(MACHINE_LOOKUPS, system)
+    }
+
+    /// Returns one for the servers of the configuration.
+    pub fn for_servers() -> Self {
+        Self::new(SERVER_LOOKUPS, system)
+    }
+
+    fn new(
+        lanes: usize,
+        lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            lookup: Box::new(lookup),
+            lanes: Arc::new(Semaphore::new(lanes)),
+            asked: Mutex::default(),
+        }))
+    }
+
+    /// Returns the addresses of a name, or the one that it is.
+    ///
+    /// Dropping the future leaves the queue; a question that has been asked keeps its thread until
+    /// the system gives up.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        if let Ok(address) = host.parse() {
+            return Ok(vec![address]);
+        }
+        // The C library musl looks into /etc/hosts with regard to case.
+        let name = host.to_ascii_lowercase();
+        let open = self.open_question(&name);
+        let mut asked = match open {
+            Some(asked) => asked,
+            None => {
+                let lanes = Arc::clone(&self.0.lanes);
+                let lane = lanes.acquire_owned().await.map_err(io::Error::other)?;
+                self.join_or_ask(name, lane)
+            }
+        };
+        let broken = |_| io::Error::other("the question was dropped");
+        let answer = asked.wait_for(Option::is_some).await.map_err(broken)?;
+        match answer.as_ref() {
+            Some(Ok(addresses)) => Ok(addresses.clone()),
+            Some(Err((kind, words))) => Err(io::Error::new(*kind, words.clone())),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn open_question(&self, name: &str) -> Option<Asked> {
+        self.0.asked().get(name).cloned()
+    }
+
+    /// Asks the system in a thread that holds `lane`, unless somebody has asked meanwhile.
+    fn join_or_ask(&self, name: String, lane: OwnedSemaphorePermit) -> Asked {
+        let mut asked = self.0.asked();
+        if let Some(open) = asked.get(&name) {
+            return open.clone();
+        }
+        let (answer, open) = watch::channel(None);
+        asked.insert(name.clone(), open.clone());
+        let shared = Arc::clone(&self.0);
+        // Not waited for: it answers by the channel.
+        drop(spawn_blocking(move || {
+            let found = (shared.lookup)(&name);
+            // Whoever asks from now on asks anew.
+            shared.asked().remove(&name);
+            answer.send_replace(Some(
+                found.map_err(|error| (error.kind(), error.to_string())),
+            ));
+            drop(lane);
+        }));
+        open
+    }
+}
+
+impl Shared {
+    fn asked(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+fn system(name: &str) -> io::Result<Vec<IpAddr>> {
+    const ANY_PORT: u16 = 0;
+    let addresses = (name, ANY_PORT).to_socket_addrs()?;
+    Ok(addresses.map(|address| address.ip()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Condvar;
+    use std::time::Duration;
+
+    use futures_util::future::{join, join_all};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(20);
+
+    /// Name servers that answer nobody until they are woken.
+    #[derive(Clone, Default)]
+    struct Servers(Arc<(Mutex<State>, Condvar)>);
+
+    #[derive(Default)]
+    struct State {
+        asked: Vec<String>,
+        awake: bool,
+    }
+
+    impl Servers {
+        fn resolver(&self, lanes: usize) -> Resolver {
+            let servers = self.clone();
+            Resolver::new(lanes, move |name| {
+                let (state, changed) = &*servers.0;
+                let mut state = state.lock().unwrap();
+                state.asked.push(name.to_owned());
+                let state = changed.wait_while(state, |state| !state.awake).unwrap();
+                match state.asked.len() {
+                    0 => Err(io::Error::other("nobody asked")),
+                    _ if name.starts_with("no") => Err(io::Error::other("no such name")),
+                    _ => Ok(vec![[10, 0, 0, 7].into()]),
+                }
+            })
+        }
+
+        fn asked(&self) -> Vec<String> {
+            self.0.0.lock().unwrap().asked.clone()
+        }
+
+        fn wake(&self) {
+            self.0.0.lock().unwrap().awake = true;
+            self.0.1.notify_all();
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_few_threads_and_a_queue_of_those_who_still_wait() {
+        const LANES: usize = 3;
+        let silent = Servers::default();
+        let machines = silent.resolver(LANES);
+        let names: Vec<_> = (0..600).map(|n| format!("plc-{n}")).collect();
+        let lookups = names
+            .iter()
+            .map(|name| timeout(SHORT, machines.resolve(name)));
+        let answers = timeout(LONG, join_all(lookups)).await.unwrap();
+        assert!(answers.iter().all(Result::is_err));
+        assert_eq!(silent.asked().len(), LANES);
+
+        // Nobody stands behind them who needs no name, or asks elsewhere.
+        let literal = timeout(LONG, machines.resolve("fd00::7")).await.unwrap();
+        assert_eq!(literal.unwrap(), ["fd00::7".parse::<IpAddr>().unwrap()]);
+        let awake = Servers::default();
+        awake.wake();
+        let broker = awake.resolver(1);
+        assert!(
+            timeout(LONG, broker.resolve("broker"))
+                .await
+                .unwrap()
+                .is_ok()
+        );
+
+        let next = machines.resolve("next");
+        let woken = async { silent.wake() };
+        let (next, ()) = timeout(LONG, join(next, woken)).await.unwrap();
+        assert!(next.is_ok());
+        let asked = silent.asked();
+        assert_eq!(asked.len(), LANES + 1, "{asked:?}");
+    }
+
+    #[tokio::test]
+    async fn asks_once_for_all_who_want_the_same_name_in_whatever_case() {
+        let servers = Servers::default();
+        let resolver = servers.resolver(9);
+        let lookups = ["PLC-7.Lan", "plc-7.lan", "Plc-7.LAN"].map(|name| resolver.resolve(name));
+        let wake = async {
+            while servers.asked().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            servers.wake();
+        };
+        let (answers, ()) = timeout(LONG, join(join_all(lookups), wake)).await.unwrap();
+        for answer in answers {
+            assert_eq!(answer.unwrap(), [IpAddr::from([10, 0, 0, 7])]);
+        }
+        assert_eq!(servers.asked(), ["plc-7.lan"]);
+
+        let error = resolver.resolve("nobody").await.unwrap_err();
+        assert_eq!(error.to_string(), "no such name");
+        resolver.resolve("plc-7.lan").await.unwrap();
+        assert_eq!(servers.asked(), ["plc-7.lan", "nobody", "plc-7.lan"]);
+    }
+}
