@@ -3,16 +3,18 @@
 //! Only this module and the command line see the whole configuration. What a part does not get
 //! here it cannot depend on.
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context;
 use smartrest::Topics;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::agent::{self, Parts};
 use crate::auth::authorization::Authorization;
-use crate::auth::registration;
+use crate::auth::registration::{self, Registered, Unkept};
 use crate::auth::settings::{Auth, Login};
 use crate::auth::token::Tokens;
 use crate::check::{self, Subject};
@@ -33,7 +35,7 @@ use crate::tunnel::manager::Tunnels;
 /// registration; nothing that happens later is an error.
 pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let transport = transport(config)?;
-    let Some((auth, account)) = log_in_as(config, &transport, &stop).await? else {
+    let Some((auth, account, unkept)) = log_in_as(config, &transport, &stop).await? else {
         return Ok(());
     };
     let announcement = announcement(config, &auth)?;
@@ -67,7 +69,14 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         finish,
         tokens,
     };
-    agent::run(parts, stop).await
+    let mut running = pin!(agent::run(parts, stop));
+    if let Some(unkept) = unkept {
+        tokio::select! {
+            ended = &mut running => return ended,
+            () = unkept.keep() => {}
+        }
+    }
+    running.await
 }
 
 /// Opens one tunnel without MQTT.
@@ -149,16 +158,16 @@ fn account(config: &Config, login: Option<Login>) -> Account {
     }
 }
 
-/// Returns who adit is, to the platform and to the broker; `None` if it is to stop before that is
-/// known.
+/// Returns who adit is, to the platform and to the broker, and what it was given and could not keep;
+/// `None` if it is to stop before that is known.
 async fn log_in_as(
     config: &Config,
     transport: &Transport,
     stop: &CancellationToken,
-) -> anyhow::Result<Option<(Auth, Account)>> {
+) -> anyhow::Result<Option<(Auth, Account, Option<Unkept>)>> {
     let Auth::Bootstrap(bootstrap) = &config.auth else {
         let account = account(config, config.mqtt.login.clone());
-        return Ok(Some((config.auth.clone(), account)));
+        return Ok(Some((config.auth.clone(), account, None)));
     };
     let login = Some((bootstrap.user.clone(), bootstrap.password.clone()));
     let registered = registration::run(
@@ -168,12 +177,15 @@ async fn log_in_as(
         &bootstrap.credentials_file,
         stop,
     )
-    .await?;
-    let Some((user, password)) = registered else {
+    .await
+    .context("auth.credentials_file")?;
+    let Some(Registered { login, unkept }) = registered else {
         return Ok(None);
     };
+    let (user, password) = login;
     let at_broker = config.mqtt.login.clone();
     let at_broker = at_broker.unwrap_or_else(|| (user.clone(), password.clone()));
     let auth = Auth::Password { user, password };
-    Ok(Some((auth, account(config, Some(at_broker)))))
+    let account = account(config, Some(at_broker));
+    Ok(Some((auth, account, unkept)))
 }

@@ -5,7 +5,7 @@
 //! file or none: half of one would make the gateway unreachable.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use smartrest::Credentials;
 
 const OWNER_ONLY: u32 = 0o600;
+/// Bytes that are reserved: what the platform sends at most (16,184), with every character escaped.
+const RESERVED: usize = 100 << 10;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -57,14 +59,58 @@ pub fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
     })
 }
 
-/// Makes sure that a credentials file can be written where it is to be.
+/// Room on the disk for a credentials file, taken before there is anything to write.
 ///
-/// # Errors
-/// It cannot; says what stands in the way.
-pub fn check(path: &Path) -> Result<(), CredentialsFileError> {
-    let beside = beside(path);
-    create(&beside)?;
-    fs::remove_file(&beside).map_err(failed(&beside))
+/// The platform hands the credentials out once: a disk that is full by then must not lose them.
+/// Dropping it gives the room back.
+pub struct Reservation {
+    path: PathBuf,
+    /// Beside the place of the credentials file, and as long as that may be.
+    file: File,
+}
+
+impl Reservation {
+    /// Takes the room.
+    ///
+    /// # Errors
+    /// There is none, or the directory is missing or may not be written.
+    pub fn new(path: &Path) -> Result<Self, CredentialsFileError> {
+        let beside = beside(path);
+        let mut file = create(&beside)?;
+        let written = file
+            .write_all(&[b'\n'; RESERVED])
+            .and_then(|()| file.sync_all());
+        let reservation = Self {
+            path: path.to_owned(),
+            file,
+        };
+        match written {
+            Ok(()) => Ok(reservation),
+            Err(error) => Err(failed(&beside)(error)),
+        }
+    }
+
+    /// Puts the credentials into the room.
+    ///
+    /// # Errors
+    /// The file or its directory is not there any more, or the disk fails.
+    pub fn fill(mut self, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+        let text = text(credentials)?;
+        self.file
+            .rewind()
+            .and_then(|()| self.file.write_all(text.as_bytes()))
+            .and_then(|()| self.file.set_len(text.len() as u64))
+            .and_then(|()| self.file.sync_all())
+            .map_err(failed(&beside(&self.path)))?;
+        put_in_place(&self.path)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // It has become the credentials file, or somebody has removed it.
+        let _ = fs::remove_file(beside(&self.path));
+    }
 }
 
 /// Writes a credentials file, whole or not at all.
@@ -72,6 +118,16 @@ pub fn check(path: &Path) -> Result<(), CredentialsFileError> {
 /// # Errors
 /// The directory is missing or may not be written, or the disk is full.
 pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+    let text = text(credentials)?;
+    let beside = beside(path);
+    let mut file = create(&beside)?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(failed(&beside))?;
+    put_in_place(path)
+}
+
+fn text(credentials: &Credentials) -> Result<String, CredentialsFileError> {
     let Credentials {
         tenant,
         user,
@@ -82,13 +138,12 @@ pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFi
         username: user,
         password,
     };
-    let text = toml::to_string(&content).map_err(|_| CredentialsFileError::Content)?;
-    let beside = beside(path);
-    let mut file = create(&beside)?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed(&beside))?;
-    fs::rename(&beside, path).map_err(failed(path))?;
+    toml::to_string(&content).map_err(|_| CredentialsFileError::Content)
+}
+
+/// Moves what was written beside to its place, and has that on the disk too.
+fn put_in_place(path: &Path) -> Result<(), CredentialsFileError> {
+    fs::rename(beside(path), path).map_err(failed(path))?;
     let directory = path
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty());
@@ -155,6 +210,25 @@ mod tests {
                 0o600
             );
         }
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn keeps_room_until_it_is_filled() {
+        let directory = directory("reservation");
+        let path = directory.join("credentials.toml");
+        let reserved = directory.join("credentials.new");
+        let reservation = Reservation::new(&path).unwrap();
+        assert_eq!(fs::metadata(&reserved).unwrap().len(), RESERVED as u64);
+        drop(reservation);
+        assert!(!reserved.exists());
+        let reservation = Reservation::new(&path).unwrap();
+        reservation.fill(&credentials("secret")).unwrap();
+        let read = parse(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(read, credentials("secret"));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         fs::remove_dir_all(directory).unwrap();
     }

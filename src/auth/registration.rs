@@ -5,22 +5,24 @@
 //! registration and accepted it, `70,<tenant>,<user>,<password>` comes, once in the life of a
 //! gateway.
 
-use std::path::Path;
+use std::error::Error;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smartrest::{Credentials, Topic, Topics};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::credentials_file::{self, CredentialsFileError};
+use super::credentials_file::{self, CredentialsFileError, Reservation};
 use super::settings::{Login, login_of};
 use crate::mqtt::conversation::{Conversation, Event, Opening, Pings};
 use crate::mqtt::link::{Account, LOGIN_LIMIT, Link, Lost};
 use crate::mqtt::outbox::Message;
 use crate::mqtt::reconnect::Reconnects;
 use crate::net::Transport;
-use crate::words::failure_reason;
+use crate::words::{failure_reason, seconds};
 
 /// Time between two requests. The platform hands the credentials out only while it is asked.
 const REQUEST_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,39 +32,86 @@ const LONGEST_WAIT: Duration = Duration::from_secs(15);
 const REMINDER_INTERVAL: Duration = Duration::from_mins(5);
 /// Bytes of a reason in the log.
 const LOGGED_REASON_LIMIT: usize = 1024;
+/// Time before credentials that could not be kept are written again; it doubles each time.
+const FIRST_RETRY: Duration = Duration::from_secs(5);
+const LONGEST_RETRY: Duration = Duration::from_mins(5);
+
+/// What a gateway has been given.
+pub struct Registered {
+    /// As whom it logs in from now on.
+    pub login: Login,
+    /// The credentials, if they could not be kept.
+    pub unkept: Option<Unkept>,
+}
+
+/// Credentials that could not be kept. The platform does not hand them out again.
+pub struct Unkept {
+    path: PathBuf,
+    credentials: Credentials,
+}
 
 /// Registers a gateway that nobody knows, and keeps what it is given in a file; `None` if it is to
 /// stop before.
 ///
 /// # Errors
-/// What comes could not be kept.
+/// There is no place for what comes.
 pub async fn run(
     account: &Account,
     topics: &Topics,
     transport: &Transport,
     credentials_file: &Path,
     stop: &CancellationToken,
-) -> Result<Option<Login>, CredentialsFileError> {
-    // The platform hands credentials out once, so a place for them must be sure before.
-    credentials_file::check(credentials_file)?;
+) -> Result<Option<Registered>, CredentialsFileError> {
+    let reservation = Reservation::new(credentials_file)?;
     let credentials = tokio::select! {
         credentials = register(account, topics, transport) => credentials,
         () = stop.cancelled() => return Ok(None),
     };
-    match credentials_file::write(credentials_file, &credentials) {
-        Ok(()) => info!(
-            file = credentials_file.display().to_string(),
-            "credentials kept"
-        ),
+    let mut unkept = None;
+    match reservation.fill(&credentials) {
+        Ok(()) => kept(credentials_file),
         Err(error) => {
-            let error = failure_reason(&error, LOGGED_REASON_LIMIT);
-            warn!(
-                error,
-                "the credentials are not kept: after a restart, adit must register again"
-            );
+            not_kept(&error, FIRST_RETRY);
+            unkept = Some(Unkept {
+                path: credentials_file.to_owned(),
+                credentials: credentials.clone(),
+            });
         }
     }
-    Ok(Some(login_of(credentials)))
+    let login = login_of(credentials);
+    Ok(Some(Registered { login, unkept }))
+}
+
+impl Unkept {
+    /// Tries to keep the credentials until that has worked.
+    pub async fn keep(&self) {
+        let mut retry_in = FIRST_RETRY;
+        loop {
+            sleep(retry_in).await;
+            retry_in = (retry_in * 2).min(LONGEST_RETRY);
+            let (path, credentials) = (self.path.clone(), self.credentials.clone());
+            // A disk may take its time, and tunnels may be open.
+            let written =
+                spawn_blocking(move || credentials_file::write(&path, &credentials)).await;
+            match written {
+                Ok(Ok(())) => return kept(&self.path),
+                Ok(Err(error)) => not_kept(&error, retry_in),
+                Err(error) => not_kept(&error, retry_in),
+            }
+        }
+    }
+}
+
+fn kept(file: &Path) {
+    info!(file = file.display().to_string(), "credentials kept");
+}
+
+fn not_kept(error: &(dyn Error + 'static), retry_in: Duration) {
+    warn!(
+        error = failure_reason(error, LOGGED_REASON_LIMIT),
+        retry_in_s = seconds(retry_in),
+        "the credentials are not kept: after a restart, adit must register again"
+    );
 }
 
 /// Asks for credentials until they come; dropping the future ends that.
@@ -101,15 +150,15 @@ async fn register(account: &Account, topics: &Topics, transport: &Transport) -> 
         match lost {
             Lost::Refused(_) => warn!(
                 error,
-                ?retry_in,
+                retry_in_s = seconds(retry_in),
                 "the platform refuses to register; look at auth.bootstrap_username and its password"
             ),
             lost if lost.is_by_broker() => warn!(
                 error,
-                ?retry_in,
+                retry_in_s = seconds(retry_in),
                 "the platform ended the registration, as it does when it was refused or deleted there"
             ),
-            _ => warn!(error, ?retry_in, "no registration yet"),
+            _ => warn!(error, retry_in_s = seconds(retry_in), "no registration yet"),
         }
         sleep(retry_in).await;
     }
@@ -158,7 +207,7 @@ async fn ask(
                     }
                 }
                 Event::Refused { retry_in, .. } => warn!(
-                    ?retry_in,
+                    retry_in_s = seconds(retry_in),
                     "the broker refuses the subscription for the registration"
                 ),
                 Event::Ready | Event::LeftOut | Event::Skipped(_) | Event::Acknowledged(_) => {

@@ -1,10 +1,12 @@
 //! A new gateway that nobody knows.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::support::{Adit, Lan, Login, Site, SiteOptions, refused_configuration, rows};
+use crate::support::{Adit, Lan, Login, Site, SiteOptions, process, refused_configuration, rows};
 
 const WAITING: &str = "waiting to be registered: in the cloud's device management, enter this id \
                        under device registration, then accept the device when it shows up";
@@ -110,24 +112,91 @@ async fn goes_on_when_the_platform_ends_the_registration() {
 }
 
 #[tokio::test]
-async fn works_with_credentials_that_it_cannot_keep() {
+async fn works_with_credentials_that_it_cannot_keep_and_keeps_trying() {
     let mut site = site().await;
     let directory = site.device_directory().path("kept");
     fs::create_dir(&directory).unwrap();
     let file = directory.join("credentials.toml");
     let adit = site.start_adit(&[&format!("auth.credentials_file={}", file.display())]);
     adit.wait_for_log(WAITING).await;
-    fs::remove_dir(&directory).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
     site.accept();
     let words = "the credentials are not kept: after a restart, adit must register again";
     let line = adit.wait_for_log(words).await;
     let error = format!(
         "error=\"cannot write {}: no such file or directory\"",
-        directory.join("credentials.new").display()
+        file.display()
     );
     assert!(line.contains(&error), "{line}");
     let adit = adit.ready().await;
+    fs::create_dir(&directory).unwrap();
+    adit.wait_for_log("credentials kept").await;
+    assert!(file.exists());
     site.assert_no_secret(&adit);
+}
+
+/// A small disk of the test's own, which goes with it.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=256k", "tmpfs"];
+        let mut mount = process::command("mount");
+        let status = mount.args(options).arg(&path).status().unwrap();
+        assert!(status.success(), "the tests need root");
+        Self(path)
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[0; 1024]).is_ok() {}
+        assert!(fs::write(self.0.join("more"), "more").is_err());
+        fs::remove_file(self.0.join("more")).unwrap();
+    }
+
+    fn setting(&self) -> String {
+        let file = self.0.join("credentials.toml");
+        format!("auth.credentials_file={}", file.display())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(process::command("umount").arg(&self.0).status());
+    }
+}
+
+#[tokio::test]
+async fn keeps_what_it_is_given_though_the_disk_has_become_full() {
+    let mut site = site().await;
+    let disk = SmallDisk::mount(site.device_directory().path("disk"));
+    let adit = site.start_adit(&[&disk.setting()]);
+    adit.wait_for_log(WAITING).await;
+    disk.fill();
+    site.accept();
+    adit.wait_for_log("credentials kept").await;
+    let kept = fs::read_to_string(disk.0.join("credentials.toml")).unwrap();
+    assert!(kept.contains(&format!("password = {:?}", site.user().1)));
+    let adit = adit.ready().await;
+    assert!(!adit.log().contains("the credentials are not kept"));
+    site.assert_no_secret(&adit);
+}
+
+#[tokio::test]
+async fn does_not_register_where_the_disk_is_full() {
+    let site = site().await;
+    let disk = SmallDisk::mount(site.device_directory().path("disk"));
+    disk.fill();
+    let mut adit = site.start_adit(&[&disk.setting()]);
+    assert_eq!(adit.exit().await.code(), Some(1));
+    let error = format!(
+        "auth.credentials_file: cannot write {}: no space left on device",
+        disk.0.join("credentials.new").display()
+    );
+    assert!(adit.log().contains(&error), "{}", adit.log());
+    assert_eq!(rows(&site.cloud, "s/ucr").len(), 0);
+    assert!(!disk.0.join("credentials.new").exists());
 }
 
 #[tokio::test]
@@ -141,7 +210,7 @@ async fn does_not_register_where_credentials_cannot_be_kept() {
     let mut adit = site.start_adit(&[&setting]);
     assert_eq!(adit.exit().await.code(), Some(1));
     let error = format!(
-        "cannot write {}: no such file or directory",
+        "auth.credentials_file: cannot write {}: no such file or directory",
         directory.join("credentials.new").display()
     );
     assert!(adit.log().contains(&error), "{}", adit.log());

@@ -10,7 +10,7 @@ mod mosquitto;
 mod network;
 mod pki;
 mod ports;
-mod process;
+pub(crate) mod process;
 mod proxy;
 mod servers;
 mod site;
