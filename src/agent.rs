@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use smartrest::{
@@ -14,7 +14,7 @@ use smartrest::{
     Token, Topic, Topics, plain_text,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
@@ -148,7 +148,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
     };
     let mut session = tokio::spawn(session.run());
     loop {
-        let deadline = agent.by_id.as_ref().and_then(ById::next_deadline);
+        let deadline = agent.next_deadline();
         tokio::select! {
             () = stop.cancelled() => break,
             Some(event) = events_of_session.recv() => agent.session_event(event),
@@ -157,9 +157,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
             }
             Some(event) = agent.tunnels.next() => agent.tunnel_event(event),
             ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
-            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                agent.by_id(Collection::deadline_passed);
-            }
+            () = until(deadline) => agent.deadline_passed(),
         }
         agent.update_fragment(Updates::update);
     }
@@ -196,11 +194,31 @@ impl Agent {
                 }
             }
             session::Event::Delivered => {
+                // More may have been said since.
+                if self.publisher.waiting() == 0 {
+                    self.operations.delivered(Instant::now());
+                }
                 if std::mem::take(&mut self.rows_left_out) {
                     self.publisher.publish(self.pending_operations.clone());
                 }
             }
         }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let by_id = self.by_id.as_ref().and_then(ById::next_deadline);
+        by_id
+            .into_iter()
+            .chain(self.operations.next_deadline())
+            .min()
+    }
+
+    fn deadline_passed(&mut self) {
+        if self.operations.deadline_passed(Instant::now()) {
+            debug!("asking for operations that look like one that has ended");
+            self.publisher.ask(self.pending_operations.clone());
+        }
+        self.by_id(Collection::deadline_passed);
     }
 
     fn token(&self, payload: &[u8]) {
@@ -239,7 +257,7 @@ impl Agent {
                      and adit_RemoteAccess is not kept up to date"
                 ),
                 Action::Take(pending) => self.take(pending),
-                Action::Nameless(error) => {
+                Action::WithoutId(error) => {
                     debug!(error = error.to_string(), "row left to its static copy");
                 }
             }
@@ -309,7 +327,7 @@ impl Agent {
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
-                Ignored::Nameless(error) => {
+                Ignored::WithoutDevice(error) => {
                     warn!(error = error.to_string(), "row dropped: nobody to answer");
                 }
             }
@@ -504,6 +522,14 @@ fn is_repeatable(request: &Request) -> bool {
         Request::Event { .. } => true,
         Request::Status { operation, .. } => matches!(operation, OperationRef::Id(_)),
         _ => false,
+    }
+}
+
+/// Waits for ever where there is no deadline.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at.into()).await,
+        None => future::pending().await,
     }
 }
 

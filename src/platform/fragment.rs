@@ -3,10 +3,9 @@
 //! Each update is a write to the platform's inventory, so tunnels that come and go quickly lead to
 //! one update with the latest numbers. Publishing it is left to the caller.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smartrest::Fragment;
-use tokio::time::Instant;
 
 /// The shortest time between two updates.
 pub const UPDATE_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,10 +8,9 @@
 //! Sending, receiving and the clock are left to the caller.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smartrest::{CollectionAnswer, FieldError, PendingOperation, Row};
-use tokio::time::Instant;
 
 /// How long the platform may take to answer for the collection.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -36,7 +35,7 @@ pub enum Action {
     /// Carry out these requests of one payload.
     Take(Vec<PendingOperation>),
     /// Log that an operation came without its id.
-    Nameless(FieldError),
+    WithoutId(FieldError),
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -178,7 +177,7 @@ impl Collection {
                     }
                     pending.push(operation);
                 }
-                Err(missing) => actions.push(Action::Nameless(missing)),
+                Err(missing) => actions.push(Action::WithoutId(missing)),
             }
         }
         let surplus = self.answered.len().saturating_sub(HELD_LIMIT);
@@ -325,7 +324,7 @@ mod tests {
                 format!("take {}", pending.collect::<Vec<_>>().join(" "))
             }
             Action::WarnOfFallback => "warn".to_owned(),
-            Action::Nameless(error) => error.to_string(),
+            Action::WithoutId(error) => error.to_string(),
             other => format!("{other:?}").to_lowercase(),
         }
     }

@@ -5,15 +5,26 @@
 //! every older one of its device is out. Where the platform has told an operation's id, `504` to
 //! `506` name it, and its result waits for no other; but it is as old as any, and those without an
 //! id wait for it. Opening and publishing are left to the caller.
+//!
+//! A row can come again: live, and in the answer to `500`. Its connection key tells whether it is a
+//! copy. A row without key or id could as well be another operation that looks the same, so it
+//! counts as a copy only as long as the platform may not know how the first one ended; when that
+//! time is over, the caller asks `500` once more for what was perhaps no copy.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
 
 use smartrest::{ConnectRequest, FieldError, OperationRef, PendingOperation, Status};
 
 /// How many connection keys stay known after their operation has ended, so that a late copy of its
 /// row opens nothing. A key is kept as a hash, so this costs kilobytes.
 const REMEMBERED_KEYS: usize = 4096;
+/// How many rows without a key are remembered.
+const REMEMBERED_ROWS: usize = 1024;
+/// How long a row without a key is remembered when its statuses are acknowledged: until then an
+/// answer that the platform began before it knew them has surely come.
+pub const ROW_MEMORY: Duration = Duration::from_secs(60);
 
 /// Tells the operations of this process apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -62,13 +73,13 @@ pub struct Received {
 /// Why a row led to nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Ignored {
-    /// The connection key is known: the row is a copy of an earlier one.
+    /// The row is a copy of an earlier one.
     Duplicate {
         /// External id of the device.
         device: String,
     },
     /// No device is named, so there is nobody to report to.
-    Nameless(FieldError),
+    WithoutDevice(FieldError),
 }
 
 /// All operations that have not been reported as ended, by device.
@@ -76,6 +87,7 @@ pub enum Ignored {
 pub struct Operations {
     devices: HashMap<String, VecDeque<Open>>,
     keys: RememberedKeys,
+    rows: RememberedRows,
     last_id: u64,
 }
 
@@ -100,20 +112,26 @@ impl Operations {
     pub fn receive(&mut self, pending: &[PendingOperation]) -> Received {
         let identities: Vec<_> = pending.iter().map(|o| self.keys.identify(o)).collect();
         let last_place: HashMap<_, _> = identities.iter().zip(0..).collect();
+        // The platform repeats an operation in another payload, never in the same one.
+        let came_before: Vec<_> = identities.iter().map(|&i| self.rows.contains(i)).collect();
         let mut received = Received::default();
         for (place, (operation, &identity)) in pending.iter().zip(&identities).enumerate() {
             let device = match operation.device() {
                 Ok(device) => device.to_owned(),
                 Err(missing) => {
-                    received.ignored.push(Ignored::Nameless(missing));
+                    received.ignored.push(Ignored::WithoutDevice(missing));
                     continue;
                 }
             };
             let queue = self.devices.entry(device.clone()).or_default();
             let known = if is_unique(operation) {
                 !self.keys.remember(identity)
+            } else if came_before[place] {
+                self.rows.came_again = true;
+                true
             } else {
-                queue.iter().any(|open| open.row == identity)
+                self.rows.remember(identity);
+                false
             };
             if known {
                 if let OperationRef::Id(_) = operation.reference()
@@ -157,7 +175,30 @@ impl Operations {
 
     /// Whether a request is a copy of one that came before.
     pub fn knows(&self, operation: &PendingOperation) -> bool {
-        is_unique(operation) && self.keys.known.contains(&self.keys.identify(operation))
+        let identity = self.keys.identify(operation);
+        match is_unique(operation) {
+            true => self.keys.known.contains(&identity),
+            false => self.rows.contains(identity),
+        }
+    }
+
+    /// Takes note that every status handed out before `now` is acknowledged.
+    pub fn delivered(&mut self, now: Instant) {
+        let devices = &self.devices;
+        self.rows.forget_later(now + ROW_MEMORY, |row| {
+            devices.values().flatten().any(|open| open.row == row)
+        });
+    }
+
+    /// Returns when [`Operations::deadline_passed`] is to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.rows.by_age.iter().filter_map(|row| row.until).min()
+    }
+
+    /// Forgets rows whose time has come; whether all pending operations are to be asked for, because
+    /// one of them may look like a row that was forgotten.
+    pub fn deadline_passed(&mut self, now: Instant) -> bool {
+        self.rows.forget(now)
     }
 
     /// Notes how an operation of `device` ended, and returns every result that may go out now.
@@ -236,6 +277,50 @@ impl RememberedKeys {
             self.known.remove(&oldest);
         }
         true
+    }
+}
+
+/// The last rows that had neither key nor id.
+#[derive(Debug, Default)]
+struct RememberedRows {
+    by_age: VecDeque<RememberedRow>,
+    /// One of them came once more, or another operation that looks the same.
+    came_again: bool,
+}
+
+#[derive(Debug)]
+struct RememberedRow {
+    row: Identity,
+    /// Known once all its statuses are acknowledged.
+    until: Option<Instant>,
+}
+
+impl RememberedRows {
+    fn contains(&self, row: Identity) -> bool {
+        self.by_age.iter().any(|known| known.row == row)
+    }
+
+    fn remember(&mut self, row: Identity) {
+        self.by_age.retain(|known| known.row != row);
+        self.by_age.push_back(RememberedRow { row, until: None });
+        if self.by_age.len() > REMEMBERED_ROWS {
+            self.by_age.pop_front();
+        }
+    }
+
+    fn forget_later(&mut self, until: Instant, is_open: impl Fn(Identity) -> bool) {
+        for known in &mut self.by_age {
+            if known.until.is_none() && !is_open(known.row) {
+                known.until = Some(until);
+            }
+        }
+    }
+
+    fn forget(&mut self, now: Instant) -> bool {
+        let before = self.by_age.len();
+        self.by_age
+            .retain(|known| known.until.is_none_or(|until| until > now));
+        self.by_age.len() < before && std::mem::take(&mut self.came_again)
     }
 }
 
@@ -389,6 +474,83 @@ mod tests {
             }]
         );
         assert_eq!((late.reports.len(), late.start.len()), (0, 0));
+    }
+
+    #[test]
+    fn takes_a_row_without_a_key_for_a_copy_until_its_end_is_known() {
+        let start = Instant::now();
+        let row = "530,gw,plc,22";
+        let failure = [
+            "gw 501".to_owned(),
+            "gw 502 the connection key is missing".to_owned(),
+        ];
+        let mut operations = Operations::default();
+        assert_eq!(
+            written(&operations.receive(&rows(row)).reports),
+            failure.clone()
+        );
+        // The broker is away: what was said is not acknowledged, however long that takes.
+        assert_eq!(operations.next_deadline(), None);
+        assert!(!operations.deadline_passed(start + 100 * ROW_MEMORY));
+        assert!(operations.knows(&rows(row)[0]));
+        let copy = operations.receive(&rows(row));
+        assert_eq!((copy.reports.len(), copy.ignored.len()), (0, 1));
+
+        operations.delivered(start);
+        let end = start + ROW_MEMORY;
+        assert_eq!(operations.next_deadline(), Some(end));
+        operations.delivered(start + ROW_MEMORY / 2);
+        assert_eq!(
+            operations.next_deadline(),
+            Some(end),
+            "it does not begin anew"
+        );
+        assert!(!operations.deadline_passed(end - Duration::from_millis(1)));
+        assert_eq!(operations.receive(&rows(row)).reports, []);
+        // It was perhaps no copy.
+        assert!(operations.deadline_passed(end));
+        assert!(!operations.deadline_passed(end));
+        assert_eq!(operations.next_deadline(), None);
+        assert_eq!(written(&operations.receive(&rows(row)).reports), failure);
+    }
+
+    #[test]
+    fn asks_for_nothing_again_where_no_row_came_again() {
+        let start = Instant::now();
+        let mut operations = Operations::default();
+        operations.receive(&rows("530,gw,plc,22"));
+        operations.delivered(start);
+        assert!(!operations.deadline_passed(start + ROW_MEMORY));
+    }
+
+    #[test]
+    fn remembers_a_row_without_a_key_that_waits_for_an_older_operation() {
+        let start = Instant::now();
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("530,gw,slow,22,k\n530,gw,plc,22"));
+        operations.delivered(start);
+        assert_eq!(operations.next_deadline(), None, "it is not finished");
+        operations.finish("gw", received.start[0].0, Outcome::Successful);
+        operations.delivered(start);
+        assert_eq!(operations.next_deadline(), Some(start + ROW_MEMORY));
+    }
+
+    #[test]
+    fn fails_each_of_two_operations_that_look_the_same_in_one_payload() {
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("530,gw,plc,22\n530,gw,plc,22"));
+        assert_eq!(received.reports.len(), 4);
+        let answer = operations.receive(&rows("530,gw,plc,22\n530,gw,plc,22"));
+        assert_eq!(answer.reports, []);
+    }
+
+    #[test]
+    fn remembers_a_bounded_number_of_rows_without_a_key() {
+        let mut operations = Operations::default();
+        for port in 0..2 * REMEMBERED_ROWS {
+            operations.receive(&rows(&format!("530,gw,plc,{port}")));
+        }
+        assert_eq!(operations.rows.by_age.len(), REMEMBERED_ROWS);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use simulated_cloud::Misbehaviour;
+use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
+use smartrest::Row;
 
-use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, refusing_port};
+use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, Wire, refusing_port};
 
 #[tokio::test]
 async fn carries_bytes_on_while_the_broker_is_away() {
@@ -152,4 +153,52 @@ async fn waits_for_a_broker_that_is_not_there_yet() {
         millis <= Duration::from_secs(2).as_secs_f64() * 1e3,
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn fails_a_row_without_a_key_once_though_an_outage_holds_what_is_said_of_it() {
+    /// Before it, so that it comes again before anything is said of it.
+    const OLDER: usize = 10;
+    let site = Site::new().await;
+    let wire = Wire::to(site.broker.gateway_port()).await;
+    let url = format!("mqtt.url=mqtt://127.0.0.1:{}", wire.port);
+    let adit = site.adit(&[&url]).await;
+    let lan = Lan::echo().await;
+    let create = |fields: &[&str]| {
+        let fields = fields.iter().copied();
+        let row = Row::new(["530", &site.gateway].into_iter().chain(fields));
+        let created = site
+            .cloud
+            .create_operation(&site.gateway, REMOTE_ACCESS, row);
+        created.unwrap()
+    };
+    wire.hold();
+    let mut malformed = Vec::new();
+    for number in 0..OLDER {
+        let key = format!("key-{number}");
+        malformed.push((create(&["plc", "0", &key]), "port 0 is not from 1 to 65535"));
+    }
+    malformed.push((create(&["plc", "22"]), "the connection key is missing"));
+    let mut good = site.request("127.0.0.1", lan.port);
+    adit.wait_for_log("operation received").await;
+    wire.cut();
+    adit.wait_for_log("connection to the broker lost").await;
+    wire.mend();
+    for (id, reason) in malformed {
+        assert_eq!(site.failed(id).await, reason);
+    }
+    FarEnd(good.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    site.opened(good.operation).await;
+    // Whatever a second pair of statuses had done would be before this.
+    let (_, mut later) = site.open(lan.port).await;
+    later.echo("hello").await;
+    assert_eq!(
+        (site.count("501"), site.count("502"), site.count("503")),
+        (OLDER + 3, OLDER + 1, 2)
+    );
+    // The youngest rows came again, that without a key among them.
+    adit.wait_for_logs(2, "operation is known already").await;
+    site.assert_no_complaint();
 }

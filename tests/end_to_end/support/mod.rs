@@ -16,6 +16,7 @@ mod servers;
 mod site;
 mod temporary;
 pub(crate) mod transfer;
+mod wire;
 
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use servers::{canned, tls_server};
 pub(crate) use site::{Login, Site, SiteOptions, publish_retained, rows};
 pub(crate) use temporary::Directory;
+pub(crate) use wire::Wire;
 
 /// No step of a test takes this long unless something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
