@@ -11,7 +11,7 @@ use crate::mqtt::session::Options;
 
 const AGENT_NAME: &str = "adit";
 /// What the platform shows on operations that a former life of adit left executing.
-const ORPHAN_REASON: &str = "adit was restarted while the tunnel was opening";
+const ORPHAN_REASON: &str = "begun before adit started; connect again";
 const SECONDS_PER_MINUTE: u64 = 60;
 
 /// The rows of the announcement, under the topics of this gateway.

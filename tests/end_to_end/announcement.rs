@@ -2,7 +2,7 @@
 
 use crate::support::{LIMIT, Site, SiteOptions, Subscriptions, rows};
 
-const ORPHANS: &str = "507,c8y_RemoteAccessConnect,adit was restarted while the tunnel was opening";
+const ORPHANS: &str = "507,c8y_RemoteAccessConnect,begun before adit started; connect again";
 const PROTOCOLS: &str = "150,SSH,TELNET,VNC,PASSTHROUGH";
 
 fn agent_row() -> String {

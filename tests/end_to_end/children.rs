@@ -6,7 +6,7 @@ use crate::support::{FarEnd, LIMIT, Lan, Site, rows};
 
 const OPERATIONS: &str = "114,c8y_RemoteAccessConnect";
 const PROTOCOLS: &str = "150,SSH,TELNET,VNC,PASSTHROUGH";
-const ORPHANS: &str = "507,c8y_RemoteAccessConnect,adit was restarted while the tunnel was opening";
+const ORPHANS: &str = "507,c8y_RemoteAccessConnect,begun before adit started; connect again";
 
 fn children(site: &Site) -> [String; 2] {
     ["plc-1", "plc-2"].map(|name| format!("{}-{name}", site.gateway))
@@ -66,7 +66,7 @@ async fn opens_tunnels_for_its_children_and_fails_what_a_former_life_left_to_the
     let _adit = site.adit(&[&setting(&site)]).await;
     assert_eq!(
         site.failed(orphan.operation).await,
-        "adit was restarted while the tunnel was opening"
+        "begun before adit started; connect again"
     );
     site.assert_no_complaint();
 }

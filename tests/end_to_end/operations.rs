@@ -226,7 +226,7 @@ async fn fails_an_operation_beyond_the_limit_of_tunnels() {
 
 #[tokio::test]
 async fn fails_what_a_former_life_left_executing() {
-    const REASON: &str = "adit was restarted while the tunnel was opening";
+    const REASON: &str = "begun before adit started; connect again";
     let site = Site::new().await;
     let mut adit = site.adit(&[]).await;
     let lan = Lan::echo().await;

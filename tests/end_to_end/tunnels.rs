@@ -110,7 +110,7 @@ async fn answers_for_a_child_on_its_own_topic() {
     assert_eq!(
         rows(&site.cloud, &format!("s/us/{child}")),
         [
-            "507,c8y_RemoteAccessConnect,adit was restarted while the tunnel was opening"
+            "507,c8y_RemoteAccessConnect,begun before adit started; connect again"
                 .to_owned(),
             "501,c8y_RemoteAccessConnect".to_owned(),
             "503,c8y_RemoteAccessConnect".to_owned(),
