@@ -21,6 +21,7 @@ use crate::check::{self, Subject};
 use crate::cli::{Check, Tunnel};
 use crate::config::Config;
 use crate::connect;
+use crate::limits;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
 use crate::net::Transport;
@@ -55,6 +56,7 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         policy = config.tunnels.policy.to_string(),
         "adit is starting"
     );
+    limits::allow_files_for(config.tunnels.max_tunnels);
     let parts = Parts {
         device: config.device.id.clone(),
         children: config.device.children.clone(),

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod connect;
 pub mod files;
+mod limits;
 pub mod logging;
 pub mod mqtt;
 pub mod net;

@@ -1,5 +1,5 @@
 //! What `deploy/` holds, as it is used: the bridge between two real brokers, the image as a running
-//! container, and the files for Compose against their schema and against the code.
+//! container, the files for Compose against their schema and against the code, and the unit.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,3 +12,4 @@ mod bridge;
 mod compose;
 mod container;
 mod support;
+mod systemd;

@@ -31,6 +31,7 @@ async fn resolves_the_brokers_name_while_the_name_server_is_silent() {
         network: Some(&network),
         // The longest that the C library waits, and several times.
         variables: &[("RES_OPTIONS", "timeout:30 attempts:5")],
+        ..Surroundings::default()
     };
     let allow = format!("remote_access.allow={gate},*.example");
     let settings = [

@@ -52,6 +52,7 @@ impl Fenced {
         let surroundings = Surroundings {
             network: Some(network),
             variables,
+            ..Surroundings::default()
         };
         let allow = format!("remote_access.allow={gate}");
         let settings = [settings, &[&allow]].concat();
@@ -72,6 +73,7 @@ impl Fenced {
         let surroundings = Surroundings {
             network: Some(&self.network),
             variables: &[],
+            ..Surroundings::default()
         };
         let adit = Adit::start_in(&surroundings, &self.site.config(), &[]);
         let line = adit.wait_for_log("no connection to the broker").await;
@@ -125,8 +127,8 @@ async fn goes_directly_to_what_no_proxy_names() {
     let range = format!("10.0.0.0/8, {address}/29");
     for (proxy, exceptions) in [("HTTPS_PROXY", &address), ("ADIT_CLOUD_PROXY", &range)] {
         let surroundings = Surroundings {
-            network: None,
             variables: &[(proxy, &url), ("NO_PROXY", exceptions)],
+            ..Surroundings::default()
         };
         let _adit = site.adit_in(&surroundings, &[]).await;
         let lan = Lan::echo().await;
@@ -137,6 +139,7 @@ async fn goes_directly_to_what_no_proxy_names() {
     let surroundings = Surroundings {
         network: None,
         variables: &[("HTTPS_PROXY", &url), ("NO_PROXY", "example.com")],
+        ..Surroundings::default()
     };
     let adit = Adit::start_in(&surroundings, &site.config(), &[]);
     let line = adit.wait_for_log("no connection to the broker").await;
@@ -160,6 +163,7 @@ async fn says_that_the_proxy_refuses_the_password_and_comes_back_when_it_does_no
     let surroundings = Surroundings {
         network: Some(network),
         variables: &[("ADIT_CLOUD_PROXY", &url)],
+        ..Surroundings::default()
     };
     let adit = Adit::start_in(&surroundings, &site.config(), &[]);
     let line = adit.wait_for_logs(2, "no connection to the broker").await;
@@ -224,8 +228,8 @@ async fn says_on_the_operation_what_the_proxy_does() {
     ] {
         // MQTT goes to a broker on this machine, which no proxy is asked for.
         let surroundings = Surroundings {
-            network: None,
             variables: &[("ADIT_CLOUD_PROXY", &url)],
+            ..Surroundings::default()
         };
         let settings = ["remote_access.connect_timeout=700ms"];
         let mut adit = site.adit_in(&surroundings, &settings).await;

@@ -2,7 +2,7 @@
 
 use simulated_cloud::Status;
 
-use crate::support::{FarEnd, LIMIT, Lan, Site, SiteOptions, rows};
+use crate::support::{FarEnd, LIMIT, Lan, Site, SiteOptions, Surroundings, rows};
 
 /// Parts the duration out of the text of a Closed event.
 fn without_duration(text: &str) -> String {
@@ -110,8 +110,7 @@ async fn answers_for_a_child_on_its_own_topic() {
     assert_eq!(
         rows(&site.cloud, &format!("s/us/{child}")),
         [
-            "507,c8y_RemoteAccessConnect,begun before adit started; connect again"
-                .to_owned(),
+            "507,c8y_RemoteAccessConnect,begun before adit started; connect again".to_owned(),
             "501,c8y_RemoteAccessConnect".to_owned(),
             "503,c8y_RemoteAccessConnect".to_owned(),
             format!(
@@ -151,6 +150,51 @@ async fn carries_out_what_was_asked_while_it_was_away() {
             .echo("hello")
             .await;
         site.opened(tunnel.operation).await;
+    }
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn has_room_for_as_many_open_files_as_its_tunnels_need() {
+    let site = Site::new().await;
+    for (limits, max_tunnels, raised_to, warning) in [
+        ((64, 4096), "1000", 2128, None),
+        ((64, 256), "64", 256, None),
+        ((64, 256), "1000", 256, Some("tunnels=64")),
+        ((4096, 4096), "64", 4096, None),
+    ] {
+        let surroundings = Surroundings {
+            open_files: Some(limits),
+            ..Surroundings::default()
+        };
+        let setting = format!("remote_access.max_tunnels={max_tunnels}");
+        let mut adit = site.adit_in(&surroundings, &[&setting]).await;
+        assert_eq!(adit.open_files_limit(), raised_to, "{limits:?}");
+        adit.terminate();
+        assert!(adit.exit().await.success());
+        let log = adit.log();
+        let said = log.lines().find(|line| line.contains("too few open files"));
+        assert_eq!(said.is_some(), warning.is_some(), "{said:?}");
+        assert!(warning.is_none_or(|words| log.contains(words)), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn opens_more_tunnels_than_its_first_limit_of_files_allows() {
+    const TUNNELS: usize = 40;
+    let site = Site::new().await;
+    let surroundings = Surroundings {
+        open_files: Some((48, 1024)),
+        ..Surroundings::default()
+    };
+    let _adit = site.adit_in(&surroundings, &[]).await;
+    let lan = Lan::echo().await;
+    let mut far_ends = Vec::new();
+    for _ in 0..TUNNELS {
+        far_ends.push(site.open(lan.port).await.1);
+    }
+    for far_end in &mut far_ends {
+        far_end.echo("hello").await;
     }
     site.assert_no_complaint();
 }

@@ -21,6 +21,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) network: Option<&'a Network>,
     /// Of the environment.
     pub(crate) variables: &'a [(&'a str, &'a str)],
+    /// How many files may be open, and how far that may be raised.
+    pub(crate) open_files: Option<(u32, u32)>,
 }
 
 /// Longer than the longest that adit says it may take, shorter than what systemd waits.
@@ -83,6 +85,11 @@ impl Adit {
         self.process.threads()
     }
 
+    /// Returns how many files may be open.
+    pub(crate) fn open_files_limit(&self) -> u64 {
+        self.process.open_files_limit()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
@@ -128,7 +135,11 @@ pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
 }
 
 fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) -> Command {
-    let Surroundings { network, variables } = surroundings;
+    let Surroundings {
+        network,
+        variables,
+        open_files,
+    } = surroundings;
     let mut command = match network {
         Some(network) => network.env(),
         None => Command::new("env"),
@@ -138,6 +149,9 @@ fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) 
     command.args(["-i", "RES_OPTIONS=timeout:1 attempts:1"]);
     for (name, value) in *variables {
         command.arg(format!("{name}={value}"));
+    }
+    if let Some((soft, hard)) = open_files {
+        command.args(["/usr/bin/prlimit", &format!("--nofile={soft}:{hard}")]);
     }
     command
         .arg(env!("CARGO_BIN_EXE_adit"))

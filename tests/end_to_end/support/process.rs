@@ -84,6 +84,16 @@ impl Process {
         value.unwrap().trim().to_owned()
     }
 
+    /// Returns how many files the process may have open.
+    pub(crate) fn open_files_limit(&self) -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
+        let files = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let soft = files.and_then(|files| files.split_whitespace().next());
+        soft.unwrap().parse().unwrap()
+    }
+
     /// Returns all lines so far.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.said.borrow().lines.clone()
