@@ -17,6 +17,7 @@ mod check;
 mod children;
 mod configuration;
 mod connect;
+mod drains;
 mod ends;
 mod failures;
 mod logs;

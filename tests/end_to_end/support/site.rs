@@ -1,5 +1,7 @@
 //! A broker and a platform that know one gateway.
 
+use std::time::Duration;
+
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -338,7 +340,17 @@ impl Site {
 
     /// Waits for the `n`th event of a device, and returns its type and its text.
     pub(crate) async fn event(&self, device: &str, n: usize) -> (String, String) {
-        let found = self.cloud.wait_until(LIMIT, |platform| {
+        self.event_within(device, n, LIMIT).await
+    }
+
+    /// Waits longer for it.
+    pub(crate) async fn event_within(
+        &self,
+        device: &str,
+        n: usize,
+        limit: Duration,
+    ) -> (String, String) {
+        let found = self.cloud.wait_until(limit, |platform| {
             let mut events = platform
                 .events()
                 .iter()
