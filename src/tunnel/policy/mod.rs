@@ -92,14 +92,13 @@ impl Policy {
         let literal = literal(target);
         // A network's translator or tunnel end may lead from the address to the IPv4 address
         // inside it. What is forbidden is forbidden both ways; what is allowed is not widened.
-        let seen = [Some(address), embedded(address)];
-        let seen = || seen.iter().flatten();
+        let seen: Vec<_> = [address].into_iter().chain(embedded(address)).collect();
 
         let what = || match literal {
             Some(_) => target.to_string(),
             None => format!("{target} at {address}"),
         };
-        if let Some(kind) = seen().find_map(|&address| never(address)) {
+        if let Some(kind) = seen.iter().find_map(|&address| never(address)) {
             let what = match literal {
                 Some(_) => address.to_string(),
                 None => format!("{} at {address}", target.host()),
@@ -107,7 +106,10 @@ impl Policy {
             return Err(Denied::Never { what, kind });
         }
         let denies = |rule: &&Pattern| {
-            rule.names(target) || seen().any(|&address| rule.covers(address, target.port()))
+            rule.names(target)
+                || seen
+                    .iter()
+                    .any(|&address| rule.covers(address, target.port()))
         };
         if let Some(pattern) = self.deny.iter().find(denies) {
             return Err(Denied::Denied {
@@ -168,23 +170,69 @@ fn literal(target: &Target) -> Option<IpAddr> {
     target.host().parse().ok()
 }
 
-/// The IPv4 address that an IPv6 address leads to: IPv4-compatible, NAT64 (RFC 6052) or 6to4.
-fn embedded(address: IpAddr) -> Option<IpAddr> {
-    let IpAddr::V6(address) = address else {
-        return None;
+/// The IPv4 addresses that an IPv6 address may lead to: as IPv4-compatible, by 6to4, or through a
+/// translator (NAT64), in each of the forms of RFC 6052, 2.2 that it may be meant in.
+///
+/// Which prefix a site's own translator has is not known here. So every address counts as one of
+/// its, whose form says nothing against it: octet 8 is zero, and so is what stands behind the IPv4
+/// address. Ordinary addresses hardly ever have that form, and only what `deny` names and no target
+/// should be is refused for it.
+fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    let address = match address {
+        IpAddr::V6(address) => Some(address),
+        IpAddr::V4(_) => None,
     };
-    let pair = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        Some(IpAddr::from([a, b, c, d]))
+    address.into_iter().flat_map(|address| {
+        let certain = match address.segments() {
+            // `::` and `::1` are addresses of their own.
+            [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
+            [0, 0, 0, 0, 0, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => at(address, 96),
+            [0x2002, ..] => at(address, 16),
+            _ => None,
+        };
+        let possible = FORMS.into_iter().filter_map(move |prefix_length| {
+            let found = at(address, prefix_length)?;
+            let is_certain = LOCAL_TRANSLATORS.contains(&address) && prefix_length >= 48;
+            let fits = is_certain || has_form(address, prefix_length);
+            // What cannot be dialled is no sign of a translator.
+            (fits && matches!(found.octets()[0], 1..=223)).then_some(found)
+        });
+        certain.into_iter().chain(possible).map(IpAddr::V4)
+    })
+}
+
+/// Lengths of the prefix in front of an IPv4 address (RFC 6052, 2.2).
+const FORMS: [u32; 6] = [32, 40, 48, 56, 64, 96];
+/// Bits 64 to 71, around which the IPv4 address goes in all forms but the last.
+const RESERVED: u128 = 0xff << 56;
+/// For translators of a site, in whatever form (RFC 8215).
+const LOCAL_TRANSLATORS: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
+
+/// Returns the IPv4 address behind a prefix of so many bits.
+fn at(address: Ipv6Addr, prefix_length: u32) -> Option<Ipv4Addr> {
+    const BEHIND: u128 = (1 << 56) - 1;
+    let bits = u128::from(address);
+    let bits = match prefix_length {
+        // 6to4 and the last form know no reserved octet.
+        16 | 96 => bits,
+        // Closes the gap, so that the address stands in one piece; its end moves by an octet.
+        _ => (bits & !(RESERVED | BEHIND)) | ((bits & BEHIND) << 8),
     };
-    match address.segments() {
-        // `::` and `::1` are addresses of their own.
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-        [0, 0, 0, 0, 0, 0, high, low] => pair(high, low),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => pair(high, low),
-        [0x2002, high, low, ..] => pair(high, low),
-        _ => None,
-    }
+    let shifted = bits >> 96_u32.checked_sub(prefix_length)?;
+    Some(Ipv4Addr::from((shifted & u128::from(u32::MAX)) as u32))
+}
+
+/// Whether an address may have been made by a translator whose prefix has so many bits.
+fn has_form(address: Ipv6Addr, prefix_length: u32) -> bool {
+    let bits = u128::from(address);
+    // The IPv4 address, and with it the reserved octet.
+    let suffix = match prefix_length {
+        96 => 0,
+        32 => u128::MAX >> 64,
+        length => u128::MAX >> (length + 32 + 8),
+    };
+    bits & (suffix | RESERVED) == 0
 }
 
 fn never(address: IpAddr) -> Option<&'static str> {
@@ -329,6 +377,91 @@ mod tests {
             assert_eq!(
                 complaint(policy.check_name(&literal)),
                 format!("{shown} is never reached: it is {kind}")
+            );
+        }
+    }
+
+    #[test]
+    fn is_not_led_around_by_a_translator() {
+        let policy = policy("private 0.0.0.0/0 ::/0", "10.0.7.0/24 192.168.5.5:22");
+        for address in [
+            // RFC 6052, 2.4, with the address of a metadata service in place of the example.
+            "2001:db8:a9fe:a9fe::",
+            "2001:db8:1a9:fea9:fe::",
+            "2001:db8:122:a9fe:a9:fe00::",
+            "2001:db8:122:3a9:fe:a9fe::",
+            "2001:db8:122:344:a9:fea9:fe00::",
+            "2001:db8:122:344::169.254.169.254",
+            "2001:67c:2b0:db32:0:1:169.254.169.254",
+            "fd00:64::169.254.169.254",
+            "fd00:64::169.254.0.1",
+            "fd00:64::100.100.100.200",
+            "fd00:64::168.63.129.16",
+            // RFC 8215: everything there is a translator's, also where it is not as it should be.
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:a9fe:a9:fe00:1:2",
+            "64:ff9b:1:a9fe:eea9:fe00:1:2",
+            "64:ff9b:1:5a9:fe:a9fe::",
+            "64:ff9b:1:5a9:fe:a9fe:0:7",
+            "64:ff9b:1:5:a9:fea9:fe00::",
+            "64:ff9b:1:5:a9:fea9:fe00:7",
+            "64:ff9b:1::169.254.169.254",
+            "64:ff9b:1:fffe::169.254.169.254",
+            "64:ff9b:1:fffe:ff::169.254.169.254",
+            // What may not be reached as it is, may not be reached so.
+            "64:ff9b::10.0.7.1",
+            "64:ff9b:1::10.0.7.1",
+            "64:ff9b:1:a00:7:100::",
+            "2001:db8:64::10.0.7.1",
+            "2001:db8:0:7:a:7:100::",
+            "fd00:64::192.168.5.5",
+            "2002:a00:701::1",
+            "::10.0.7.1",
+            "::ffff:10.0.7.1",
+        ] {
+            let address = address.parse().unwrap();
+            let result = policy.check(&target("plc-7:22"), address);
+            assert!(
+                matches!(result, Err(Denied::Never { .. } | Denied::Denied { .. })),
+                "{address}: {result:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn takes_ordinary_addresses_for_what_they_are() {
+        let policy = policy("::/0", "private");
+        for address in [
+            "2001:db8::1",
+            "2001:db8::10",
+            "2001:db8::a:b",
+            "2001:db8::53:1",
+            "2001:db8:a00:7::1",
+            "2001:db8:c0a8:101::53",
+            "2001:db8:1:2:211:22ff:fe33:4455",
+            "2001:db8:1:2:a00:7ff:fe33:4455",
+            "2001:db8:1:2:5054:ff:fea0:107",
+            "2001:db8:1:2:9c3b:7f2a:a00:7",
+            "2001:db8:1:2:1:2:3:4",
+            "2001:db8:1:2:10:0:0:7",
+            "2001:db8:1:2:192:168:1:7",
+            "64:ff9b::8.8.8.8",
+            "64:ff9b:1::8.8.8.8",
+            "64:ff9b:1:fffe::8.8.8.8",
+            "2002:808:808::1",
+        ] {
+            let address = address.parse().unwrap();
+            let result = policy.check(&target("plc-7:22"), address);
+            assert_eq!(result, Ok(()), "{address}");
+        }
+        // The default allows what a site has numbered by itself.
+        let policy = self::policy("private", "");
+        for address in ["fd12::1", "fd12:3456:789a:1::192.168.1.7", "fd00::8.8.8.8"] {
+            let address = address.parse().unwrap();
+            assert_eq!(
+                policy.check(&target("plc-7:22"), address),
+                Ok(()),
+                "{address}"
             );
         }
     }
