@@ -120,21 +120,24 @@ async fn sets_aside_the_message_at_which_the_broker_closes_the_connection() {
 
 #[tokio::test]
 async fn delivers_what_was_on_its_way_when_the_connection_broke_again_and_again() {
-    /// Longer than a broker takes to close a connection at a message.
-    const OUTAGE: Duration = Duration::from_millis(1500);
+    /// Longer than a suspect message waits, and then a broker takes to close a connection at it.
+    const OUTAGE: Duration = Duration::from_millis(3000);
     let site = Site::new().await;
     let line = Middlebox::before(site.broker.port(), Habits::default()).await;
     let mut alone = Alone::start(&site, line.port).await;
+    alone.publisher.publish(event("first"));
+    alone.delivered().await;
     line.hold();
     alone.publisher.publish(event("kept"));
-    for _ in 0..5 {
+    for _ in 0..3 {
         tokio::time::sleep(OUTAGE).await;
         line.cut();
+        alone.ready().await;
         line.hold();
     }
     line.cut();
     alone.ready().await;
-    site.wait_for_rows(1, "400").await;
+    site.wait_for_rows(2, "400").await;
     alone.delivered().await;
 }
 
