@@ -405,19 +405,20 @@ impl Agent {
     fn report(&mut self, reports: &[Report]) {
         for Report {
             device,
+            id,
             operation,
             status,
         } in reports
         {
             self.clear_child(device);
             debug!(device, ?operation, ?status, "operation status");
-            self.publish(
-                device,
-                &Request::Status {
-                    operation: operation.clone(),
-                    status: status.clone(),
-                },
-            );
+            let request = Request::Status {
+                operation: operation.clone(),
+                status: status.clone(),
+            };
+            if let Some(message) = self.message(device, &request) {
+                self.publisher.publish(message.in_group(id.0));
+            }
         }
     }
 
@@ -440,6 +441,12 @@ impl Agent {
     }
 
     fn publish(&self, device: &str, request: &Request) {
+        if let Some(message) = self.message(device, request) {
+            self.publisher.publish(message);
+        }
+    }
+
+    fn message(&self, device: &str, request: &Request) -> Option<Message> {
         let topic = if device == self.gateway {
             self.topics.up()
         } else {
@@ -450,15 +457,15 @@ impl Agent {
                         error = error.to_string(),
                         "status dropped: no topic for the device"
                     );
-                    return;
+                    return None;
                 }
             }
         };
         let message = Message::new(topic, smartrest::encode([&request.to_row()]));
-        self.publisher.publish(match is_repeatable(request) {
+        Some(match is_repeatable(request) {
             true => message.repeatable(),
             false => message,
-        });
+        })
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile

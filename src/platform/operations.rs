@@ -53,6 +53,8 @@ impl From<Outcome> for Status {
 pub struct Report {
     /// External id of the device whose operation it is.
     pub device: String,
+    /// Which one it is to this process: its statuses stay together.
+    pub id: OperationId,
     /// How it is named.
     pub operation: OperationRef,
     /// The status to publish.
@@ -158,6 +160,7 @@ impl Operations {
             );
             received.reports.push(Report {
                 device: device.clone(),
+                id,
                 operation: operation.reference().clone(),
                 status: Status::Executing,
             });
@@ -234,6 +237,7 @@ fn due(device: &str, queue: &mut VecDeque<Open>) -> Vec<Report> {
         };
         reports.push(Report {
             device: device.to_owned(),
+            id: open.id,
             operation: open.operation.clone(),
             status: outcome.into(),
         });
