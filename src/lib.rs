@@ -14,6 +14,7 @@ mod limits;
 pub mod logging;
 pub mod mqtt;
 pub mod net;
+pub mod password;
 pub mod platform;
 pub mod secret;
 pub mod tunnel;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::settings::Auth;
+use super::settings::{Auth, Login};
 use super::token::{NoToken, Tokens};
 use crate::net::basic;
 use crate::secret::Secret;
@@ -10,8 +10,8 @@ use crate::secret::Secret;
 /// Where the `Authorization` header of a tunnel's WebSocket comes from.
 #[derive(Debug)]
 pub enum Authorization {
-    /// User and password, always the same.
-    Fixed(Secret),
+    /// User and password.
+    Basic(Login),
     /// A token, fetched over MQTT.
     Token(Arc<Tokens>),
     /// There is neither, and no session that could fetch a token.
@@ -36,7 +36,7 @@ impl Authorization {
     /// Takes user and password where there are any, or else `tokens`.
     pub fn new(auth: &Auth, tokens: Option<Arc<Tokens>>) -> Self {
         match (auth, tokens) {
-            (Auth::Password { user, password }, _) => Self::Fixed(basic(user, password)),
+            (Auth::Password { user, password }, _) => Self::Basic((user.clone(), password.clone())),
             (_, Some(tokens)) => Self::Token(tokens),
             (_, None) => Self::None,
         }
@@ -48,7 +48,7 @@ impl Authorization {
     /// No token came in time.
     pub async fn header(&self) -> Result<Secret, Unauthorized> {
         match self {
-            Self::Fixed(header) => Ok(header.clone()),
+            Self::Basic((user, password)) => Ok(basic(user, &password.read().await)),
             Self::Token(tokens) => Ok(tokens.authorization().await?),
             Self::None => Err(Unauthorized::NoSession),
         }
@@ -61,7 +61,7 @@ impl Authorization {
                 tokens.refused(header);
                 true
             }
-            Self::Fixed(_) | Self::None => false,
+            Self::Basic(_) | Self::None => false,
         }
     }
 }

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use smartrest::Credentials;
 
 use crate::net::identity::Identity;
+use crate::password::Password;
 use crate::secret::Secret;
 
 /// A user, with the tenant where it is one of the platform, and the password.
-pub type Login = (String, Secret);
+pub type Login = (String, Password);
 
 /// Who adit is to the platform.
 #[derive(Clone, Debug)]
@@ -18,7 +19,7 @@ pub enum Auth {
         /// Tenant and user, as `t12345/device_gateway-7`; so for MQTT and for HTTP.
         user: String,
         /// Belongs to `user`.
-        password: Secret,
+        password: Password,
     },
     /// A certificate, whose common name is the device id.
     Certificate(Identity),
@@ -34,7 +35,7 @@ pub struct Bootstrap {
     /// Tenant and user that all new devices share, as `management/devicebootstrap`.
     pub user: String,
     /// Belongs to `user`.
-    pub password: Secret,
+    pub password: Password,
     /// Where the credentials are kept that the platform hands out.
     pub credentials_file: PathBuf,
 }
@@ -61,5 +62,8 @@ pub(crate) fn login_of(credentials: Credentials) -> Login {
         user,
         password,
     } = credentials;
-    (format!("{tenant}/{user}"), Secret::new(password))
+    (
+        format!("{tenant}/{user}"),
+        Password::new(Secret::new(password)),
+    )
 }

@@ -96,17 +96,17 @@ impl Machine {
 }
 
 /// The user and the password of a configuration that has them.
-fn user(config: &Config) -> (&str, &str) {
+fn user(config: &Config) -> (&str, String) {
     match &config.auth {
-        Auth::Password { user, password } => (user, password.expose()),
+        Auth::Password { user, password } => (user, password.last().expose().to_owned()),
         other => panic!("{other:?}"),
     }
 }
 
 /// The same, for the broker.
-fn broker_user(config: &Config) -> (&str, &str) {
+fn broker_user(config: &Config) -> (&str, String) {
     let (user, password) = config.mqtt.login.as_ref().unwrap();
-    (user, password.expose())
+    (user, password.last().expose().to_owned())
 }
 
 fn endpoint(tls: bool, host: &str, port: u16) -> Endpoint {
@@ -139,8 +139,8 @@ fn needs_little_more_than_a_cloud_and_a_user() {
     );
     assert_eq!(config.mqtt.topic_prefix, "");
     assert_eq!(config.mqtt.keep_alive, seconds(60));
-    assert_eq!(broker_user(&config), ("t1/device_gw", "hunter2"));
-    assert_eq!(user(&config), ("t1/device_gw", "hunter2"));
+    assert_eq!(broker_user(&config), ("t1/device_gw", "hunter2".to_owned()));
+    assert_eq!(user(&config), ("t1/device_gw", "hunter2".to_owned()));
     assert_eq!((config.cloud.proxy, config.mqtt.proxy), (None, None));
     assert_eq!(config.remote_access.protocols, Protocol::ALL);
     assert_eq!(config.tunnels.policy.to_string(), "allow private");
@@ -206,8 +206,11 @@ operation_ids = true
     assert_eq!(config.mqtt.endpoint, endpoint(false, "::1", 1883).into());
     assert_eq!(config.mqtt.topic_prefix, "c8y/");
     assert_eq!(config.mqtt.keep_alive, seconds(120));
-    assert_eq!(broker_user(&config), ("local", "secret-1"));
-    assert_eq!(user(&config), ("t1/device_gateway-7", "secret-2"));
+    assert_eq!(broker_user(&config), ("local", "secret-1".to_owned()));
+    assert_eq!(
+        user(&config),
+        ("t1/device_gateway-7", "secret-2".to_owned())
+    );
     let proxies = [config.cloud.proxy, config.mqtt.proxy];
     let proxies = proxies.map(|proxy| proxy.map(|proxy| proxy.to_string()));
     assert_eq!(proxies, [Some("proxy:3128".to_owned()), None]);
@@ -888,7 +891,7 @@ fn takes_the_device_id_from_the_certificate() {
     let proxies = builder.proxies();
     let cloud = builder.cloud(proxies.as_ref());
     let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), Some(&auth));
-    assert_eq!(mqtt.unwrap().login, None);
+    assert!(mqtt.unwrap().login.is_none());
     let warning = "the certificate in /device.pem expired at 2020-12-31T00:00:00Z, and now is \
                    2027-01-15T08:00:00Z; it is read again at each connect";
     assert_eq!(builder.gathered.warnings, [warning]);
@@ -1399,7 +1402,7 @@ fn uses_the_credentials_of_an_earlier_registration() {
     let kept = "tenant = \"t1\"\nusername = \"device_box\"\npassword = \"s3cret\"\n";
     let machine = Machine::with_file(&format!("{CLOUD}{BOOTSTRAP}")).file("/kept.toml", kept);
     let config = machine.config();
-    assert_eq!(user(&config), ("t1/device_box", "s3cret"));
+    assert_eq!(user(&config), ("t1/device_box", "s3cret".to_owned()));
     assert_eq!(config.mqtt.login.unwrap().0, "t1/device_box");
 }
 

@@ -15,7 +15,7 @@ use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
 use super::reconnect::Loss;
 use crate::net::{BrokerEndpoint, Stream, Transport, TransportError};
-use crate::secret::Secret;
+use crate::password::Password;
 
 /// Everything from the broker's name to its answer to CONNECT.
 pub(crate) const LOGIN_LIMIT: Duration = Duration::from_secs(30);
@@ -32,7 +32,7 @@ pub struct Account {
     /// The MQTT client id.
     pub client_id: String,
     /// User name and password; none where a certificate says who the device is.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<(String, Password)>,
     /// Time between two pings.
     pub keep_alive: Duration,
 }
@@ -150,11 +150,13 @@ impl Account {
         let mut link = Link {
             framed: Framed::new(stream, PacketCodec::default()),
         };
+        let login = match login {
+            Some((user, password)) => Some(Login::new(user, password.read().await.expose())),
+            None => None,
+        };
         let packet = Packet::Connect(Connect {
             keep_alive: keep_alive.as_secs().try_into().unwrap_or(u16::MAX),
-            login: login
-                .as_ref()
-                .map(|(user, password)| Login::new(user, password.expose())),
+            login,
             ..Connect::new(client_id)
         });
         link.send(packet).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::net::BrokerEndpoint;
 use crate::net::proxy::Proxy;
-use crate::secret::Secret;
+use crate::password::Password;
 
 /// Where the broker is.
 #[derive(Clone, Debug)]
@@ -18,5 +18,5 @@ pub struct Settings {
     /// In whole seconds. 60 seconds unless set.
     pub keep_alive: Duration,
     /// The broker's own user and password if they are set, else those of the platform.
-    pub login: Option<(String, Secret)>,
+    pub login: Option<(String, Password)>,
 }

@@ -222,6 +222,7 @@ mod tests {
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
     use super::*;
+    use crate::password::Password;
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -233,7 +234,7 @@ mod tests {
         device: TcpListener,
         cloud: TcpListener,
         transport: Transport,
-        authorization: Secret,
+        password: Password,
     }
 
     impl Site {
@@ -242,7 +243,7 @@ mod tests {
                 device: TcpListener::bind("127.0.0.1:0").await.unwrap(),
                 cloud: TcpListener::bind("127.0.0.1:0").await.unwrap(),
                 transport: Transport::new(&[]).unwrap(),
-                authorization: Secret::new("Bearer t"),
+                password: Password::new(Secret::new("hunter2")),
             }
         }
 
@@ -271,7 +272,7 @@ mod tests {
                 policy: policy.clone(),
                 transport: self.transport.clone(),
                 cloud,
-                authorization: Authorization::Fixed(self.authorization.clone()),
+                authorization: Authorization::Basic(("t1/gw".to_owned(), self.password.clone())),
                 connect_timeout,
                 limits: Limits {
                     keep_alive: DEADLINE,

@@ -8,6 +8,7 @@ use adit::mqtt::outbox::Message;
 use adit::mqtt::publisher::Publisher;
 use adit::mqtt::session::{Event, Options, Session};
 use adit::net::{BrokerEndpoint, Endpoint, Transport};
+use adit::password::Password;
 use adit::secret::Secret;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -43,7 +44,7 @@ impl Alone {
                     websocket: None,
                 },
                 client_id: site.gateway.clone(),
-                login: Some((user, Secret::new(password))),
+                login: Some((user, Password::new(Secret::new(password)))),
                 keep_alive: Duration::from_mins(1),
             },
             create: vec![Message::new("s/us", format!("100,{},x", site.gateway))],

@@ -25,6 +25,7 @@ mod names;
 mod operation_ids;
 mod operations;
 mod outages;
+mod passwords;
 mod proxies;
 mod registration;
 mod secrecy;

@@ -11,6 +11,7 @@ use super::fault::{Fault, Place};
 use super::keys::{Fallback, Key, Setting};
 use super::sources::{self, Content, Gathered, Given, Item, Sources};
 use crate::files::FileContent;
+use crate::password::{self, Password};
 use crate::secret::Secret;
 
 /// Makes the sections of the values. A `None` that is not the absence of an optional value always
@@ -70,7 +71,7 @@ impl SectionBuilder<'_> {
     }
 
     /// A password that is given as it is, or in a file; `None` also if it is not given.
-    fn password(&mut self, own: &Setting<Secret>, file: &Setting<PathBuf>) -> Option<Secret> {
+    fn password(&mut self, own: &Setting<Secret>, file: &Setting<PathBuf>) -> Option<Password> {
         if let (Some(own_place), Some(file_place)) = (self.place(&own.key), self.place(&file.key)) {
             let words = format!(
                 "{} is set too ({own_place}); only one of them can be",
@@ -80,21 +81,14 @@ impl SectionBuilder<'_> {
             return None;
         }
         if self.place(&file.key).is_none() {
-            return self.get_optional(own);
+            return self.get_optional(own).map(Password::new);
         }
         let (place, path, content) = self.file(file)?;
         if content.world_readable {
             self.warn_of_readable("password", &path);
         }
-        let text = String::from_utf8(content.bytes).map_err(|_| "is not UTF-8 text".to_owned());
-        let password = text.and_then(|text| {
-            // An editor or `echo` ends the line.
-            let line = text.strip_suffix('\n').unwrap_or(&text);
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            (own.parse)(line)
-        });
-        match password {
-            Ok(password) => Some(password),
+        match password::parse_content(content.bytes, own.parse) {
+            Ok(password) => Some(Password::of_file(path, password, own.parse)),
             Err(clause) => {
                 let words = format!("the content of {:?} {clause}", path.display().to_string());
                 self.refuse(&place, words);
