@@ -16,6 +16,10 @@ demo *arguments:
 bench:
     cargo bench --locked --bench relay
 
+# What a tunnel costs from outside, beside a floor relay; a whole run writes docs/performance.md.
+wire *arguments:
+    cargo bench --locked --bench wire -- {{arguments}}
+
 # Random bytes against the reader of rows, for a minute.
 fuzz seconds="60":
     cargo +nightly fuzz run rows -- -max_total_time={{seconds}}
