@@ -5,7 +5,7 @@ mod framing;
 pub mod link;
 pub mod outbox;
 pub mod publisher;
-pub mod reconnect;
+pub(crate) mod reconnect;
 pub mod session;
 mod settings;
 

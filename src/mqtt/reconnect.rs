@@ -29,7 +29,7 @@ const SHORTEST_PING_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// The broker was not reached, or could not take anybody.
     NeverStood,
     /// The broker did not take this login.
@@ -54,20 +54,20 @@ pub enum Loss {
 
 /// What to do after a loss.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NextStep {
+pub(crate) struct NextStep {
     /// How long to wait at least: nothing, except after a refused login.
-    pub wait_at_least: Duration,
+    pub(crate) wait_at_least: Duration,
     /// How long to wait at most. The wait is drawn evenly between both (full jitter where the first
     /// is nothing), so that a thousand gateways do not come back to a restarted broker in the same
     /// second.
-    pub wait_up_to: Duration,
+    pub(crate) wait_up_to: Duration,
     /// What probably ends the connections.
-    pub suspicion: Option<Suspicion>,
+    pub(crate) suspicion: Option<Suspicion>,
 }
 
 /// What probably ends connections again and again.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Suspicion {
+pub(crate) enum Suspicion {
     /// Another client uses the same id.
     OtherClient,
     /// Something on the way cuts connections after this silence.
@@ -81,7 +81,7 @@ pub enum Suspicion {
 
 /// The failures since the last stable connection, and what was learnt of silences.
 #[derive(Debug)]
-pub struct Reconnects {
+pub(crate) struct Reconnects {
     failures: u32,
     refusals: u32,
     closes: u32,
@@ -110,7 +110,7 @@ impl NextStep {
 
 impl Reconnects {
     /// Begins with pings at this interval.
-    pub fn new(ping_interval: Duration) -> Self {
+    pub(crate) fn new(ping_interval: Duration) -> Self {
         Self {
             failures: 0,
             refusals: 0,
@@ -121,12 +121,12 @@ impl Reconnects {
     }
 
     /// Time between two pings.
-    pub fn ping_interval(&self) -> Duration {
+    pub(crate) fn ping_interval(&self) -> Duration {
         self.ping_interval
     }
 
     /// Notes a loss and returns what follows.
-    pub fn lost(&mut self, loss: Loss) -> NextStep {
+    pub(crate) fn lost(&mut self, loss: Loss) -> NextStep {
         let stood = match loss {
             Loss::NeverStood | Loss::Refused => None,
             Loss::Closed { stood, .. } | Loss::NoPong { stood, .. } | Loss::Failed(stood) => {

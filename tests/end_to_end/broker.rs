@@ -10,13 +10,15 @@ use adit::mqtt::session::{Event, Options, Session};
 use adit::net::{BrokerEndpoint, Endpoint, Transport};
 use adit::password::Password;
 use adit::secret::Secret;
+use rumqttc::{ConnAck, ConnectReturnCode, Packet};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Habits, LIMIT, Lan, Middlebox, Site, SiteOptions, Subscriptions, publish_retained,
+    Habits, LIMIT, Lan, Login, Middlebox, ScriptedBroker, Site, SiteOptions, Subscriptions,
+    publish_retained, usual_answer,
 };
 
 /// Larger than any message that the platform sends.
@@ -269,7 +271,7 @@ async fn tries_a_refused_login_again_after_seconds_only() {
 #[tokio::test]
 async fn asks_for_a_refused_subscription_again_while_it_registers() {
     let site = Site::with(SiteOptions {
-        login: crate::support::Login::Bootstrap,
+        login: Login::Bootstrap,
         subscriptions: Subscriptions::Refused,
         ..SiteOptions::default()
     })
@@ -286,7 +288,7 @@ async fn asks_for_a_refused_subscription_again_while_it_registers() {
 #[tokio::test]
 async fn notices_a_silent_broker_while_it_registers() {
     let site = Site::with(SiteOptions {
-        login: crate::support::Login::Bootstrap,
+        login: Login::Bootstrap,
         ..SiteOptions::default()
     })
     .await;
@@ -301,4 +303,53 @@ async fn notices_a_silent_broker_while_it_registers() {
     );
     line.cut();
     adit.wait_for_logs(2, "connected to the broker").await;
+}
+
+#[tokio::test]
+async fn asks_again_on_the_same_connection_where_a_subscribe_is_not_answered() {
+    let site = Site::new().await;
+    let mut unanswered = None;
+    let broker = ScriptedBroker::start(move |connection, packet| {
+        assert_eq!(connection, 1);
+        match packet {
+            Packet::Subscribe(subscribe) if unanswered.is_none() => {
+                unanswered = Some(subscribe.clone());
+                Vec::new()
+            }
+            Packet::Subscribe(subscribe) if subscribe.filters[0].path == "s/ds" => {
+                assert_eq!(Some(subscribe), unanswered.as_ref());
+                usual_answer(packet)
+            }
+            _ => usual_answer(packet),
+        }
+    })
+    .await;
+    let adit = site.start_adit(&[&broker.setting()]).ready().await;
+    assert!(!adit.log().contains("connection to the broker lost"));
+}
+
+#[tokio::test]
+async fn takes_a_second_connack_for_the_end_of_the_connection() {
+    let site = Site::new().await;
+    let mut said = false;
+    let broker = ScriptedBroker::start(move |_, packet| {
+        let mut answers = usual_answer(packet);
+        if let Packet::Publish(publish) = packet
+            && publish.payload == "500"
+            && !std::mem::replace(&mut said, true)
+        {
+            answers.push(Packet::ConnAck(ConnAck::new(
+                ConnectReturnCode::Success,
+                false,
+            )));
+        }
+        answers
+    })
+    .await;
+    let adit = site.start_adit(&[&broker.setting()]);
+    let line = adit.wait_for_log("connection to the broker lost").await;
+    let error = "the connection was closed by the broker with a second CONNACK";
+    assert!(line.contains(error), "{line}");
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
 }
