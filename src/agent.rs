@@ -23,6 +23,7 @@ use crate::mqtt::outbox::Message;
 use crate::mqtt::publisher::Publisher;
 use crate::mqtt::session::{self, Session};
 use crate::platform::announcement::{self, Announcement, CollectionTopics};
+use crate::platform::bridge::{Bridge, News};
 use crate::platform::fragment::Updates;
 use crate::platform::ids::{ANSWER_LIMIT, Action, Collection};
 use crate::platform::operations::{Ignored, OperationId, Operations, Outcome, Report};
@@ -63,6 +64,7 @@ struct Agent {
     pending_operations: Message,
     token_request: Message,
     by_id: Option<ById>,
+    bridge: Bridge,
 }
 
 /// What is needed to take operations with their ids.
@@ -145,6 +147,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
         // The session says it of these.
         cleared: children.into_iter().collect(),
         tokens,
+        bridge: Bridge::default(),
     };
     let mut session = tokio::spawn(session.run());
     loop {
@@ -171,10 +174,8 @@ impl Agent {
     fn session_event(&mut self, event: session::Event) {
         match event {
             session::Event::Ready => {
-                if let Some(tokens) = &self.tokens {
-                    tokens.connected();
-                }
-                self.by_id(Collection::connected);
+                self.bridge.connected();
+                self.connected();
             }
             session::Event::Received { topic, payload } => {
                 trace!(topic, bytes = payload.len(), "received");
@@ -190,6 +191,7 @@ impl Agent {
                     }
                     Some(Topic::Errors) => platform_error(&payload),
                     Some(Topic::Token) => self.token(&payload),
+                    Some(Topic::BridgeState) => self.bridge_state(&payload),
                     _ => debug!(topic, "message on a topic that means nothing here"),
                 }
             }
@@ -219,6 +221,29 @@ impl Agent {
             self.publisher.ask(self.pending_operations.clone());
         }
         self.by_id(Collection::deadline_passed);
+    }
+
+    fn connected(&mut self) {
+        if let Some(tokens) = &self.tokens {
+            tokens.connected();
+        }
+        self.by_id(Collection::connected);
+    }
+
+    /// Does what a session does at its connect when the bridge has the cloud again. The local broker
+    /// keeps what was published meanwhile, so the question goes behind that.
+    fn bridge_state(&mut self, payload: &[u8]) {
+        match self.bridge.told(payload) {
+            Some(News::Lost) => warn!("the bridge of the local broker has no cloud"),
+            Some(News::Back) => {
+                info!("the bridge of the local broker has the cloud again");
+                if self.by_id.is_none() {
+                    self.publisher.publish(self.pending_operations.clone());
+                }
+                self.connected();
+            }
+            None => {}
+        }
     }
 
     fn token(&self, payload: &[u8]) {

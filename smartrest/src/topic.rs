@@ -17,6 +17,7 @@ const CUSTOM_UP: &str = "s/uc";
 const CUSTOM_DOWN: &str = "s/dc";
 const TEMPLATES_REQUEST: &str = "s/ut";
 const TEMPLATES: &str = "s/dt";
+const BRIDGE_STATE: &str = "bridge/state";
 
 /// Bytes of a prefix or a level: far beyond any real one, and far below the 65,535 bytes of a topic
 /// and the packet that has to hold it.
@@ -57,6 +58,9 @@ pub enum Topic<'a> {
     TemplatesRequest(&'a str),
     /// `s/dt`: answers about template collections.
     Templates,
+    /// `bridge/state`: the local broker tells whether its bridge has the cloud. The one topic that is
+    /// not the platform's.
+    BridgeState,
 }
 
 /// Why a text cannot be part of a topic.
@@ -151,6 +155,11 @@ impl Topics {
         self.with(TEMPLATES)
     }
 
+    /// `bridge/state`, where there is a prefix: without one no broker bridges.
+    pub fn bridge_state(&self) -> Option<String> {
+        (!self.prefix.is_empty()).then(|| self.with(BRIDGE_STATE))
+    }
+
     /// Recognises a topic of the platform; `None` for any other, and for one without the prefix.
     pub fn parse<'a>(&self, topic: &'a str) -> Option<Topic<'a>> {
         let topic = topic.strip_prefix(self.prefix.as_str())?;
@@ -163,6 +172,7 @@ impl Topics {
             REGISTRATION_REQUEST => return Some(Topic::RegistrationRequest),
             REGISTRATION => return Some(Topic::Registration),
             TEMPLATES => return Some(Topic::Templates),
+            BRIDGE_STATE if !self.prefix.is_empty() => return Some(Topic::BridgeState),
             _ => {}
         }
         let (stem, level) = topic.rsplit_once('/')?;
@@ -267,7 +277,11 @@ mod tests {
                 assert_eq!(topics.parse(&topic), Some(meaning), "{topic}");
             }
         }
-        assert_eq!(Topics::new("c8y").unwrap().up(), "c8y/s/us");
+        let bridged = Topics::new("c8y").unwrap();
+        assert_eq!(bridged.up(), "c8y/s/us");
+        assert_eq!(bridged.bridge_state().as_deref(), Some("c8y/bridge/state"));
+        assert_eq!(bridged.parse("c8y/bridge/state"), Some(Topic::BridgeState));
+        assert_eq!(Topics::default().bridge_state(), None);
     }
 
     #[test]
@@ -290,6 +304,7 @@ mod tests {
             "c8y/s/us",
             "te/device/main",
             "s/us/a\0",
+            "bridge/state",
         ] {
             assert_eq!(plain.parse(topic), None, "{topic}");
         }

@@ -110,6 +110,7 @@ impl Announcement {
         let mut once = vec![self.message(&fail_orphans())];
         once.extend(self.to_children(&fail_orphans()));
         let mut subscribe_if_granted = vec![self.topics.errors()];
+        subscribe_if_granted.extend(self.topics.bridge_state());
         let mut resume = vec![self.pending_operations()];
         if let Some(collection) = &self.collection {
             subscribe_if_granted.extend([collection.answers.clone(), collection.down.clone()]);

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use simulated_cloud::{Cloud, Options};
+use simulated_cloud::{Cloud, OperationId, Options, Status};
 use smartrest::Topics;
 
+use crate::cable::Cable;
 use crate::support::{
-    Adit, Authority, Directory, Flaw, Issued, LIMIT, Lan, Port, Process, announced, event,
-    mosquitto, open, read, replace, rows, users,
+    Adit, Authority, BlackHole, Directory, Flaw, Issued, LIMIT, Lan, Port, Process, announced,
+    event, mosquitto, open, read, refusing_port, replace, rows, users,
 };
 
 /// As the bridge's configuration has them.
@@ -27,6 +28,7 @@ struct Bridge {
     authority: Authority,
     local_port: Port,
     local_broker: Process,
+    cable: Cable,
     _cloud_port: Port,
 }
 
@@ -62,6 +64,7 @@ impl Bridge {
         options.device_login.password = PASSWORD.to_owned();
         let cloud = Cloud::start(options).await.unwrap();
 
+        let cable = Cable::lay(cloud_port.number).await;
         // Only addresses and files are other ones here.
         let users = users(near, &[LOCAL]).display().to_string();
         let mut config = read("deploy/mosquitto/cumulocity.conf");
@@ -76,7 +79,7 @@ impl Bridge {
             ),
             (
                 "address tenant.example.com:8883\n",
-                format!("address 127.0.0.1:{}\n", cloud_port.number),
+                format!("address 127.0.0.1:{}\n", cable.port),
             ),
             (
                 "bridge_capath /etc/ssl/certs\n",
@@ -99,6 +102,7 @@ impl Bridge {
             authority,
             local_port,
             local_broker,
+            cable,
             _cloud_port: cloud_port,
         }
     }
@@ -108,12 +112,12 @@ impl Bridge {
         self.adit_with("").await
     }
 
-    /// Starts it with a section `auth`.
-    async fn adit_with(&self, auth: &str) -> Adit {
+    /// Starts it with another section.
+    async fn adit_with(&self, section: &str) -> Adit {
         let config = format!(
             "[device]\nid = \"{GATEWAY}\"\n[cloud]\nurl = {:?}\nca_file = {:?}\n\
              [mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\ntopic_prefix = \"c8y/\"\n\
-             username = {:?}\npassword = {:?}\n{auth}",
+             username = {:?}\npassword = {:?}\n{section}",
             self.cloud.url(),
             self.authority.file,
             self.local_port.number,
@@ -124,6 +128,30 @@ impl Bridge {
         announced(&self.cloud).await;
         adit
     }
+
+    /// Waits until the cloud has acknowledged everything that the bridge has sent it.
+    async fn delivered(&self) {
+        let sent = || {
+            let lines = self.local_broker.lines();
+            let sent = format!("Sending PUBLISH to local.{GATEWAY}");
+            lines.iter().filter(|line| line.contains(&sent)).count()
+        };
+        let acknowledged = format!("Received PUBACK from local.{GATEWAY}");
+        loop {
+            let so_far = sent();
+            let last = self.local_broker.find_line(so_far, &acknowledged).await;
+            assert!(last.is_some());
+            if sent() == so_far {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until an operation has failed, and returns the reason.
+async fn failed(cloud: &Cloud, id: OperationId) -> String {
+    let failed = cloud.wait_for_status(id, Status::Failed, LIMIT).await;
+    failed.unwrap().reason.unwrap_or_default()
 }
 
 #[tokio::test]
@@ -215,6 +243,75 @@ async fn loses_nothing_while_the_bridge_has_no_cloud() {
     let (_, mut far_end) = open(&bridge.cloud, GATEWAY, lan.port).await;
     far_end.echo("and again").await;
     assert!(!adit.log().contains("connection to the broker lost"));
+}
+
+#[tokio::test]
+async fn lands_every_result_on_its_operation_after_the_bridge_was_away() {
+    const ROUNDS: usize = 2;
+    let bridge = Bridge::start().await;
+    let _adit = bridge
+        .adit_with("[remote_access]\nconnect_timeout = \"2s\"\n")
+        .await;
+    let Bridge { cloud, cable, .. } = &bridge;
+    let lan = Lan::echo().await;
+    // With a token from now on.
+    open(cloud, GATEWAY, lan.port).await;
+    let (gone, suback) = (
+        format!("Client {GATEWAY} "),
+        format!("Sending SUBACK to {GATEWAY}"),
+    );
+    for round in 1..=ROUNDS {
+        let (silent, refusing) = (BlackHole::new().await, refusing_port());
+        // Its result falls into the outage.
+        let before = cloud
+            .open_tunnel(GATEWAY, "127.0.0.1", silent.port)
+            .unwrap();
+        let executing = cloud.wait_for_status(before.operation, Status::Executing, LIMIT);
+        executing.await.unwrap();
+        bridge.delivered().await;
+        cable.cut();
+        assert!(bridge.cloud_broker.find_line(round, &gone).await.is_some());
+        let lost = cloud
+            .open_tunnel(GATEWAY, "127.0.0.1", refusing.number)
+            .unwrap();
+        cable.join();
+        // One for each topic, at each connection.
+        let subscribed = bridge
+            .cloud_broker
+            .find_line(5 * (round + 1), &suback)
+            .await;
+        assert!(subscribed.is_some());
+        let reason = failed(cloud, lost.operation).await;
+        let expected = format!(
+            "cannot reach 127.0.0.1:{}: connection refused",
+            refusing.number
+        );
+        assert_eq!(reason, expected);
+        let reason = failed(cloud, before.operation).await;
+        assert!(reason.contains("did not answer within"), "{reason}");
+        let (_, mut far_end) = open(cloud, GATEWAY, lan.port).await;
+        far_end.echo("hello").await;
+        bridge.delivered().await;
+    }
+    assert_eq!(cloud.errors(), []);
+}
+
+#[tokio::test]
+async fn has_one_message_on_its_way_to_the_cloud_at_a_time() {
+    let bridge = Bridge::start().await;
+    // It announces itself with many messages at once.
+    let _adit = bridge.adit().await;
+    bridge.delivered().await;
+    let (mut on_their_way, mut most) = (0_usize, 0);
+    for line in bridge.local_broker.lines() {
+        if line.contains(&format!("Sending PUBLISH to local.{GATEWAY}")) {
+            on_their_way += 1;
+        } else if line.contains(&format!("Received PUBACK from local.{GATEWAY}")) {
+            on_their_way -= 1;
+        }
+        most = most.max(on_their_way);
+    }
+    assert_eq!(most, 1);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 )]
 
 mod bridge;
+mod cable;
 mod compose;
 mod container;
 mod support;

@@ -29,7 +29,7 @@ mod temporary;
 
 pub(crate) use adit::{Adit, EXIT_LIMIT};
 pub(crate) use far_end::FarEnd;
-pub(crate) use lan::Lan;
+pub(crate) use lan::{BlackHole, Lan, refusing_port};
 pub(crate) use pki::{Authority, Flaw, Issued};
 pub(crate) use ports::Port;
 pub(crate) use process::{Process, command};
