@@ -30,6 +30,7 @@ use crate::platform::operations::{Ignored, OperationId, Operations, Outcome, Rep
 use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
+use crate::words::seconds;
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
@@ -276,7 +277,7 @@ impl Agent {
                 }
                 Action::Resume => self.publisher.ask(self.pending_operations.clone()),
                 Action::WarnOfFallback => warn!(
-                    waited = ?ANSWER_LIMIT,
+                    waited_s = seconds(ANSWER_LIMIT),
                     "the platform does not answer for template collections: operations are \
                      reported without their ids, a result waits for every older one of its device, \
                      and adit_RemoteAccess is not kept up to date"

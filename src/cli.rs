@@ -295,6 +295,7 @@ fn or_variable<T: ValueEnum>(
             .collect();
         let known = known.join(", ");
         mistake(
+            None,
             ErrorKind::InvalidValue,
             format!("{name}: {text:?} is not one of {known}"),
         )
@@ -320,7 +321,7 @@ impl ConnectArgs {
         };
         tunnel
             .map(Connect::Tunnel)
-            .map_err(|words| mistake(ErrorKind::ValueValidation, words))
+            .map_err(|words| mistake(Some("connect"), ErrorKind::ValueValidation, words))
     }
 }
 
@@ -333,8 +334,9 @@ impl CheckArgs {
         } = self;
         let target = target.map(|text| text.parse::<Target>()).transpose();
         Ok(Check {
-            target: target
-                .map_err(|error| mistake(ErrorKind::ValueValidation, error.to_string()))?,
+            target: target.map_err(|error| {
+                mistake(Some("check"), ErrorKind::ValueValidation, error.to_string())
+            })?,
             no_login,
             json,
         })
@@ -353,8 +355,12 @@ fn tunnel(target: &str, key: &Secret) -> Result<Tunnel, String> {
     })
 }
 
-fn mistake(kind: ErrorKind, words: String) -> clap::Error {
-    Cli::command().error(kind, words)
+/// A mistake on the command line, with the usage of the subcommand where there is one.
+fn mistake(subcommand: Option<&str>, kind: ErrorKind, words: String) -> clap::Error {
+    let mut command = Cli::command();
+    command.build();
+    let subcommand = subcommand.and_then(|name| command.find_subcommand(name).cloned());
+    subcommand.unwrap_or(command).error(kind, words)
 }
 
 impl From<LogLevel> for tracing::Level {
@@ -519,6 +525,8 @@ mod tests {
                 "[possible values: error, warn, info, debug, trace]",
             ),
             (&["connect"], "give a row, or --target and --key"),
+            (&["connect", "530,gw-1,plc-7"], "Usage: adit connect "),
+            (&["check", "--target", "x"], "Usage: adit check "),
             (&["connect", "--target", "plc-7:22"], "--key <KEY>"),
             (&["connect", "--key", "k"], "--target <HOST:PORT>"),
             (

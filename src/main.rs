@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Tunnel};
 use adit::config::{Config, Sources};
 use adit::words::failure_reason;
-use adit::{assembly, logging};
+use adit::{assembly, check, logging};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,13 @@ fn start() -> ExitCode {
     }
     let config = match Config::load(&Sources::of_this_machine(config, settings)) {
         Ok(config) => config,
-        Err(faults) => return refuse(log_format, &faults.to_string()),
+        Err(faults) => {
+            let faults = faults.to_string();
+            if let Command::Check(Check { json: true, .. }) = command {
+                check::refuse(&faults);
+            }
+            return refuse(log_format, &faults);
+        }
     };
     let task = match command {
         Command::Run => Task::Agent,

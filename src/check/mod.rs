@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime};
 use smartrest::{ConnectionKey, Target, Topics};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::auth::authorization::Authorization;
 use crate::auth::settings::Auth;
@@ -96,29 +96,57 @@ pub async fn run(
         transport: transport.recorded(Arc::clone(&journal)),
         journal,
         report: Report::default(),
+        printer: Printer::default(),
     };
     let stopped = tokio::select! {
         () = checker.check() => false,
         () = stop.cancelled() => true,
     };
     let report = checker.report;
+    let mut printer = checker.printer;
     if check.json {
-        print(&report.to_json()?);
+        printer.print(&report.to_json()?);
     } else if stopped {
-        print("stopped before the end");
+        printer.print("stopped before the end");
     } else {
-        print(&report.summary());
+        printer.print(&report.summary());
     }
-    Ok(match report.is_good() && !stopped {
+    if let Some(error) = &printer.0 {
+        let error = failure_reason(error, REASON_LIMIT);
+        error!(error, "the result cannot be written");
+    }
+    Ok(match report.is_good() && !stopped && printer.0.is_none() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
 }
 
-/// Whoever asked may have closed the pipe; the exit code tells the result too.
-fn print(text: &str) {
-    let mut out = io::stdout();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+/// Prints for scripts that the configuration cannot be used: the first hop, and the only one.
+pub fn refuse(faults: &str) {
+    let faults = faults.lines().collect::<Vec<_>>().join("; ");
+    let advice = "the other hops are tried once the configuration can be used";
+    let mut report = Report::default();
+    report.add(Hop::failed(CONFIGURATION, &faults, Duration::ZERO, advice));
+    if let Ok(document) = report.to_json() {
+        Printer::default().print(&document);
+    }
+}
+
+/// Standard output, and why it did not take the result.
+#[derive(Default)]
+struct Printer(Option<io::Error>);
+
+impl Printer {
+    fn print(&mut self, text: &str) {
+        let mut out = io::stdout();
+        match writeln!(out, "{text}").and_then(|()| out.flush()) {
+            // Whoever asked may have read enough; the exit code tells the result too.
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                self.0.get_or_insert(error);
+            }
+            _ => {}
+        }
+    }
 }
 
 struct Checker<'a> {
@@ -127,6 +155,7 @@ struct Checker<'a> {
     transport: Transport,
     journal: Arc<Journal>,
     report: Report,
+    printer: Printer,
 }
 
 impl Checker<'_> {
@@ -151,7 +180,7 @@ impl Checker<'_> {
     }
 
     /// Says what the login does to others, before it does.
-    fn announce_login(&self) {
+    fn announce_login(&mut self) {
         let id = &self.subject.account.client_id;
         let words = format!(
             "the MQTT login throws an agent that runs as '{id}' out for a moment; --no-login \
@@ -160,13 +189,13 @@ impl Checker<'_> {
         if self.options.json {
             warn!("{words}");
         } else {
-            print(&words);
+            self.printer.print(&words);
         }
     }
 
     fn add(&mut self, hop: Hop) {
         if !self.options.json {
-            print(&hop.to_string());
+            self.printer.print(&hop.to_string());
         }
         self.report.add(hop);
     }

@@ -32,6 +32,9 @@ pub enum Outcome {
     Failed,
     /// It was not tried.
     Skipped,
+    /// There is nothing to try, as the configuration says.
+    #[serde(rename = "not needed")]
+    NotNeeded,
 }
 
 /// The hops so far.
@@ -96,6 +99,14 @@ impl Hop {
         }
     }
 
+    /// A hop that the configuration leaves out, and where it says so.
+    pub fn not_needed(name: impl Into<String>, detail: &str) -> Self {
+        Self {
+            outcome: Outcome::NotNeeded,
+            ..Self::passed(name, detail, Duration::ZERO)
+        }
+    }
+
     /// Adds what to do, or what to look at.
     #[must_use]
     pub fn with_advice(mut self, advice: &str) -> Self {
@@ -109,10 +120,10 @@ impl fmt::Display for Hop {
         let mark = match self.outcome {
             Outcome::Passed => '✓',
             Outcome::Failed => '✗',
-            Outcome::Skipped => '–',
+            Outcome::Skipped | Outcome::NotNeeded => '–',
         };
         write!(f, "{mark} {}: {}", self.name, self.detail)?;
-        if self.outcome != Outcome::Skipped {
+        if matches!(self.outcome, Outcome::Passed | Outcome::Failed) {
             write!(f, " ({})", in_words(self.took))?;
         }
         self.advice
@@ -134,14 +145,16 @@ impl Report {
 
     /// Returns the last line of the text.
     pub fn summary(&self) -> String {
-        let skipped = match self.count(Outcome::Skipped) {
+        let counted = |outcome, words| match self.count(outcome) {
             0 => String::new(),
-            count => format!(", {count} skipped"),
+            count => format!(", {count} {words}"),
         };
+        let skipped = counted(Outcome::Skipped, "skipped");
+        let left_out = skipped + &counted(Outcome::NotNeeded, "not needed");
         match self.count(Outcome::Failed) {
-            0 => format!("nothing is broken{skipped}"),
-            1 => format!("1 hop is broken{skipped}"),
-            count => format!("{count} hops are broken{skipped}"),
+            0 => format!("nothing is broken{left_out}"),
+            1 => format!("1 hop is broken{left_out}"),
+            count => format!("{count} hops are broken{left_out}"),
         }
     }
 
@@ -219,9 +232,16 @@ mod tests {
     #[test]
     fn sums_up() {
         let [good, bad, skipped, _] = hops();
+        let not_needed = Hop::not_needed("TLS", "none is spoken");
+        assert_eq!(not_needed.to_string(), "– TLS: none is spoken");
         for (hops, good_enough, words) in [
             (vec![&good], true, "nothing is broken"),
             (vec![&good, &skipped], true, "nothing is broken, 1 skipped"),
+            (
+                vec![&not_needed, &skipped, &not_needed],
+                true,
+                "nothing is broken, 1 skipped, 2 not needed",
+            ),
             (vec![&bad, &skipped], false, "1 hop is broken, 1 skipped"),
             (vec![&bad, &bad], false, "2 hops are broken"),
         ] {

@@ -90,7 +90,8 @@ impl<'a> Way<'a> {
             let took: Duration = steps.iter().map(|step| step.took).sum();
             hops.push(match broken {
                 _ if stage == Stage::Tls && !self.server.tls => {
-                    Hop::skipped(name, &format!("none is spoken, as {} says", self.key))
+                    let words = format!("not needed: none is spoken, as {} says", self.key);
+                    Hop::not_needed(name, &words)
                 }
                 Some((place, error)) if place == stage => {
                     before_the_fault = false;

@@ -15,7 +15,7 @@ use simulated_cloud::{Misbehaviour, TokenAnswer};
 
 use crate::support::{
     Authority, BlackHole, Directory, Lan, Site, SiteOptions, Subscriptions, canned, check,
-    interrupted_check, refusing_port, tls_server,
+    check_to_a_full_disk, interrupted_check, refusing_port, tls_server,
 };
 
 const WARNING: &str = "the MQTT login throws an agent that runs as 'GATEWAY' out for a moment; \
@@ -27,13 +27,13 @@ const GREEN: [&str; 10] = [
     "✓ configuration: FILE (T)",
     "✓ name of the broker: 127.0.0.1 is an address (T)",
     "✓ TCP to the broker: connected to 127.0.0.1:BROKER (T)",
-    "– TLS with the broker: none is spoken, as mqtt.url says",
+    "– TLS with the broker: not needed: none is spoken, as mqtt.url says",
     "✓ MQTT login: the broker took the login as user t12345/device_GATEWAY, client id GATEWAY \
      (CONNACK 0) (T)",
     "✓ subscriptions: granted: s/ds (T)",
     "✓ name of the cloud: 127.0.0.1 is an address (T)",
     "✓ TCP to the cloud: connected to 127.0.0.1:CLOUD (T)",
-    "– TLS with the cloud: none is spoken, as cloud.url says",
+    "– TLS with the cloud: not needed: none is spoken, as cloud.url says",
     "✓ WebSocket endpoint: reached, and the credentials are taken (HTTP 404 for a key that does \
      not exist) (T)",
 ];
@@ -72,11 +72,14 @@ fn text(first: &str, lines: &[String]) -> String {
         1 => "1 hop is broken".to_owned(),
         count => format!("{count} hops are broken"),
     };
-    let skipped = match count('–') {
+    let not_needed = lines.matches(": not needed: ").count();
+    let counted = |count: usize, words: &str| match count {
         0 => String::new(),
-        count => format!(", {count} skipped"),
+        count => format!(", {count} {words}"),
     };
-    format!("{first}{lines}\n{broken}{skipped}\n")
+    let skipped = counted(count('–') - not_needed, "skipped");
+    let not_needed = counted(not_needed, "not needed");
+    format!("{first}{lines}\n{broken}{skipped}{not_needed}\n")
 }
 
 /// Puts `T` for times and names for what differs from run to run.
@@ -214,7 +217,7 @@ async fn tells_scripts_the_same_as_people() {
     assert_eq!(hops[0]["outcome"], "passed");
     assert_eq!(hops[0]["detail"], "FILE");
     assert_eq!(hops[0]["advice"], serde_json::Value::Null);
-    assert_eq!(hops[3]["outcome"], "skipped");
+    assert_eq!(hops[3]["outcome"], "not needed");
     let last = &hops[9];
     assert_eq!(last["outcome"], "failed");
     let words = "reached, but the credentials are refused (HTTP 401)";
@@ -286,7 +289,7 @@ async fn names_the_broken_hop_to_the_broker() {
             at("ws", web.port),
             vec![
                 connected,
-                "– TLS with the broker: none is spoken, as mqtt.url says\n\
+                "– TLS with the broker: not needed: none is spoken, as mqtt.url says\n\
                  ✗ WebSocket of the broker: 127.0.0.1:WEB refused the WebSocket at /mqtt with HTTP \
                  400: this is a web server, but no broker, check mqtt.url (T)\n    check the port and the path in mqtt.url; the platform's \
                  path is /mqtt",
@@ -837,4 +840,41 @@ async fn trusts_a_self_signed_certificate_that_is_named_itself() {
     let advice = "put this very certificate into cloud.ca_file, if you know and trust it";
     assert!(result.contains("✗ TLS with the cloud"), "{result}");
     assert!(result.contains(advice), "{result}");
+}
+
+#[tokio::test]
+async fn tells_scripts_of_a_configuration_that_cannot_be_used() {
+    let config = "[cloud]\nurl = \"ftp://x\"\n[auth]\nuser = \"x\"\n";
+    let checked = check(config, &["--json"]).await;
+    assert_eq!(checked.code, Some(2), "{}", checked.log);
+    let document: serde_json::Value = serde_json::from_str(&checked.result).unwrap();
+    assert_eq!(document["ok"], false);
+    let [hop] = &document["hops"].as_array().unwrap()[..] else {
+        panic!("{document}")
+    };
+    assert_eq!(hop["name"], "configuration");
+    assert_eq!(hop["outcome"], "failed");
+    let detail = hop["detail"].as_str().unwrap();
+    for fault in [
+        "FILE, line 2, cloud.url: 'ftp://x'",
+        "; FILE, line 4, auth.user: no such key",
+    ] {
+        assert!(detail.contains(fault), "{detail}");
+    }
+    assert!(
+        checked.log.contains("FILE, line 4, auth.user"),
+        "{}",
+        checked.log
+    );
+}
+
+#[tokio::test]
+async fn is_not_good_where_its_result_cannot_be_written() {
+    let scene = Scene::with(SiteOptions::default()).await;
+    for arguments in [&[][..], &["--json"]] {
+        let (code, log) = check_to_a_full_disk(&scene.site.config(), arguments).await;
+        assert_eq!(code, Some(1), "{log}");
+        let words = "the result cannot be written error=\"no space left on device\"";
+        assert!(log.contains(words), "{log}");
+    }
 }

@@ -20,7 +20,7 @@ use super::outbox::{ConnectionEnd, Message};
 use super::publisher::Publisher;
 use super::reconnect::{Loss, NextStep, Reconnects, Suspicion};
 use crate::net::Transport;
-use crate::words::{failure_reason, legible};
+use crate::words::{failure_reason, legible, seconds};
 
 /// Bytes of a reason in the log.
 const LOGGED_REASON_LIMIT: usize = 1024;
@@ -175,9 +175,19 @@ impl Session {
         let error = failure_reason(lost, LOGGED_REASON_LIMIT);
         let broker = self.options.account.broker.server.to_string();
         if was_connected {
-            warn!(broker, error, ?retry_in, "connection to the broker lost");
+            warn!(
+                broker,
+                error,
+                retry_in_s = seconds(retry_in),
+                "connection to the broker lost"
+            );
         } else {
-            warn!(broker, error, ?retry_in, "no connection to the broker");
+            warn!(
+                broker,
+                error,
+                retry_in_s = seconds(retry_in),
+                "no connection to the broker"
+            );
         }
         match step.suspicion {
             Some(Suspicion::OtherClient) => warn!(
@@ -351,12 +361,16 @@ impl Session {
                 if is_needed && is_news {
                     warn!(
                         topic,
-                        ?retry_in,
+                        retry_in_s = seconds(retry_in),
                         "the broker refuses a subscription, as the platform does while a device is \
                          new"
                     );
                 } else {
-                    debug!(topic, ?retry_in, "subscription refused");
+                    debug!(
+                        topic,
+                        retry_in_s = seconds(retry_in),
+                        "subscription refused"
+                    );
                 }
                 None
             }

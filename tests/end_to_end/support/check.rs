@@ -67,3 +67,26 @@ async fn run_check(config: &str, arguments: &[&str], interrupted: bool) -> Check
         log: text(&output.stderr),
     }
 }
+
+/// Runs `adit check` with a standard output that takes nothing; returns its code and its log.
+pub(crate) async fn check_to_a_full_disk(
+    config: &str,
+    arguments: &[&str],
+) -> (Option<i32>, String) {
+    let directory = Directory::new();
+    let file = directory.write("adit.toml", config);
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let output = tokio::process::Command::from(command("check", &file))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+        .wait_with_output();
+    let output = timeout(CHECK_LIMIT, output).await;
+    let output = output.expect("a check ends in time").unwrap();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), log)
+}
