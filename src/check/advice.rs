@@ -12,7 +12,7 @@ use crate::mqtt::Settings;
 use crate::mqtt::conversation::ConversationError;
 use crate::mqtt::link::Lost;
 use crate::net::proxy::ProxyError;
-use crate::net::{Peer, Silence, TlsFault, TransportError};
+use crate::net::{Awaited, Peer, TlsFault, TransportError};
 use crate::tunnel::cloud::{Author, EndpointError};
 use crate::tunnel::lan::DialError;
 use crate::tunnel::policy::Denied;
@@ -35,24 +35,24 @@ pub(super) fn transport(error: &TransportError, key: &str) -> String {
             format!("check the host in {key}, and the name servers in /etc/resolv.conf")
         }
         TransportError::Dial { source, .. } => dial(source, key),
-        TransportError::Timeout { silence, .. } => match silence {
-            Silence::Name => {
+        TransportError::Timeout { awaited, .. } => match awaited {
+            Awaited::Name => {
                 "the name servers do not answer: check /etc/resolv.conf, and that they can be \
                  reached"
                     .to_owned()
             }
-            Silence::Dial => format!(
+            Awaited::Dial => format!(
                 "check the host and the port in {key}; a firewall may drop it, and where only a \
                  proxy leads out, set cloud.proxy"
             ),
-            Silence::Tunnel => {
+            Awaited::Tunnel => {
                 "check that cloud.proxy is an HTTP proxy, and that it can reach the server"
                     .to_owned()
             }
-            Silence::Tls => format!(
+            Awaited::Tls => format!(
                 "check the port in {key}; something on the way may swallow TLS, or large packets"
             ),
-            Silence::WebSocket => format!("check the port and the path in {key}"),
+            Awaited::WebSocket => format!("check the port and the path in {key}"),
         },
         TransportError::Proxy(error) => proxy(error),
         TransportError::Name { .. } => format!("use the name of the server in {key}"),

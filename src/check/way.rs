@@ -7,7 +7,7 @@ use super::report::Hop;
 use crate::net::certificate::Certificate;
 use crate::net::journal::{Seen, Step};
 use crate::net::proxy::Proxy;
-use crate::net::{BrokerEndpoint, Endpoint, Peer, Silence, TransportError};
+use crate::net::{Awaited, BrokerEndpoint, Endpoint, Peer, TransportError};
 use crate::words::failure_reason;
 
 /// Bytes of a reason.
@@ -38,14 +38,14 @@ enum Stage {
 
 impl Stage {
     /// TLS with a proxy is a part of the way through it.
-    fn of(peer: Option<&Peer>, awaited: Silence) -> Self {
+    fn of(peer: Option<&Peer>, awaited: Awaited) -> Self {
         match (awaited, peer) {
-            (Silence::Name, _) => Self::Name,
-            (Silence::Dial | Silence::Tunnel, _) | (Silence::Tls, Some(Peer::Proxy(_))) => {
+            (Awaited::Name, _) => Self::Name,
+            (Awaited::Dial | Awaited::Tunnel, _) | (Awaited::Tls, Some(Peer::Proxy(_))) => {
                 Self::Connection
             }
-            (Silence::Tls, _) => Self::Tls,
-            (Silence::WebSocket, _) => Self::WebSocket,
+            (Awaited::Tls, _) => Self::Tls,
+            (Awaited::WebSocket, _) => Self::WebSocket,
         }
     }
 }

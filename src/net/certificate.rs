@@ -57,7 +57,7 @@ pub struct Certificate {
 impl Certificate {
     /// Reads the DER form; `None` if it cannot be understood.
     pub fn read(der: &[u8]) -> Option<Self> {
-        let mut outer = Reader(der).expect(SEQUENCE)?;
+        let mut outer = DerReader(der).expect(SEQUENCE)?;
         let mut fields = outer.expect(SEQUENCE)?;
         fields.skip_if(VERSION);
         fields.expect(INTEGER)?;
@@ -66,9 +66,9 @@ impl Certificate {
         let mut validity = fields.expect(SEQUENCE)?;
         let subject = fields.expect(SEQUENCE)?;
         let mut certificate = Self {
-            common_name: attribute(Reader(subject.0), &[COMMON_NAME]),
+            common_name: attribute(DerReader(subject.0), &[COMMON_NAME]),
             issuer: attribute(
-                Reader(issuer.0),
+                DerReader(issuer.0),
                 &[COMMON_NAME, ORGANIZATIONAL_UNIT, ORGANIZATION],
             ),
             names: Vec::new(),
@@ -79,13 +79,13 @@ impl Certificate {
         };
         while let Some((tag, content)) = fields.next() {
             if tag == EXTENSIONS {
-                certificate.read_extensions(Reader(content).expect(SEQUENCE)?)?;
+                certificate.read_extensions(DerReader(content).expect(SEQUENCE)?)?;
             }
         }
         Some(certificate)
     }
 
-    fn read_extensions(&mut self, mut extensions: Reader<'_>) -> Option<()> {
+    fn read_extensions(&mut self, mut extensions: DerReader<'_>) -> Option<()> {
         while !extensions.0.is_empty() {
             let mut extension = extensions.expect(SEQUENCE)?;
             let id = extension.expect(OBJECT_IDENTIFIER)?.0;
@@ -164,9 +164,9 @@ fn quoted(name: &str) -> String {
 }
 
 /// Returns the first attribute of a distinguished name that is there.
-fn attribute(name: Reader<'_>, wanted: &[&[u8]]) -> Option<String> {
+fn attribute(name: DerReader<'_>, wanted: &[&[u8]]) -> Option<String> {
     let find = |id: &[u8]| {
-        let mut sets = Reader(name.0);
+        let mut sets = DerReader(name.0);
         while let Some(mut set) = sets.expect(SET) {
             while let Some(mut pair) = set.expect(SEQUENCE) {
                 if pair.expect(OBJECT_IDENTIFIER)?.0 == id {
@@ -207,9 +207,9 @@ fn alternative_name(tag: u8, content: &[u8]) -> Option<String> {
 }
 
 /// What is left of a sequence of DER values.
-struct Reader<'a>(&'a [u8]);
+struct DerReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> DerReader<'a> {
     /// Takes the next value: its tag and its content.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         const LONG_FORM: u8 = 0x80;
@@ -233,9 +233,9 @@ impl<'a> Reader<'a> {
         Some((tag, content))
     }
 
-    fn expect(&mut self, wanted: u8) -> Option<Reader<'a>> {
+    fn expect(&mut self, wanted: u8) -> Option<DerReader<'a>> {
         let (tag, content) = self.next()?;
-        (tag == wanted).then_some(Reader(content))
+        (tag == wanted).then_some(DerReader(content))
     }
 
     fn skip_if(&mut self, tag: u8) {

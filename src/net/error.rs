@@ -40,12 +40,12 @@ pub enum TransportError {
         source: io::Error,
     },
     /// Somebody was silent for all the time that there was.
-    #[error("{} within {}", silence.words(peer), humantime::format_duration(*limit))]
+    #[error("{} within {}", awaited.words(peer), humantime::format_duration(*limit))]
     Timeout {
         /// Who was silent, or whose name it is about.
         peer: Peer,
         /// What was waited for.
-        silence: Silence,
+        awaited: Awaited,
         /// The time for all of the connection.
         limit: Duration,
     },
@@ -73,9 +73,9 @@ pub enum TransportError {
     WebSocket(#[from] WebSocketError),
 }
 
-/// What did not come in time.
+/// What a step of a connection waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Silence {
+pub enum Awaited {
     /// The resolver's answer.
     Name,
     /// The end of TCP's handshake.
@@ -90,19 +90,19 @@ pub enum Silence {
 
 impl TransportError {
     /// Returns with whom a connection failed, and at which step.
-    pub fn step(&self) -> (Option<&Peer>, Silence) {
+    pub fn step(&self) -> (Option<&Peer>, Awaited) {
         match self {
-            Self::Resolve { peer, .. } => (Some(peer), Silence::Name),
-            Self::Dial { peer, .. } => (Some(peer), Silence::Dial),
-            Self::Timeout { peer, silence, .. } => (Some(peer), *silence),
-            Self::Proxy(_) => (None, Silence::Tunnel),
-            Self::Name { peer, .. } | Self::Tls { peer, .. } => (Some(peer), Silence::Tls),
-            Self::WebSocket(_) => (None, Silence::WebSocket),
+            Self::Resolve { peer, .. } => (Some(peer), Awaited::Name),
+            Self::Dial { peer, .. } => (Some(peer), Awaited::Dial),
+            Self::Timeout { peer, awaited, .. } => (Some(peer), *awaited),
+            Self::Proxy(_) => (None, Awaited::Tunnel),
+            Self::Name { peer, .. } | Self::Tls { peer, .. } => (Some(peer), Awaited::Tls),
+            Self::WebSocket(_) => (None, Awaited::WebSocket),
         }
     }
 }
 
-impl Silence {
+impl Awaited {
     fn words(self, peer: &Peer) -> String {
         match self {
             Self::Name => format!("no answer about the name of {peer}"),

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::certificate::Certificate;
-use super::error::{Peer, Silence};
+use super::error::{Awaited, Peer};
 
 /// The steps of connections that are made one after the other, in the order in which they ended.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub struct Step {
     /// With whom, or about whose name.
     pub peer: Peer,
     /// What was waited for.
-    pub awaited: Silence,
+    pub awaited: Awaited,
     /// How long.
     pub took: Duration,
     /// What there was to see.

@@ -25,7 +25,7 @@ mod websocket;
 
 pub use address::{BrokerEndpoint, Endpoint};
 pub(crate) use credentials::basic;
-pub use error::{Peer, Silence, TransportError};
+pub use error::{Awaited, Peer, TransportError};
 pub use head::HeadFault;
 pub use stream::Stream;
 pub use tls::TlsFault;

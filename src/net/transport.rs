@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use super::address::{BrokerEndpoint, Endpoint};
 use super::certificate::Certificate;
 use super::dial;
-use super::error::{Peer, Silence, TransportError};
+use super::error::{Awaited, Peer, TransportError};
 use super::identity::Identity;
 use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
@@ -100,7 +100,7 @@ impl Transport {
         let config = self.tls.current().await;
         let name = name(&server)?;
         let shaking = UnbufferedStream::encrypt(stream, config, name);
-        let shaken = deadline.bound(&server, Silence::Tls, shaking).await?;
+        let shaken = deadline.bound(&server, Awaited::Tls, shaking).await?;
         let stream = shaken.map_err(|error| TransportError::Tls {
             peer: server,
             source: TlsFault::of(&error),
@@ -122,7 +122,7 @@ impl Transport {
         };
         let peer = Peer::Server(broker.server.clone());
         let opening = websocket::open(stream, &broker.server, path);
-        let messages = deadline.bound(&peer, Silence::WebSocket, opening).await??;
+        let messages = deadline.bound(&peer, Awaited::WebSocket, opening).await??;
         Ok(Stream::WebSocket(Box::new(messages)))
     }
 
@@ -170,7 +170,7 @@ impl Transport {
             stream = encrypt(stream, &peer, self.tls.anonymous(), deadline).await?;
         }
         let opening = proxy.open(&mut stream, endpoint);
-        deadline.bound(&peer, Silence::Tunnel, opening).await??;
+        deadline.bound(&peer, Awaited::Tunnel, opening).await??;
         Ok(stream)
     }
 }
@@ -195,7 +195,7 @@ impl Deadline<'_> {
     async fn bound<T>(
         self,
         peer: &Peer,
-        silence: Silence,
+        awaited: Awaited,
         step: impl Future<Output = T>,
     ) -> Result<T, TransportError> {
         let began = Instant::now();
@@ -203,14 +203,14 @@ impl Deadline<'_> {
         if let Some(journal) = self.journal {
             journal.write(Step {
                 peer: peer.clone(),
-                awaited: silence,
+                awaited,
                 took: began.elapsed(),
                 seen: None,
             });
         }
         ended.map_err(|_| TransportError::Timeout {
             peer: peer.clone(),
-            silence,
+            awaited,
             limit: self.limit,
         })
     }
@@ -224,7 +224,7 @@ async fn dial(
     let Endpoint { host, port, .. } = peer.endpoint();
     let resolve = names.resolve(host);
     let mut addresses: Vec<IpAddr> = Vec::new();
-    match deadline.bound(peer, Silence::Name, resolve).await? {
+    match deadline.bound(peer, Awaited::Name, resolve).await? {
         Ok(found) => {
             for address in found.iter().map(IpAddr::to_canonical) {
                 if !addresses.contains(&address) {
@@ -243,7 +243,7 @@ async fn dial(
     });
     let addresses = dial::in_turn(addresses);
     let dialling = dial::first(&addresses, *port);
-    let dialled = deadline.bound(peer, Silence::Dial, dialling).await?;
+    let dialled = deadline.bound(peer, Awaited::Dial, dialling).await?;
     let stream = dialled.map_err(|source| TransportError::Dial {
         peer: peer.clone(),
         source,
@@ -259,7 +259,7 @@ async fn encrypt(
     deadline: Deadline<'_>,
 ) -> Result<Stream, TransportError> {
     let shaking = TlsConnector::from(config).connect(name(peer)?, stream);
-    let shaken = deadline.bound(peer, Silence::Tls, shaking).await?;
+    let shaken = deadline.bound(peer, Awaited::Tls, shaking).await?;
     let stream = shaken.map_err(|error| TransportError::Tls {
         peer: peer.clone(),
         source: TlsFault::of(&error),
