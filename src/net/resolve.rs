@@ -1,15 +1,16 @@
 //! Names to addresses, as the system resolves them.
 //!
 //! The system's resolver blocks and cannot be interrupted: where the name servers are silent, a
-//! question keeps its thread for half a minute. So no question is asked twice at a time, and those
-//! that operators ask about machines have a few threads, and never those of the broker and the
-//! cloud.
+//! question keeps its thread for half a minute. So no question is asked again before its answer is
+//! overdue, and those that operators ask about machines have a few threads, and never those of the
+//! broker and the cloud.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -17,8 +18,12 @@ use tokio::task::spawn_blocking;
 /// Names of machines that are looked up at the same time. Whoever comes later waits in the queue,
 /// for as long as the tunnel has time.
 const MACHINE_LOOKUPS: usize = 8;
-/// Names of servers that are looked up at the same time: a configuration has four at most.
+/// Names of servers that are looked up at the same time: a configuration has four at most, and each
+/// may be asked for anew some times before the system gives up.
 const SERVER_LOOKUPS: usize = 16;
+/// Age of a question at which it is asked anew: the network, and with it the name servers, may be
+/// others since. The C library waits as long for the first of its servers.
+const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// Resolves names. Clones share the questions that are open.
 #[derive(Clone)]
@@ -27,7 +32,14 @@ pub struct Resolver(Arc<Shared>);
 struct Shared {
     lookup: Box<Lookup>,
     lanes: Arc<Semaphore>,
-    asked: Mutex<HashMap<String, Asked>>,
+    stale_after: Duration,
+    /// The latest question about each name.
+    asked: Mutex<HashMap<String, Question>>,
+}
+
+struct Question {
+    asked_at: Instant,
+    answer: Asked,
 }
 
 /// Asks the system, and blocks.
@@ -39,21 +51,23 @@ type Answer = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 impl Resolver {
     /// Returns one for the machines that operators ask for.
     pub fn for_machines() -> Self {
-        Self::new(MACHINE_LOOKUPS, system)
+        Self::new(MACHINE_LOOKUPS, STALE_AFTER, system)
     }
 
     /// Returns one for the servers of the configuration.
     pub fn for_servers() -> Self {
-        Self::new(SERVER_LOOKUPS, system)
+        Self::new(SERVER_LOOKUPS, STALE_AFTER, system)
     }
 
     fn new(
         lanes: usize,
+        stale_after: Duration,
         lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Shared {
             lookup: Box::new(lookup),
             lanes: Arc::new(Semaphore::new(lanes)),
+            stale_after,
             asked: Mutex::default(),
         }))
     }
@@ -71,7 +85,7 @@ impl Resolver {
         }
         // The C library musl looks into /etc/hosts with regard to case.
         let name = host.to_ascii_lowercase();
-        let open = self.open_question(&name);
+        let open = self.0.open_question(&self.0.asked(), &name);
         let mut asked = match open {
             Some(asked) => asked,
             None => {
@@ -89,36 +103,48 @@ impl Resolver {
         }
     }
 
-    fn open_question(&self, name: &str) -> Option<Asked> {
-        self.0.asked().get(name).cloned()
-    }
-
     /// Asks the system in a thread that holds `lane`, unless somebody has asked meanwhile.
     fn join_or_ask(&self, name: String, lane: OwnedSemaphorePermit) -> Asked {
         let mut asked = self.0.asked();
-        if let Some(open) = asked.get(&name) {
-            return open.clone();
+        if let Some(open) = self.0.open_question(&asked, &name) {
+            return open;
         }
-        let (answer, open) = watch::channel(None);
-        asked.insert(name.clone(), open.clone());
-        let shared = Arc::clone(&self.0);
+        let (sender, answer) = watch::channel(None);
+        let question = Question {
+            asked_at: Instant::now(),
+            answer: answer.clone(),
+        };
+        asked.insert(name.clone(), question);
+        let (shared, mine) = (Arc::clone(&self.0), answer.clone());
         // Not waited for: it answers by the channel.
         drop(spawn_blocking(move || {
             let found = (shared.lookup)(&name);
-            // Whoever asks from now on asks anew.
-            shared.asked().remove(&name);
-            answer.send_replace(Some(
+            let mut asked = shared.asked();
+            // Whoever asks from now on asks anew, or has already.
+            if let Some(latest) = asked.get(&name)
+                && latest.answer.same_channel(&mine)
+            {
+                asked.remove(&name);
+            }
+            drop(asked);
+            sender.send_replace(Some(
                 found.map_err(|error| (error.kind(), error.to_string())),
             ));
             drop(lane);
         }));
-        open
+        answer
     }
 }
 
 impl Shared {
-    fn asked(&self) -> MutexGuard<'_, HashMap<String, Asked>> {
+    fn asked(&self) -> MutexGuard<'_, HashMap<String, Question>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_question(&self, asked: &HashMap<String, Question>, name: &str) -> Option<Asked> {
+        let question = asked.get(name)?;
+        let is_fresh = question.asked_at.elapsed() < self.stale_after;
+        is_fresh.then(|| question.answer.clone())
     }
 }
 
@@ -137,7 +163,6 @@ fn system(name: &str) -> io::Result<Vec<IpAddr>> {
 #[cfg(test)]
 mod tests {
     use std::sync::Condvar;
-    use std::time::Duration;
 
     use futures_util::future::{join, join_all};
     use tokio::time::timeout;
@@ -159,8 +184,12 @@ mod tests {
 
     impl Servers {
         fn resolver(&self, lanes: usize) -> Resolver {
+            self.resolver_with(lanes, LONG)
+        }
+
+        fn resolver_with(&self, lanes: usize, stale_after: Duration) -> Resolver {
             let servers = self.clone();
-            Resolver::new(lanes, move |name| {
+            Resolver::new(lanes, stale_after, move |name| {
                 let (state, changed) = &*servers.0;
                 let mut state = state.lock().unwrap();
                 state.asked.push(name.to_owned());
@@ -238,5 +267,19 @@ mod tests {
         assert_eq!(error.to_string(), "no such name");
         resolver.resolve("plc-7.lan").await.unwrap();
         assert_eq!(servers.asked(), ["plc-7.lan", "nobody", "plc-7.lan"]);
+    }
+    #[tokio::test]
+    async fn asks_anew_where_an_answer_does_not_come_and_for_no_more_threads() {
+        const LANES: usize = 3;
+        let silent = Servers::default();
+        let servers = silent.resolver_with(LANES, Duration::ZERO);
+        for _ in 0..LANES + 2 {
+            let lookup = timeout(SHORT, servers.resolve("broker")).await;
+            assert!(lookup.is_err());
+        }
+        assert_eq!(silent.asked(), vec!["broker"; LANES]);
+        silent.wake();
+        let found = timeout(LONG, servers.resolve("broker")).await.unwrap();
+        assert!(found.is_ok());
     }
 }
