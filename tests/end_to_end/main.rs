@@ -34,3 +34,4 @@ mod support;
 mod tokens;
 mod tunnels;
 mod ways;
+mod weather;

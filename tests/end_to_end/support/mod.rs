@@ -30,6 +30,7 @@ pub(crate) use middlebox::{Habits, Middlebox};
 pub(crate) use mosquitto::Subscriptions;
 pub(crate) use network::Network;
 pub(crate) use pki::{Authority, Flaw};
+pub(crate) use ports::Port;
 pub(crate) use proxy::Proxy;
 pub(crate) use scripted::{ScriptedBroker, usual_answer};
 pub(crate) use servers::{canned, tls_server};

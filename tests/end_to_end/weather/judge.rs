@@ -1,0 +1,479 @@
+//! Holds what adit said, and what the platform made of it, against what was asked.
+//!
+//! The statuses without ids fall on the oldest operation, and the README admits two ways in which
+//! they miss: one that arrives twice because its acknowledgement was lost, and a row that comes live
+//! in the moment of a reconnect. The record tells whether that can have happened. Where it has not,
+//! the platform has to show the right result of every operation. Where it has, the statuses that
+//! adit meant are still right, one by one, in the order in which it was shown the operations.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+
+use rumqttc::{Packet, Publish};
+use simulated_cloud::{Complaint, Operation, Record, Status};
+use smartrest::{decode, encode};
+
+use super::Asked;
+use super::proxy::{Seen, Way, What};
+
+/// Where the platform delivers rows.
+const DOWN: &str = "s/ds";
+/// Where adit reports, for itself and its children.
+const UP: &str = "s/us";
+
+/// All that is known of a schedule that was played.
+pub(super) struct Case<'a> {
+    pub(super) gateway: &'a str,
+    pub(super) asked: &'a [Asked],
+    pub(super) record: &'a [Seen],
+    pub(super) log: &'a [Record],
+    pub(super) operations: &'a [Operation],
+    pub(super) complaints: &'a [Complaint],
+    pub(super) with_ids: bool,
+}
+
+/// What is wrong, and what happened that the README admits.
+#[derive(Debug, Default)]
+pub(super) struct Verdict {
+    pub(super) faults: Vec<String>,
+    pub(super) admitted: Vec<String>,
+}
+
+/// A row that adit published and that got through to the broker.
+struct Sent {
+    place: usize,
+    connection: usize,
+    life: usize,
+    packet_id: u16,
+    topic: String,
+    row: String,
+    /// The acknowledgement got through to adit.
+    acknowledged: bool,
+    /// It is the same message as an earlier one that was not acknowledged.
+    again: bool,
+}
+
+impl Sent {
+    fn template(&self) -> &str {
+        self.row.split(',').next().unwrap_or_default()
+    }
+
+    /// Whether it is a status that names no operation.
+    fn is_nameless(&self) -> bool {
+        ["501", "502", "503"].contains(&self.template())
+    }
+
+    fn is_status(&self) -> bool {
+        self.is_nameless() || ["504", "505", "506"].contains(&self.template())
+    }
+
+    fn is(&self, record: &Record) -> bool {
+        self.topic == record.topic && self.row == encode([&record.row])
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.topic == other.topic && self.row == other.row
+    }
+
+    /// The reason of a failure; `None` for a success.
+    fn reason(&self) -> Option<String> {
+        let row = decode(self.row.as_bytes()).pop()?;
+        (row.template() == "502").then(|| row.get(2).unwrap_or_default().to_owned())
+    }
+}
+
+impl Case<'_> {
+    pub(super) fn judge(&self) -> Verdict {
+        let mut verdict = Verdict::default();
+        let mut sent = self.sent();
+        self.mark_repetitions(&mut sent, &mut verdict);
+        match self.landed(&sent) {
+            Some(landed) => {
+                let is_twice = |place: &usize| sent[*place].again && landed[*place];
+                for place in (0..sent.len()).filter(is_twice) {
+                    let first = (0..place).rev().find(|&p| sent[p].is_same(&sent[place]));
+                    if first.is_some_and(|first| landed[first]) && sent[place].is_nameless() {
+                        let row = &sent[place].row;
+                        verdict.admitted.push(format!("{row} arrived twice"));
+                    }
+                }
+            }
+            None => verdict.faults.push(
+                "the platform has not heard what adit said and the broker acknowledged".to_owned(),
+            ),
+        }
+        if !self.with_ids {
+            Belief::new(self).follow(&sent, &mut verdict);
+        }
+        if verdict.admitted.is_empty() {
+            self.hold_against_the_platform(&sent, &mut verdict);
+        }
+        verdict
+    }
+
+    /// All rows of adit on its topics for statuses, in order.
+    fn sent(&self) -> Vec<Sent> {
+        let mut all: Vec<Sent> = Vec::new();
+        for (place, seen) in self.record.iter().enumerate() {
+            match &seen.what {
+                What::Packet(Way::Up, Packet::Publish(publish))
+                    if publish.topic.starts_with(UP) && !publish.topic.starts_with("s/ut") =>
+                {
+                    let rows = rows(publish);
+                    assert_eq!(rows.len(), 1, "adit publishes one row at a time: {rows:?}");
+                    all.extend(rows.into_iter().map(|row| Sent {
+                        place,
+                        connection: seen.connection,
+                        life: seen.life,
+                        packet_id: publish.pkid,
+                        topic: publish.topic.clone(),
+                        row,
+                        acknowledged: false,
+                        again: false,
+                    }));
+                }
+                What::Packet(Way::Down, Packet::PubAck(answer)) => {
+                    let answered = all.iter_mut().rev().find(|sent| {
+                        sent.connection == seen.connection && sent.packet_id == answer.pkid
+                    });
+                    if let Some(sent) = answered {
+                        sent.acknowledged = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+        all
+    }
+
+    /// A status that was not acknowledged is sent again on a later connection, and before any other
+    /// one if it names no operation.
+    fn mark_repetitions(&self, sent: &mut [Sent], verdict: &mut Verdict) {
+        let last_life = self.record.last().map_or(0, |seen| seen.life);
+        for place in 0..sent.len() {
+            let status = &sent[place];
+            if status.acknowledged || !status.is_status() {
+                continue;
+            }
+            let is_rival = |other: &Sent| {
+                other.life == status.life
+                    && other.is_status()
+                    && (other.is_nameless() && status.is_nameless() || other.is_same(status))
+            };
+            let next = (place + 1..sent.len()).find(|&next| is_rival(&sent[next]));
+            match next {
+                Some(next)
+                    if sent[next].is_same(status) && sent[next].connection > status.connection =>
+                {
+                    sent[next].again = true;
+                }
+                None if status.life < last_life => {}
+                _ => verdict.faults.push(format!(
+                    "{} was not acknowledged on connection {} and is not what comes next",
+                    status.row, status.connection
+                )),
+            }
+        }
+    }
+
+    /// Which rows reached the platform: all that were acknowledged, and perhaps others.
+    fn landed(&self, sent: &[Sent]) -> Option<Vec<bool>> {
+        let log = self
+            .log
+            .iter()
+            .filter(|record| record.topic.starts_with(UP));
+        let log: Vec<_> = log
+            .filter(|record| !record.topic.starts_with("s/ut"))
+            .collect();
+        let (rows, columns) = (sent.len(), log.len());
+        let mut fits = vec![vec![false; columns + 1]; rows + 1];
+        fits[rows][columns] = true;
+        for i in (0..rows).rev() {
+            for j in (0..=columns).rev() {
+                let heard = j < columns && sent[i].is(log[j]) && fits[i + 1][j + 1];
+                fits[i][j] = heard || !sent[i].acknowledged && fits[i + 1][j];
+            }
+        }
+        if !fits[0][0] {
+            return None;
+        }
+        let mut j = 0;
+        Some(
+            (0..rows)
+                .map(|i| {
+                    let heard = j < columns && sent[i].is(log[j]) && fits[i + 1][j + 1];
+                    j += usize::from(heard);
+                    heard
+                })
+                .collect(),
+        )
+    }
+
+    fn hold_against_the_platform(&self, sent: &[Sent], verdict: &mut Verdict) {
+        for asked in self.asked {
+            let Some(operation) = self.operations.iter().find(|o| o.id == asked.id) else {
+                continue;
+            };
+            let end = operation.status();
+            let is_whole = operation.history == [Status::Pending, Status::Executing, end];
+            let reason = operation.reason.as_deref();
+            let reason = (end == Status::Failed).then(|| reason.unwrap_or_default());
+            if !is_whole || !super::is_end(end) || !asked.may_end(reason) {
+                let shown = super::ended(operation);
+                verdict.faults.push(format!("the platform shows {shown}"));
+            }
+        }
+        // By its id, a status that comes too often changes nothing, and the platform says so: a copy,
+        // or the second word on a row without a key, which nothing tells from the one with its id
+        // when that is late.
+        let keyless = |complaint: &Complaint| {
+            let id = complaint.row.get(1).unwrap_or_default();
+            let asked = self.asked.iter().find(|asked| asked.id.to_string() == id);
+            let row = asked.and_then(|asked| decode(asked.row.as_bytes()).pop());
+            row.is_some_and(|row| row.get(4).is_none())
+        };
+        let mut twice: Vec<_> = sent.iter().filter(|sent| sent.again).collect();
+        for complaint in self.complaints {
+            let row = encode([&complaint.row]);
+            if keyless(complaint) {
+                continue;
+            }
+            match twice.iter().position(|s| s.row == row && !s.is_nameless()) {
+                Some(place) => drop(twice.remove(place)),
+                None => verdict.faults.push(format!(
+                    "the platform does not take {row}: {}",
+                    complaint.message
+                )),
+            }
+        }
+    }
+}
+
+/// What adit has to think of the operations that it was shown.
+#[derive(Default)]
+struct Belief<'a> {
+    gateway: &'a str,
+    asked: &'a [Asked],
+    record: &'a [Seen],
+    life: usize,
+    /// By the packet id of its `500`, the connections on which adit is not ready.
+    asking: HashMap<usize, u16>,
+    ready: HashSet<usize>,
+    held: Vec<(usize, Vec<usize>)>,
+    /// Taken in this life, and on which connection.
+    taken: HashMap<usize, usize>,
+    devices: HashMap<String, Queue>,
+    /// Ended, or of an earlier life.
+    over: HashSet<usize>,
+    overtaken: Vec<Overtaken>,
+    /// Life, number and connection of everything that was ever taken.
+    all_taken: HashSet<(usize, usize, usize)>,
+}
+
+/// A result that was said before an older operation of the device was taken.
+struct Overtaken {
+    older: usize,
+    younger: usize,
+    life: usize,
+    /// On which the younger was taken.
+    connection: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    /// Taken, and not reported as executing.
+    waiting: VecDeque<usize>,
+    executing: BTreeSet<usize>,
+}
+
+impl<'a> Belief<'a> {
+    fn new(case: &Case<'a>) -> Self {
+        Self {
+            gateway: case.gateway,
+            asked: case.asked,
+            record: case.record,
+            ..Self::default()
+        }
+    }
+
+    fn follow(mut self, sent: &[Sent], verdict: &mut Verdict) {
+        let by_place: HashMap<_, _> = sent.iter().map(|sent| (sent.place, sent)).collect();
+        for (place, seen) in self.record.iter().enumerate() {
+            if seen.life > self.life {
+                self.restart(seen.life);
+            }
+            match &seen.what {
+                What::Packet(Way::Down, Packet::Publish(publish)) if publish.topic == DOWN => {
+                    self.shown(seen.connection, publish);
+                }
+                What::Packet(Way::Down, Packet::PubAck(answer))
+                    if self.asking.get(&seen.connection) == Some(&answer.pkid) =>
+                {
+                    self.is_ready(seen.connection);
+                }
+                What::Packet(Way::Up, Packet::Publish(publish)) => {
+                    if rows(publish) == ["500"] {
+                        self.asking.entry(seen.connection).or_insert(publish.pkid);
+                    }
+                    if let Some(sent) = by_place.get(&place)
+                        && sent.is_nameless()
+                        && !sent.again
+                    {
+                        self.said(sent, verdict);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.judge_overtaken(verdict);
+        for (device, queue) in &self.devices {
+            if !queue.waiting.is_empty() || !queue.executing.is_empty() {
+                let left = queue.waiting.iter().chain(&queue.executing);
+                let left: Vec<_> = left.map(|&number| self.asked[number].id.0).collect();
+                let fault = format!("adit was shown {left:?} of {device} and says no more");
+                verdict.faults.push(fault);
+            }
+        }
+    }
+
+    fn restart(&mut self, life: usize) {
+        self.life = life;
+        self.taken.clear();
+        for queue in std::mem::take(&mut self.devices).into_values() {
+            self.over.extend(queue.executing);
+        }
+    }
+
+    fn shown(&mut self, connection: usize, publish: &Publish) {
+        let shown = rows(publish);
+        let shown = shown.iter();
+        let numbers: Vec<_> = shown
+            .filter_map(|row| self.asked.iter().position(|asked| asked.row == *row))
+            .collect();
+        if self.ready.contains(&connection) {
+            self.take(connection, numbers);
+        } else {
+            self.held.push((connection, numbers));
+        }
+    }
+
+    /// What came before is taken now; what came on another connection is forgotten.
+    fn is_ready(&mut self, connection: usize) {
+        self.ready.insert(connection);
+        for (held_on, numbers) in std::mem::take(&mut self.held) {
+            if held_on == connection {
+                self.take(connection, numbers);
+            }
+        }
+    }
+
+    fn take(&mut self, connection: usize, numbers: Vec<usize>) {
+        for number in numbers {
+            if self.taken.contains_key(&number) {
+                continue;
+            }
+            self.taken.insert(number, connection);
+            self.all_taken.insert((self.life, number, connection));
+            self.over.remove(&number);
+            let device = self.asked[number].device.clone();
+            self.devices
+                .entry(device)
+                .or_default()
+                .waiting
+                .push_back(number);
+        }
+    }
+
+    fn said(&mut self, sent: &Sent, verdict: &mut Verdict) {
+        let device = sent.topic.strip_prefix(UP).unwrap_or_default();
+        let device = device.strip_prefix('/').unwrap_or(self.gateway).to_owned();
+        let queue = self.devices.entry(device.clone()).or_default();
+        if sent.template() == "501" {
+            match queue.waiting.pop_front() {
+                Some(number) => drop(queue.executing.insert(number)),
+                None => verdict
+                    .faults
+                    .push(format!("EXECUTING of {device} for nothing")),
+            }
+            return;
+        }
+        let Some(number) = queue.executing.pop_first() else {
+            let row = &sent.row;
+            verdict
+                .faults
+                .push(format!("{row} of {device} for nothing"));
+            return;
+        };
+        let asked = &self.asked[number];
+        let id = asked.id;
+        if !asked.may_end(sent.reason().as_deref()) {
+            verdict.faults.push(format!("{} is said of {id}", sent.row));
+        }
+        self.over.insert(number);
+        // What is older on the platform, and adit has not said that it executes.
+        let older = (0..number).filter(|&older| {
+            self.asked[older].device == device
+                && !self.over.contains(&older)
+                && !self.devices[&device].executing.contains(&older)
+        });
+        let taken_on = self.taken[&number];
+        self.overtaken.extend(older.map(|older| Overtaken {
+            older,
+            younger: number,
+            life: self.life,
+            connection: taken_on,
+        }));
+    }
+
+    /// A younger operation may have its result before an older one is taken where the answer to
+    /// `500` brings that on the same connection, or where a status that arrived twice has taken it
+    /// out of that answer.
+    fn judge_overtaken(&self, verdict: &mut Verdict) {
+        let has_doubles = !verdict.admitted.is_empty();
+        for overtaken in &self.overtaken {
+            let taken = (overtaken.life, overtaken.older, overtaken.connection);
+            let [older, younger] =
+                [overtaken.older, overtaken.younger].map(|number| self.asked[number].id);
+            let words = format!("{younger} had its result before adit took {older}");
+            match has_doubles || self.all_taken.contains(&taken) {
+                true => verdict.admitted.push(words),
+                false => verdict.faults.push(words),
+            }
+        }
+    }
+}
+
+fn rows(publish: &Publish) -> Vec<String> {
+    decode(&publish.payload)
+        .iter()
+        .map(|row| encode([row]))
+        .collect()
+}
+
+/// An entry of the record in one line.
+pub(super) fn line(seen: &Seen) -> String {
+    let what = match &seen.what {
+        What::Ended(how) => format!("ended {how}"),
+        What::Packet(way, packet) => {
+            let arrow = match way {
+                Way::Up => "->",
+                Way::Down => "<-",
+            };
+            let packet = match packet {
+                Packet::Publish(publish) => format!(
+                    "PUBLISH {} {} {}",
+                    publish.pkid,
+                    publish.topic,
+                    rows(publish).join(" | ")
+                ),
+                Packet::PubAck(answer) => format!("PUBACK {}", answer.pkid),
+                other => format!("{other:?}")
+                    .split(['(', ' '])
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+            };
+            format!("{arrow} {packet}")
+        }
+    };
+    format!("#{}.{} {what}", seen.life, seen.connection)
+}
