@@ -12,7 +12,7 @@ use smartrest::Topics;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::agent::{self, Parts};
+use crate::agent::Agent;
 use crate::auth::authorization::Authorization;
 use crate::auth::registration::{self, Registered, Unkept};
 use crate::auth::settings::{Auth, Login};
@@ -26,6 +26,7 @@ use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
 use crate::net::Transport;
 use crate::platform::announcement::Announcement;
+use crate::platform::dialogue::Dialogue;
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
 
@@ -46,8 +47,12 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         transport.clone().through(config.mqtt.proxy.clone()),
         finish.clone(),
     );
-    let tokens = auth.needs_token().then(Arc::<Tokens>::default);
-    let opener = opener(config, transport, Authorization::new(&auth, tokens.clone()));
+    let tokens = Arc::<Tokens>::default();
+    let opener = opener(
+        config,
+        transport,
+        Authorization::new(&auth, Some(Arc::clone(&tokens))),
+    );
     info!(
         version = env!("CARGO_PKG_VERSION"),
         device = config.device.id,
@@ -57,21 +62,18 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         "adit is starting"
     );
     limits::allow_files_for(config.tunnels.max_tunnels);
-    let parts = Parts {
-        device: config.device.id.clone(),
-        children: config.device.children.clone(),
-        announcement,
-        events: config.remote_access.events,
-        policy: config.tunnels.policy.to_string(),
-        max_tunnels: config.tunnels.max_tunnels,
+    let agent = Agent {
+        dialogue: Dialogue::new(
+            announcement.uplink(config.remote_access.events),
+            config.device.id.clone(),
+            config.tunnels.max_tunnels,
+            &config.tunnels.policy.to_string(),
+        ),
         tunnels: Tunnels::new(opener, config.tunnels.max_tunnels),
-        session,
         publisher,
-        session_events,
-        finish,
         tokens,
     };
-    let mut running = pin!(agent::run(parts, stop));
+    let mut running = pin!(agent.run(session, session_events, finish, stop));
     if let Some(unkept) = unkept {
         tokio::select! {
             ended = &mut running => return ended,

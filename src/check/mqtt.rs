@@ -5,18 +5,20 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use smartrest::{Token, Topic, Topics};
+use smartrest::{CredentialsError, Token, Topics};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::auth::token::{self, ANSWER_LIMIT, NoToken};
 use crate::mqtt::conversation::{Conversation, Event, Opening, Pings};
 use crate::mqtt::link::{Link, Lost};
 use crate::mqtt::outbox::Message;
+use crate::platform::downlink::Downlink;
 use crate::secret::Secret;
 
 /// How long the broker may take to answer SUBSCRIBE.
 const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
+
+type TokenAnswer = Result<Token, CredentialsError>;
 
 /// Why there is no answer, or none that helps.
 #[derive(Debug, thiserror::Error)]
@@ -74,21 +76,20 @@ impl Questions {
         let request = Message::new(topics.token_request(), "");
         let now = Instant::now().into_std();
         self.conversation.publish(&request, now);
-        let payload = timeout(ANSWER_LIMIT, self.token_answer(topics))
+        let answer = timeout(ANSWER_LIMIT, self.token_answer(topics))
             .await
             .map_err(|_| NoToken::Silent)??;
-        let rows = smartrest::decode(&payload);
-        let token = rows.first().map(Token::from_row).and_then(Result::ok);
-        Ok(token.as_ref().map(token::header).ok_or(NoToken::Rubbish)?)
+        let token = answer.map_err(|_| NoToken::Rubbish)?;
+        Ok(token::header(&token))
     }
 
-    async fn token_answer(&mut self, topics: &Topics) -> Result<Bytes, Lost> {
+    async fn token_answer(&mut self, topics: &Topics) -> Result<TokenAnswer, Lost> {
         loop {
             while let Some(event) = self.conversation.next_event() {
                 if let Event::Received { topic, payload } = event
-                    && topics.parse(&topic) == Some(Topic::Token)
+                    && let Some(Downlink::Token(answer)) = Downlink::read(topics, &topic, &payload)
                 {
-                    return Ok(payload);
+                    return Ok(answer);
                 }
             }
             self.go_on().await?;

@@ -1,17 +1,14 @@
 //! What the agent tells the platform of itself at every connect, and what it asks.
 
-use smartrest::{
-    COLLECTION, COLLECTION_ID, Fragment, REMOTE_ACCESS, Request, TopicError, Topics, encode,
-};
+use smartrest::{REMOTE_ACCESS, Request, TopicError, Topics};
 
 use super::settings::{Device, RemoteAccess};
+use super::uplink::{CollectionTopics, Uplink, fail_orphans, message};
 use crate::mqtt::link::Account;
 use crate::mqtt::outbox::Message;
 use crate::mqtt::session::Options;
 
 const AGENT_NAME: &str = "adit";
-/// What the platform shows on operations that a former life of adit left executing.
-const ORPHAN_REASON: &str = "begun before adit started; connect again";
 const SECONDS_PER_MINUTE: u64 = 60;
 
 /// The rows of the announcement, under the topics of this gateway.
@@ -19,48 +16,13 @@ pub struct Announcement {
     /// The topics with the configured prefix.
     pub topics: Topics,
     /// The topics of the template collection, if operations are to have ids.
-    pub collection: Option<CollectionTopics>,
+    collection: Option<CollectionTopics>,
     device: Device,
     protocols: Vec<String>,
     /// Whether the topic of tokens is subscribed to.
     needs_token: bool,
     /// The children's topics.
     children: Vec<String>,
-}
-
-/// The topics of adit's template collection.
-#[derive(Clone, Debug)]
-pub struct CollectionTopics {
-    create: String,
-    up: String,
-    down: String,
-    answers: String,
-}
-
-impl CollectionTopics {
-    fn of(topics: &Topics) -> Result<Self, TopicError> {
-        Ok(Self {
-            create: topics.templates_request(COLLECTION_ID)?,
-            up: topics.custom_up(COLLECTION_ID)?,
-            down: topics.custom_down(COLLECTION_ID)?,
-            answers: topics.templates(),
-        })
-    }
-
-    /// Asks whether the collection exists.
-    pub fn ask(&self) -> Message {
-        Message::new(self.create.clone(), "")
-    }
-
-    /// Creates the collection.
-    pub fn create(&self) -> Message {
-        Message::new(self.create.clone(), COLLECTION.trim_end().to_owned())
-    }
-
-    /// Brings the fragment of the device up to date.
-    pub fn fragment(&self, fragment: &Fragment) -> Message {
-        Message::new(self.up.clone(), encode([&fragment.to_row()])).repeatable()
-    }
 }
 
 impl Announcement {
@@ -111,7 +73,7 @@ impl Announcement {
         once.extend(self.to_children(&fail_orphans()));
         let mut subscribe_if_granted = vec![self.topics.errors()];
         subscribe_if_granted.extend(self.topics.bridge_state());
-        let mut resume = vec![self.pending_operations()];
+        let mut resume = vec![self.message(&Request::PendingOperations)];
         if let Some(collection) = &self.collection {
             subscribe_if_granted.extend([collection.answers.clone(), collection.down.clone()]);
             // Asked when it is decided whether the answer comes with ids.
@@ -128,20 +90,22 @@ impl Announcement {
         }
     }
 
-    /// Asks for a token.
-    pub fn token_request(&self) -> Message {
-        Message::new(self.topics.token_request(), "")
+    /// Returns what speaks for the gateway besides; events are left out unless wanted.
+    pub fn uplink(&self, events: bool) -> Uplink {
+        Uplink::new(
+            self.device.id.clone(),
+            self.topics.clone(),
+            self.collection.clone(),
+            events,
+            // Said here of these.
+            self.device.children.iter().cloned(),
+        )
     }
 
     /// The topics that must be granted before operations are taken.
     pub fn subscriptions(&self) -> Vec<String> {
         let token = self.needs_token.then(|| self.topics.token());
         [self.topics.down()].into_iter().chain(token).collect()
-    }
-
-    /// Asks for all pending operations.
-    pub fn pending_operations(&self) -> Message {
-        self.message(&Request::PendingOperations)
     }
 
     fn capabilities(&self) -> Vec<Message> {
@@ -163,22 +127,14 @@ impl Announcement {
 
     /// The same for each child, on its own topic.
     fn to_children(&self, request: &Request) -> impl Iterator<Item = Message> {
-        let payload = encode([&request.to_row()]);
+        let request = request.clone();
         self.children
             .iter()
-            .map(move |topic| Message::new(topic.clone(), payload.clone()))
+            .map(move |topic| message(topic, &request))
     }
 
     fn message(&self, request: &Request) -> Message {
-        Message::new(self.topics.up(), encode([&request.to_row()]))
-    }
-}
-
-/// Fails what a former life of adit left executing on the device whose topic carries it.
-pub fn fail_orphans() -> Request {
-    Request::FailExecuting {
-        fragment: REMOTE_ACCESS.to_owned(),
-        reason: ORPHAN_REASON.to_owned(),
+        message(&self.topics.up(), request)
     }
 }
 

@@ -7,14 +7,14 @@
 
 /// What the local broker has told of its bridge.
 #[derive(Debug, Default)]
-pub struct Bridge {
+pub(crate) struct Bridge {
     /// Nothing is known at first, and after each connection to the local broker.
     has_cloud: Option<bool>,
 }
 
 /// What is new of the bridge.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum News {
+pub(crate) enum News {
     /// It has lost the cloud, or has none yet.
     Lost,
     /// It has the cloud again: what the platform sent meanwhile is missing.
@@ -23,19 +23,14 @@ pub enum News {
 
 impl Bridge {
     /// Takes note of a new connection to the local broker, on which the state is told anew.
-    pub fn connected(&mut self) {
+    pub(crate) fn connected(&mut self) {
         self.has_cloud = None;
     }
 
-    /// Takes a state: `1` with the cloud, `0` without. The first of a connection is as old as it may
-    /// be, so that only a later `1` is a return; one without a `0` before it is one too, since the
-    /// bridge tells each of its connections.
-    pub fn told(&mut self, state: &[u8]) -> Option<News> {
-        let has_cloud = match state {
-            b"0" => false,
-            b"1" => true,
-            _ => return None,
-        };
+    /// Takes a state. The first of a connection is as old as it may
+    /// be, so that only a later one with the cloud is a return; that without a loss before it is one too, since
+    /// the bridge tells each of its connections.
+    pub(crate) fn told(&mut self, has_cloud: bool) -> Option<News> {
         let before = self.has_cloud.replace(has_cloud);
         match (before, has_cloud) {
             (Some(_), true) => Some(News::Back),
@@ -52,17 +47,15 @@ mod tests {
     #[test]
     fn tells_when_the_bridge_comes_back() {
         use News::{Back, Lost};
-        let told: [(&[&str], &[Option<News>]); 6] = [
-            (&["1"], &[None]),
-            (&["1", "0", "1"], &[None, Some(Lost), Some(Back)]),
-            (&["0", "0", "1"], &[Some(Lost), None, Some(Back)]),
-            (&["1", "1"], &[None, Some(Back)]),
-            (&["0", "connected", "1"], &[Some(Lost), None, Some(Back)]),
-            (&["", "2", "1"], &[None, None, None]),
+        let told: [(&[bool], &[Option<News>]); 4] = [
+            (&[true], &[None]),
+            (&[true, false, true], &[None, Some(Lost), Some(Back)]),
+            (&[false, false, true], &[Some(Lost), None, Some(Back)]),
+            (&[true, true], &[None, Some(Back)]),
         ];
         for (states, news) in told {
             let mut bridge = Bridge::default();
-            let heard: Vec<_> = states.iter().map(|s| bridge.told(s.as_bytes())).collect();
+            let heard: Vec<_> = states.iter().map(|&state| bridge.told(state)).collect();
             assert_eq!(heard, news, "{states:?}");
         }
     }
@@ -70,8 +63,8 @@ mod tests {
     #[test]
     fn knows_nothing_after_a_reconnect() {
         let mut bridge = Bridge::default();
-        bridge.told(b"0");
+        bridge.told(false);
         bridge.connected();
-        assert_eq!(bridge.told(b"1"), None);
+        assert_eq!(bridge.told(true), None);
     }
 }

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 use smartrest::Fragment;
 
 /// The shortest time between two updates.
-pub const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
+pub(crate) const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What was published last.
 #[derive(Debug, Default)]
-pub struct Updates {
+pub(crate) struct Updates {
     last: Option<(Fragment, Instant)>,
     due_at: Option<Instant>,
 }
 
 impl Updates {
     /// Returns what is to be published now that the fragment is `current`.
-    pub fn update(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
+    pub(crate) fn update(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
         self.due_at = None;
         let last = self.last.as_ref().filter(|(last, _)| *last != current);
         if let Some((_, at)) = last
@@ -32,7 +32,7 @@ impl Updates {
     }
 
     /// Returns what is to be published as the last word, however short ago the word before was.
-    pub fn finish(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
+    pub(crate) fn finish(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
         if self.last.as_ref().is_some_and(|(last, _)| *last == current) {
             return None;
         }
@@ -41,7 +41,7 @@ impl Updates {
     }
 
     /// Returns when a change that came too soon may be published.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.due_at
     }
 }

@@ -10,12 +10,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use smartrest::{CollectionAnswer, FieldError, PendingOperation, Row};
+use smartrest::{CollectionAnswer, FieldError, PendingOperation};
 
 /// How long the platform may take to answer for the collection.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a `530` waits for the row with the id of its operation.
-pub const ROW_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const ROW_LIMIT: Duration = Duration::from_secs(3);
 /// The pause before a collection that was just created is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Requests that wait or are remembered. Those beyond it are taken without an id.
@@ -23,7 +23,7 @@ const HELD_LIMIT: usize = 4096;
 
 /// What is to be done now, in order.
 #[derive(Debug, Eq, PartialEq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask the platform whether the collection exists.
     Ask,
     /// Create the collection.
@@ -50,7 +50,7 @@ enum State {
 
 /// The collection of one process, across all its connections.
 #[derive(Debug)]
-pub struct Collection {
+pub(crate) struct Collection {
     state: State,
     /// When to do without it; set while undecided and connected.
     answer_by: Option<Instant>,
@@ -88,7 +88,7 @@ impl Collection {
     /// since somebody may have deleted it, but nothing waits for the answer.
     ///
     /// What is held is forgotten: nothing was said of it, so the answer to `500` brings it again.
-    pub fn connected(&mut self, now: Instant) -> Vec<Action> {
+    pub(crate) fn connected(&mut self, now: Instant) -> Vec<Action> {
         self.created = false;
         self.ask_again_at = None;
         self.held.clear();
@@ -99,9 +99,8 @@ impl Collection {
         vec![Action::Ask, Action::Resume]
     }
 
-    /// Takes the rows of `s/dt`.
-    pub fn answered(&mut self, rows: &[Row], now: Instant) -> Vec<Action> {
-        let answers = rows.iter().filter_map(CollectionAnswer::from_row);
+    /// Takes the answers of `s/dt`.
+    pub(crate) fn answered(&mut self, answers: &[CollectionAnswer], now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         for answer in answers {
             match answer {
@@ -127,12 +126,12 @@ impl Collection {
     }
 
     /// Whether rows of the collection mean something to the platform.
-    pub fn is_installed(&self) -> bool {
+    pub(crate) fn is_installed(&self) -> bool {
         self.state == State::Installed
     }
 
     /// Takes the rows of one payload of `s/ds`, of which `is_known` tells those that came before.
-    pub fn static_rows(
+    pub(crate) fn static_rows(
         &mut self,
         mut pending: Vec<PendingOperation>,
         now: Instant,
@@ -161,13 +160,14 @@ impl Collection {
 
     /// Takes the rows of one payload of `s/dc/<X-ID>`: with its id an operation waits for nothing.
     /// That they come says as much as an answer.
-    pub fn rows(&mut self, rows: &[Row], now: Instant) -> Vec<Action> {
+    pub(crate) fn rows(
+        &mut self,
+        rows: Vec<Result<PendingOperation, FieldError>>,
+        now: Instant,
+    ) -> Vec<Action> {
         let mut pending = Vec::new();
         let mut actions = Vec::new();
-        for operation in rows
-            .iter()
-            .filter_map(PendingOperation::from_collection_row)
-        {
+        for operation in rows {
             match operation {
                 Ok(operation) => {
                     // A key tells the copy from others for ever, and without one this has to.
@@ -202,7 +202,7 @@ impl Collection {
     }
 
     /// Returns when [`Collection::deadline_passed`] is to be called.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let held = self.held.front().map(|held| held.until);
         [self.answer_by, self.ask_again_at, held]
             .into_iter()
@@ -211,7 +211,7 @@ impl Collection {
     }
 
     /// Does what the time has come for.
-    pub fn deadline_passed(&mut self, now: Instant) -> Vec<Action> {
+    pub(crate) fn deadline_passed(&mut self, now: Instant) -> Vec<Action> {
         let has_come = |at: &mut Instant| *at <= now;
         let mut actions = Vec::new();
         if self.answer_by.take_if(has_come).is_some() {
@@ -243,8 +243,9 @@ fn take(pending: Vec<PendingOperation>) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
-    use smartrest::COLLECTION_ID;
+    use smartrest::{COLLECTION_ID, Topics};
 
+    use super::super::downlink::Downlink;
     use super::*;
 
     /// A collection, and the clock that it is shown.
@@ -269,7 +270,11 @@ mod tests {
             let now = self.start + Duration::from_secs_f64(at);
             let (topic, payload) = event.split_once(' ').unwrap_or((event, ""));
             let payload = payload.replace("ID", COLLECTION_ID).replace('|', "\n");
-            let rows = smartrest::decode(payload.as_bytes());
+            let full = match topic {
+                "s/dc" => format!("s/dc/{COLLECTION_ID}"),
+                topic => topic.to_owned(),
+            };
+            let heard = Downlink::read(&Topics::default(), &full, payload.as_bytes());
             let actions = match topic {
                 "connect" => self.collection.connected(now),
                 "wait" => {
@@ -277,21 +282,18 @@ mod tests {
                     assert!(deadline.is_some_and(|at| at <= now), "{at}: {deadline:?}");
                     self.collection.deadline_passed(now)
                 }
-                "s/dt" => self.collection.answered(&rows, now),
-                "s/dc" => self.collection.rows(&rows, now),
-                "s/ds" => {
-                    let pending = rows
-                        .iter()
-                        .filter_map(PendingOperation::from_static_row)
-                        .collect();
-                    let is_known = |operation: &PendingOperation| {
-                        self.known
-                            .iter()
-                            .any(|known| known.key() == operation.key())
-                    };
-                    self.collection.static_rows(pending, now, is_known)
-                }
-                other => panic!("{other}"),
+                _ => match heard {
+                    Some(Downlink::Collection(answers)) => self.collection.answered(&answers, now),
+                    Some(Downlink::OperationsById(rows)) => self.collection.rows(rows, now),
+                    Some(Downlink::Operations(pending)) => {
+                        let is_known = |operation: &PendingOperation| {
+                            let mut known = self.known.iter();
+                            known.any(|known| known.key() == operation.key())
+                        };
+                        self.collection.static_rows(pending, now, is_known)
+                    }
+                    other => panic!("{other:?}"),
+                },
             };
             let words: Vec<_> = actions.iter().map(said).collect();
             for action in actions {

@@ -1,8 +1,11 @@
-//! What is said to the platform, and what its words mean.
+//! What is said to the platform, and what its words mean. Knows no socket, no clock and no tokio.
 
 pub mod announcement;
-pub mod bridge;
-pub mod fragment;
-pub mod ids;
-pub mod operations;
+pub(crate) mod bridge;
+pub mod dialogue;
+pub(crate) mod downlink;
+pub(crate) mod fragment;
+pub(crate) mod ids;
+pub(crate) mod operations;
 pub mod settings;
+pub mod uplink;

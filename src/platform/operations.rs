@@ -24,15 +24,15 @@ const REMEMBERED_KEYS: usize = 4096;
 const REMEMBERED_ROWS: usize = 1024;
 /// How long a row without a key is remembered when its statuses are acknowledged: until then an
 /// answer that the platform began before it knew them has surely come.
-pub const ROW_MEMORY: Duration = Duration::from_secs(60);
+pub(crate) const ROW_MEMORY: Duration = Duration::from_secs(60);
 
 /// Tells the operations of this process apart.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct OperationId(pub u64);
+pub(crate) struct OperationId(pub(crate) u64);
 
 /// How an operation ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Both ends stand.
     Successful,
     /// The tunnel did not open, for this reason.
@@ -50,31 +50,31 @@ impl From<Outcome> for Status {
 
 /// A status that is to be published now, after all that were handed out before it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Report {
+pub(crate) struct Report {
     /// External id of the device whose operation it is.
-    pub device: String,
+    pub(crate) device: String,
     /// Which one it is to this process: its statuses stay together.
-    pub id: OperationId,
+    pub(crate) id: OperationId,
     /// How it is named.
-    pub operation: OperationRef,
+    pub(crate) operation: OperationRef,
     /// The status to publish.
-    pub status: Status,
+    pub(crate) status: Status,
 }
 
 /// What follows from a payload of rows.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub struct Received {
+pub(crate) struct Received {
     /// Statuses to publish, in order.
-    pub reports: Vec<Report>,
+    pub(crate) reports: Vec<Report>,
     /// Tunnels to open; each is to be answered with [`Operations::finish`] once.
-    pub start: Vec<(OperationId, ConnectRequest)>,
+    pub(crate) start: Vec<(OperationId, ConnectRequest)>,
     /// Rows that opened nothing and are reported to nobody.
-    pub ignored: Vec<Ignored>,
+    pub(crate) ignored: Vec<Ignored>,
 }
 
 /// Why a row led to nothing.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Ignored {
+pub(crate) enum Ignored {
     /// The row is a copy of an earlier one.
     Duplicate {
         /// External id of the device.
@@ -86,7 +86,7 @@ pub enum Ignored {
 
 /// All operations that have not been reported as ended, by device.
 #[derive(Debug, Default)]
-pub struct Operations {
+pub(crate) struct Operations {
     devices: HashMap<String, VecDeque<Open>>,
     keys: RememberedKeys,
     rows: RememberedRows,
@@ -111,7 +111,7 @@ impl Operations {
     /// The answer to `500` may repeat one that came live before. Such a copy opens nothing, but it
     /// tells which others of the payload are older than it, and they take their place before it. A
     /// copy that brings the operation's id makes its result wait for no other.
-    pub fn receive(&mut self, pending: &[PendingOperation]) -> Received {
+    pub(crate) fn receive(&mut self, pending: &[PendingOperation]) -> Received {
         let identities: Vec<_> = pending.iter().map(|o| self.keys.identify(o)).collect();
         let last_place: HashMap<_, _> = identities.iter().zip(0..).collect();
         // The platform repeats an operation in another payload, never in the same one.
@@ -177,7 +177,7 @@ impl Operations {
     }
 
     /// Whether a request is a copy of one that came before.
-    pub fn knows(&self, operation: &PendingOperation) -> bool {
+    pub(crate) fn knows(&self, operation: &PendingOperation) -> bool {
         let identity = self.keys.identify(operation);
         match is_unique(operation) {
             true => self.keys.known.contains(&identity),
@@ -186,7 +186,7 @@ impl Operations {
     }
 
     /// Takes note that every status handed out before `now` is acknowledged.
-    pub fn delivered(&mut self, now: Instant) {
+    pub(crate) fn delivered(&mut self, now: Instant) {
         let devices = &self.devices;
         self.rows.forget_later(now + ROW_MEMORY, |row| {
             devices.values().flatten().any(|open| open.row == row)
@@ -194,20 +194,25 @@ impl Operations {
     }
 
     /// Returns when [`Operations::deadline_passed`] is to be called.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.rows.by_age.iter().filter_map(|row| row.until).min()
     }
 
     /// Forgets rows whose time has come; whether all pending operations are to be asked for, because
     /// one of them may look like a row that was forgotten.
-    pub fn deadline_passed(&mut self, now: Instant) -> bool {
+    pub(crate) fn deadline_passed(&mut self, now: Instant) -> bool {
         self.rows.forget(now)
     }
 
     /// Notes how an operation of `device` ended, and returns every result that may go out now.
     ///
     /// An operation that is unknown or has its outcome already changes nothing.
-    pub fn finish(&mut self, device: &str, id: OperationId, outcome: Outcome) -> Vec<Report> {
+    pub(crate) fn finish(
+        &mut self,
+        device: &str,
+        id: OperationId,
+        outcome: Outcome,
+    ) -> Vec<Report> {
         let Some(queue) = self.devices.get_mut(device) else {
             return Vec::new();
         };
@@ -218,7 +223,8 @@ impl Operations {
     }
 
     /// How many operations are not reported as ended.
-    pub fn open(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn open(&self) -> usize {
         self.devices.values().map(VecDeque::len).sum()
     }
 }

@@ -1,0 +1,312 @@
+//! What a device says to the platform: every word becomes a message here, with what the outbox has
+//! to know of it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use smartrest::{
+    COLLECTION, COLLECTION_ID, Fragment, OperationRef, REMOTE_ACCESS, Request, Target, TopicError,
+    Topics, encode, plain_text,
+};
+
+use super::operations::Report;
+use crate::mqtt::outbox::Message;
+
+/// What the platform shows on operations that a former life of adit left executing.
+const ORPHAN_REASON: &str = "begun before adit started; connect again";
+/// Bytes of an event's text.
+const EVENT_LIMIT: usize = 500;
+/// More children than a gateway has; their names come from outside.
+const CHILDREN_LIMIT: usize = 4096;
+
+/// The words of one gateway and its children.
+#[derive(Debug)]
+pub struct Uplink {
+    gateway: String,
+    topics: Topics,
+    collection: Option<CollectionTopics>,
+    /// Whether tunnels are told of by events.
+    events: bool,
+    /// The children on which nothing is executing any more that a former life left.
+    cleared: HashSet<String>,
+}
+
+/// How a tunnel has ended.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    /// As people read it.
+    pub(crate) reason: String,
+    /// Bytes to the cloud.
+    pub(crate) up: u64,
+    /// Bytes to the machine.
+    pub(crate) down: u64,
+    /// How long it was open.
+    pub(crate) lasted: Duration,
+}
+
+/// The topics of adit's template collection.
+#[derive(Clone, Debug)]
+pub(super) struct CollectionTopics {
+    create: String,
+    up: String,
+    pub(super) down: String,
+    pub(super) answers: String,
+}
+
+impl CollectionTopics {
+    pub(super) fn of(topics: &Topics) -> Result<Self, TopicError> {
+        Ok(Self {
+            create: topics.templates_request(COLLECTION_ID)?,
+            up: topics.custom_up(COLLECTION_ID)?,
+            down: topics.custom_down(COLLECTION_ID)?,
+            answers: topics.templates(),
+        })
+    }
+}
+
+impl Uplink {
+    /// Speaks for a gateway. Of `cleared` children it is said elsewhere that nothing that a former
+    /// life left is executing.
+    pub(super) fn new(
+        gateway: String,
+        topics: Topics,
+        collection: Option<CollectionTopics>,
+        events: bool,
+        cleared: impl IntoIterator<Item = String>,
+    ) -> Self {
+        Self {
+            gateway,
+            topics,
+            collection,
+            events,
+            cleared: cleared.into_iter().collect(),
+        }
+    }
+
+    pub(super) fn topics(&self) -> &Topics {
+        &self.topics
+    }
+
+    /// Whether operations are asked for with their ids.
+    pub(super) fn has_collection(&self) -> bool {
+        self.collection.is_some()
+    }
+
+    /// Returns the topic for the words about a device.
+    ///
+    /// # Errors
+    /// Its id cannot stand in a topic.
+    pub(super) fn topic(&self, device: &str) -> Result<String, TopicError> {
+        match device == self.gateway {
+            true => Ok(self.topics.up()),
+            false => self.topics.child_up(device),
+        }
+    }
+
+    /// Tells how an operation stands.
+    ///
+    /// Before the first word about a child that nobody has named, what a former life left executing
+    /// there is failed: the first result would land on it.
+    ///
+    /// # Errors
+    /// The id of the device cannot stand in a topic.
+    pub(super) fn report(&mut self, report: Report) -> Result<Vec<Message>, TopicError> {
+        let Report {
+            device,
+            id,
+            operation,
+            status,
+        } = report;
+        let topic = self.topic(&device)?;
+        let mut messages = Vec::new();
+        let is_known = device == self.gateway || self.cleared.contains(&device);
+        if !is_known && self.cleared.len() < CHILDREN_LIMIT {
+            messages.push(message(&topic, &fail_orphans()));
+            self.cleared.insert(device);
+        }
+        let status = message(&topic, &Request::Status { operation, status });
+        messages.push(status.in_group(id.0));
+        Ok(messages)
+    }
+
+    /// Tells that a tunnel has opened.
+    pub(super) fn opened(&self, device: &str, target: &Target) -> Option<Message> {
+        let text = format!("tunnel to {target} opened");
+        self.event(device, "c8y_RemoteAccessOpened", &text)
+    }
+
+    /// Tells that a tunnel has ended; `None`: by a fault in adit.
+    pub(super) fn closed(
+        &self,
+        device: &str,
+        target: &Target,
+        closed: Option<&Closed>,
+    ) -> Option<Message> {
+        let text = match closed {
+            Some(Closed {
+                reason,
+                up,
+                down,
+                lasted,
+            }) => format!(
+                "tunnel to {target} closed: {reason}; open for {:.1} s, {up} bytes to the cloud, \
+                 {down} bytes to the device",
+                lasted.as_secs_f64()
+            ),
+            None => format!("tunnel to {target} closed: internal fault in adit, see its log"),
+        };
+        self.event(device, "c8y_RemoteAccessClosed", &text)
+    }
+
+    fn event(&self, device: &str, kind: &str, text: &str) -> Option<Message> {
+        let topic = self.topic(device).ok().filter(|_| self.events)?;
+        let (kind, text) = (kind.to_owned(), plain_text(text, EVENT_LIMIT));
+        Some(message(&topic, &Request::Event { kind, text }))
+    }
+
+    /// Asks for all pending operations.
+    pub(super) fn pending_operations(&self) -> Message {
+        message(&self.topics.up(), &Request::PendingOperations)
+    }
+
+    /// Asks for a token.
+    pub(super) fn token_request(&self) -> Message {
+        Message::new(self.topics.token_request(), "")
+    }
+
+    /// Asks whether the template collection exists.
+    pub(super) fn ask_for_collection(&self) -> Option<Message> {
+        let topics = self.collection.as_ref()?;
+        Some(Message::new(topics.create.clone(), ""))
+    }
+
+    /// Creates the template collection.
+    pub(super) fn create_collection(&self) -> Option<Message> {
+        let topics = self.collection.as_ref()?;
+        Some(Message::new(topics.create.clone(), COLLECTION.trim_end()))
+    }
+
+    /// Brings the fragment of the device up to date.
+    pub(super) fn fragment(&self, fragment: &Fragment) -> Option<Message> {
+        let topics = self.collection.as_ref()?;
+        Some(Message::new(topics.up.clone(), encode([&fragment.to_row()])).repeatable())
+    }
+}
+
+/// Makes a message of one row.
+pub(super) fn message(topic: &str, request: &Request) -> Message {
+    let message = Message::new(topic, encode([&request.to_row()]));
+    match is_repeatable(request) {
+        true => message.repeatable(),
+        false => message,
+    }
+}
+
+/// Fails what a former life of adit left executing on the device whose topic carries it.
+pub(super) fn fail_orphans() -> Request {
+    Request::FailExecuting {
+        fragment: REMOTE_ACCESS.to_owned(),
+        reason: ORPHAN_REASON.to_owned(),
+    }
+}
+
+/// Whether a second copy of a request does no harm: it falls on no other operation.
+fn is_repeatable(request: &Request) -> bool {
+    match request {
+        Request::Event { .. } => true,
+        Request::Status { operation, .. } => matches!(operation, OperationRef::Id(_)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use smartrest::Status;
+
+    use super::super::operations::OperationId;
+    use super::*;
+
+    fn uplink(events: bool) -> Uplink {
+        let topics = Topics::new("c8y/").unwrap();
+        Uplink::new("gw".into(), topics, None, events, ["known".to_owned()])
+    }
+
+    fn report(device: &str, operation: OperationRef) -> Report {
+        Report {
+            device: device.to_owned(),
+            id: OperationId(7),
+            operation,
+            status: Status::Executing,
+        }
+    }
+
+    fn rows(messages: &[Message]) -> Vec<String> {
+        let row = |message: &Message| format!("{} {}", message.topic, message.payload);
+        messages.iter().map(row).collect()
+    }
+
+    #[test]
+    fn clears_a_child_that_nobody_has_named_once_before_the_first_word_about_it() {
+        let mut uplink = uplink(true);
+        for (device, said) in [
+            ("gw", &["c8y/s/us 501,c8y_RemoteAccessConnect"][..]),
+            ("known", &["c8y/s/us/known 501,c8y_RemoteAccessConnect"][..]),
+            (
+                "new",
+                &[
+                    "c8y/s/us/new 507,c8y_RemoteAccessConnect,begun before adit started; connect \
+                     again",
+                    "c8y/s/us/new 501,c8y_RemoteAccessConnect",
+                ][..],
+            ),
+            ("new", &["c8y/s/us/new 501,c8y_RemoteAccessConnect"][..]),
+        ] {
+            let report = report(device, OperationRef::oldest_tunnel());
+            assert_eq!(rows(&uplink.report(report).unwrap()), said);
+        }
+    }
+
+    #[test]
+    fn marks_what_may_come_twice_and_what_belongs_together() {
+        let mut uplink = uplink(true);
+        for (operation, is_repeatable) in [
+            (OperationRef::oldest_tunnel(), false),
+            (OperationRef::Id("4711".to_owned()), true),
+        ] {
+            let messages = uplink.report(report("new", operation)).unwrap();
+            let status = messages.last().unwrap();
+            assert_eq!(status.group, Some(7));
+            assert_eq!(status.is_repeatable, is_repeatable);
+            // What is said of the child itself belongs to no operation.
+            assert!(messages.len() == 1 || messages[0].group.is_none());
+        }
+    }
+
+    #[test]
+    fn says_nothing_of_a_device_that_no_topic_can_name() {
+        let mut uplink = uplink(true);
+        let report = report("a/b", OperationRef::oldest_tunnel());
+        assert!(uplink.report(report).is_err());
+        assert_eq!(uplink.opened("a/b", &"plc:22".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn words_events_and_leaves_them_out_where_nobody_wants_them() {
+        let target = "plc:22".parse().unwrap();
+        let end = Closed {
+            reason: "closed by \"the cloud\"".to_owned(),
+            up: 1,
+            down: 2,
+            lasted: Duration::from_millis(1234),
+        };
+        let said = uplink(true).closed("gw", &target, Some(&end)).unwrap();
+        assert!(said.is_repeatable);
+        assert_eq!(
+            said.payload,
+            "400,c8y_RemoteAccessClosed,\"tunnel to plc:22 closed: closed by 'the cloud'; open for \
+             1.2 s, 1 bytes to the cloud, 2 bytes to the device\""
+        );
+        assert_eq!(uplink(false).closed("gw", &target, Some(&end)), None);
+        assert_eq!(uplink(false).opened("gw", &target), None);
+    }
+}
