@@ -133,7 +133,7 @@ impl<'a> Way<'a> {
                     false => format!("{host} is {addresses}"),
                 }
             }
-            (_, Some(Seen::Chain(chain)), _) => in_words(chain),
+            (_, Some(Seen::Tls { chain, agreed }), _) => format!("{}; {agreed}", in_words(chain)),
             (Stage::WebSocket, ..) => format!("open at {}", self.websocket.unwrap_or_default()),
             _ => "done".to_owned(),
         }

@@ -28,8 +28,13 @@ pub struct Step {
 pub enum Seen {
     /// The addresses that the resolver knows, or the one that accepted the connection.
     Address(String),
-    /// The server's certificate and those of its issuers that it sent, in its order.
-    Chain(Vec<Certificate>),
+    /// A handshake of TLS.
+    Tls {
+        /// The server's certificate and those of its issuers that it sent, in its order.
+        chain: Vec<Certificate>,
+        /// Version and cipher, and what was offered, in words.
+        agreed: String,
+    },
 }
 
 impl Journal {

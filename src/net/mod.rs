@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod certificate;
+mod ciphers;
 pub(crate) mod credentials;
 pub mod dial;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod identity;
 pub mod journal;
 pub mod proxy;
 pub mod resolve;
+mod resumption;
 pub mod settings;
 mod stream;
 #[cfg(test)]

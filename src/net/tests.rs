@@ -323,6 +323,91 @@ impl Issued {
     }
 }
 
+/// Serves TLS with this certificate, and says how the handshake went: its kind and its cipher.
+async fn confiding(certificate: &Issued) -> SocketAddr {
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.serialize_pem().as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der.clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    serve(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await?;
+            let connection = stream.get_ref().1;
+            let kind = connection.handshake_kind().unwrap();
+            let suite = connection.negotiated_cipher_suite().unwrap();
+            let words = format!("{kind:?} {:?}", suite.suite());
+            stream.write_all(words.as_bytes()).await?;
+            stream.shutdown().await
+        }
+    })
+    .await
+}
+
+async fn said(mut stream: impl AsyncRead + Unpin) -> String {
+    let mut words = String::new();
+    stream.read_to_string(&mut words).await.unwrap();
+    words
+}
+
+#[tokio::test]
+async fn takes_up_a_session_of_mqtt_for_a_tunnel_at_the_same_host_and_port_only() {
+    let authority = Authority::new("authority");
+    let certificate = authority.issue(&named("server", &["127.0.0.1"]));
+    let transport = authority.trusted();
+    let places = [
+        confiding(&certificate).await.port(),
+        confiding(&certificate).await.port(),
+    ];
+    let [here, elsewhere] = places.map(|port| Endpoint {
+        tls: true,
+        host: "127.0.0.1".into(),
+        port,
+    });
+    let tunnel = async |server: &Endpoint| {
+        let stream = transport.connect_unbuffered(server, LIMIT).await.unwrap();
+        said(stream).await
+    };
+    let mqtt = async |server: &Endpoint| {
+        let stream = transport.connect(server, LIMIT).await.unwrap();
+        said(stream).await
+    };
+    let full = |words: String| assert!(words.starts_with("Full "), "{words}");
+    let resumed = |words: String| assert!(words.starts_with("Resumed "), "{words}");
+    full(mqtt(&here).await);
+    resumed(tunnel(&here).await);
+    resumed(tunnel(&here).await);
+    resumed(mqtt(&here).await);
+    full(tunnel(&elsewhere).await);
+    resumed(mqtt(&elsewhere).await);
+}
+
+#[tokio::test]
+async fn speaks_the_cipher_that_is_fast_on_the_processor() {
+    let authority = Authority::new("authority");
+    let certificate = authority.issue(&named("server", &["127.0.0.1"]));
+    let server = Endpoint {
+        tls: true,
+        host: "127.0.0.1".into(),
+        port: confiding(&certificate).await.port(),
+    };
+    for (has_aes, suite) in [
+        (true, "TLS13_AES_128_GCM_SHA256"),
+        (false, "TLS13_CHACHA20_POLY1305_SHA256"),
+    ] {
+        let trusted = std::slice::from_ref(&authority.certificate.der);
+        let transport = Transport::for_processor(trusted, has_aes);
+        let stream = transport.connect_unbuffered(&server, LIMIT).await.unwrap();
+        let words = said(stream).await;
+        assert!(words.ends_with(suite), "{words}");
+    }
+}
+
 #[tokio::test]
 async fn names_who_did_not_answer() {
     let (_held, _socket, silent) = black_hole().await;

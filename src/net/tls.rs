@@ -15,13 +15,17 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, OtherError,
-    RootCertStore, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct,
+    OtherError, RootCertStore, SignatureScheme,
 };
 use tracing::{info, warn};
 
+use super::address::Endpoint;
 use super::certificate::{Certificate, date, system_time};
+use super::ciphers;
 use super::identity::Identity;
+use super::journal::Seen;
+use super::resumption::Sessions;
 use crate::files::Rereader;
 use crate::words::{failure_reason, legible, words};
 
@@ -109,6 +113,9 @@ pub(super) struct Tls {
     anonymous: Arc<ClientConfig>,
     own: Option<Mutex<Own>>,
     rereader: Rereader<Reread>,
+    sessions: Arc<Sessions>,
+    /// Whether AES is done by instructions of the processor.
+    has_aes: bool,
 }
 
 /// The identity where it has changed, or why the files are no good.
@@ -139,10 +146,17 @@ impl Tls {
     /// Trusts the system's roots and `extra`. Roots that cannot be parsed are left out, as other
     /// software on the machine does.
     pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
+        Self::for_processor(extra, ciphers::has_aes())
+    }
+
+    pub(super) fn for_processor(
+        extra: &[CertificateDer<'static>],
+        has_aes: bool,
+    ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots.add_parsable_certificates(extra.iter().cloned());
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(ciphers::provider(has_aes));
         let judge = Judge::new(roots, extra, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -153,6 +167,8 @@ impl Tls {
             anonymous: Arc::new(config),
             own: None,
             rereader: Rereader::default(),
+            sessions: Arc::default(),
+            has_aes,
         })
     }
 
@@ -167,6 +183,8 @@ impl Tls {
                 complaint: None,
             })),
             rereader: Rereader::default(),
+            sessions: Arc::clone(&self.sessions),
+            has_aes: self.has_aes,
         }
     }
 
@@ -175,7 +193,23 @@ impl Tls {
         Arc::clone(&self.anonymous)
     }
 
-    /// For a server, with the certificate as it is on the disk now.
+    /// For a server: [`Tls::current`], and sessions with it are taken up again.
+    pub(super) async fn for_server(&self, server: &Endpoint) -> Arc<ClientConfig> {
+        self.sessions.with(&*self.current().await, server)
+    }
+
+    /// Returns what there was to see at a handshake.
+    pub(super) fn seen(&self, connection: &CommonState) -> Option<Seen> {
+        let chain = connection.peer_certificates()?.iter();
+        let suite = connection.negotiated_cipher_suite()?;
+        let version = connection.protocol_version();
+        Some(Seen::Tls {
+            chain: chain.filter_map(|der| Certificate::read(der)).collect(),
+            agreed: ciphers::in_words(version, suite, self.has_aes),
+        })
+    }
+
+    /// With the certificate as it is on the disk now.
     ///
     /// A disk that hangs costs [`READ_LIMIT`] once, and a thread.
     pub(super) async fn current(&self) -> Arc<ClientConfig> {

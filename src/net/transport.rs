@@ -13,7 +13,6 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::address::{BrokerEndpoint, Endpoint};
-use super::certificate::Certificate;
 use super::dial;
 use super::error::{Awaited, Peer, TransportError};
 use super::identity::Identity;
@@ -48,6 +47,14 @@ impl Transport {
             proxy: None,
             journal: None,
         })
+    }
+
+    /// Does so as on a processor with AES instructions, or on one without.
+    #[cfg(test)]
+    pub(super) fn for_processor(extra: &[CertificateDer<'static>], has_aes: bool) -> Self {
+        let mut transport = Self::new(extra).unwrap();
+        transport.tls = Arc::new(Tls::for_processor(extra, has_aes).unwrap());
+        transport
     }
 
     /// Shows a certificate to servers that want one, never to a proxy. It is read again at each
@@ -97,7 +104,7 @@ impl Transport {
         if !endpoint.tls {
             return Ok(UnbufferedStream::plain(stream));
         }
-        let config = self.tls.current().await;
+        let config = self.tls.for_server(endpoint).await;
         let name = name(&server)?;
         let shaking = UnbufferedStream::encrypt(stream, config, name);
         let shaken = deadline.bound(&server, Awaited::Tls, shaking).await?;
@@ -105,7 +112,7 @@ impl Transport {
             peer: server,
             source: TlsFault::of(&error),
         })?;
-        deadline.saw(|| chain(stream.session()?.certificates()));
+        deadline.saw(|| self.tls.seen(stream.session()?.state()));
         Ok(stream)
     }
 
@@ -145,8 +152,8 @@ impl Transport {
             return Ok(stream);
         }
         // Read before the handshake: files may lie on a disk that sleeps.
-        let config = self.tls.current().await;
-        encrypt(stream, &server, config, deadline).await
+        let config = self.tls.for_server(endpoint).await;
+        encrypt(stream, &server, &self.tls, config, deadline).await
     }
 
     /// Connects to a server, through the proxy if there is one.
@@ -167,7 +174,7 @@ impl Transport {
         let peer = Peer::Proxy(proxy.server.clone());
         let mut stream = Stream::Plain(dial(&self.names, &peer, deadline).await?);
         if proxy.server.tls {
-            stream = encrypt(stream, &peer, self.tls.anonymous(), deadline).await?;
+            stream = encrypt(stream, &peer, &self.tls, self.tls.anonymous(), deadline).await?;
         }
         let opening = proxy.open(&mut stream, endpoint);
         deadline.bound(&peer, Awaited::Tunnel, opening).await??;
@@ -255,6 +262,7 @@ async fn dial(
 async fn encrypt(
     stream: Stream,
     peer: &Peer,
+    tls: &Tls,
     config: Arc<ClientConfig>,
     deadline: Deadline<'_>,
 ) -> Result<Stream, TransportError> {
@@ -264,7 +272,7 @@ async fn encrypt(
         peer: peer.clone(),
         source: TlsFault::of(&error),
     })?;
-    deadline.saw(|| chain(stream.get_ref().1.peer_certificates()));
+    deadline.saw(|| tls.seen(stream.get_ref().1));
     Ok(Stream::Tls(Box::new(stream)))
 }
 
@@ -274,11 +282,4 @@ fn name(peer: &Peer) -> Result<ServerName<'static>, TransportError> {
         peer: peer.clone(),
         source,
     })
-}
-
-fn chain(certificates: Option<&[CertificateDer<'_>]>) -> Option<Seen> {
-    let read = certificates?
-        .iter()
-        .filter_map(|der| Certificate::read(der));
-    Some(Seen::Chain(read.collect()))
 }

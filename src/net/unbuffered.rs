@@ -13,10 +13,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::ClientConfig;
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError};
+use rustls::{ClientConfig, CommonState};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -211,9 +211,9 @@ impl Session {
         }
     }
 
-    /// What the server showed at the handshake.
-    pub(super) fn certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        self.connection.peer_certificates()
+    /// What was agreed on.
+    pub(super) fn state(&self) -> &CommonState {
+        &self.connection
     }
 
     /// The alert that goes with an error. It is asked for once: behind it comes the error again.
