@@ -15,12 +15,13 @@ use tokio::time::Instant;
 
 /// How old the table may be.
 const MAX_AGE: Duration = Duration::from_millis(100);
-const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
+const IPV4: &str = "/proc/thread-self/net/tcp";
+const IPV6: &str = "/proc/thread-self/net/tcp6";
 
 type Connection = (SocketAddr, SocketAddr);
 
 thread_local! {
-    static TABLE: RefCell<Option<Table>> = const { RefCell::new(None) };
+    static TABLES: RefCell<[Option<Table>; 2]> = const { RefCell::new([None, None]) };
 }
 
 struct Table {
@@ -39,23 +40,26 @@ pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
     };
     let connection = (canonical(local), canonical(peer));
     let now = Instant::now();
-    TABLE.with_borrow_mut(|table| {
+    TABLES.with_borrow_mut(|[ipv4, ipv6]| {
+        let (table, path) = match local {
+            SocketAddr::V4(_) => (ipv4, IPV4),
+            SocketAddr::V6(_) => (ipv6, IPV6),
+        };
         let current = table
             .take()
             .filter(|table| table.read >= since && now.duration_since(table.read) < MAX_AGE);
-        let current = table.insert(current.unwrap_or_else(Table::read));
+        let current = table.insert(current.unwrap_or_else(|| Table::read(path)));
         current.held.get(&connection).copied().unwrap_or(0)
     })
 }
 
 impl Table {
-    fn read() -> Self {
+    fn read(path: &str) -> Self {
         let read = Instant::now();
-        let texts = TABLES.map(|path| fs::read_to_string(path).unwrap_or_default());
-        let held = texts.iter().flat_map(|text| text.lines().skip(1));
+        let text = fs::read_to_string(path).unwrap_or_default();
         Self {
             read,
-            held: held.filter_map(entry).collect(),
+            held: text.lines().skip(1).filter_map(entry).collect(),
         }
     }
 }

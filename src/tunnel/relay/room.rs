@@ -15,9 +15,8 @@ use rustls::crypto::SecureRandom;
 use super::frame::HEADER_ROOM;
 use crate::net::unbuffered::{OWN_ROOM, RECORD, RECORD_OVERHEAD};
 
-/// What one read of the cloud's stream may return.
-///
-/// By `benches/relay.rs`, bulk gains nothing from more than this, and loses a tenth with half.
+/// What one read of the cloud's stream may return: some TLS records, as many as the floor of
+/// `benches/wire` reads at once.
 pub(super) const CLOUD_READ: usize = 64 << 10;
 
 /// What one read of the LAN side may return, and so the largest frame that is sent: with the eight
