@@ -1,7 +1,9 @@
 //! The MQTT broker that the agent connects to: one client, over TLS, in one thread.
 //!
-//! It grants what is asked, acknowledges what is published, and sends the rows it is given.
+//! It grants what is asked, acknowledges what is published, and sends the rows it is given. As the
+//! platform does, it sends those again that are still pending when the gateway asks for them.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -39,6 +41,7 @@ impl Broker {
             waiting,
             wakes,
             published: sender,
+            pending: VecDeque::new(),
             packet_id: 0,
         };
         let tls = tls.clone();
@@ -70,6 +73,8 @@ struct Service {
     waiting: Receiver<String>,
     wakes: UnixStream,
     published: Sender<String>,
+    /// Rows of operations that the gateway has not begun, in the order of their creation.
+    pending: VecDeque<String>,
     packet_id: u16,
 }
 
@@ -98,6 +103,7 @@ impl Service {
             if from_driver {
                 let _ = self.wakes.read(&mut [0; 4096])?;
                 while let Ok(row) = self.waiting.try_recv() {
+                    self.pending.push_back(row.clone());
                     self.publish(row).write(&mut answers, LARGEST_PACKET)?;
                 }
             }
@@ -107,7 +113,7 @@ impl Service {
                 tls.reader().read_exact(&mut plain)?;
                 received.extend_from_slice(&plain);
                 while let Ok(packet) = Packet::read(&mut received, LARGEST_PACKET) {
-                    if let Some(answer) = self.answer(packet) {
+                    for answer in self.answer(packet) {
                         answer.write(&mut answers, LARGEST_PACKET)?;
                     }
                 }
@@ -126,24 +132,40 @@ impl Service {
         Packet::Publish(publish)
     }
 
-    fn answer(&self, packet: Packet) -> Option<Packet> {
-        Some(match packet {
-            Packet::Connect(_) => Packet::ConnAck(ConnAck::new(ConnectReturnCode::Success, false)),
-            Packet::PingReq => Packet::PingResp,
+    fn answer(&mut self, packet: Packet) -> Vec<Packet> {
+        match packet {
+            Packet::Connect(_) => {
+                let taken = ConnAck::new(ConnectReturnCode::Success, false);
+                vec![Packet::ConnAck(taken)]
+            }
+            Packet::PingReq => vec![Packet::PingResp],
             Packet::Subscribe(subscribe) => {
                 let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
                 let codes = vec![granted; subscribe.filters.len()];
-                Packet::SubAck(SubAck::new(subscribe.pkid, codes))
+                vec![Packet::SubAck(SubAck::new(subscribe.pkid, codes))]
             }
             Packet::Publish(publish) => {
-                let text = String::from_utf8_lossy(&publish.payload).into_owned();
-                let _ = self.published.send(text);
-                if publish.qos == QoS::AtMostOnce {
-                    return None;
+                let mut answers = Vec::new();
+                if publish.qos != QoS::AtMostOnce {
+                    answers.push(Packet::PubAck(PubAck::new(publish.pkid)));
                 }
-                Packet::PubAck(PubAck::new(publish.pkid))
+                let text = String::from_utf8_lossy(&publish.payload).into_owned();
+                for row in text.lines() {
+                    match row.split(',').next() {
+                        Some("500") => answers.extend(self.publish_pending()),
+                        Some("501") => drop(self.pending.pop_front()),
+                        _ => {}
+                    }
+                }
+                let _ = self.published.send(text);
+                answers
             }
-            _ => return None,
-        })
+            _ => Vec::new(),
+        }
+    }
+
+    fn publish_pending(&mut self) -> Vec<Packet> {
+        let pending = self.pending.clone();
+        pending.into_iter().map(|row| self.publish(row)).collect()
     }
 }

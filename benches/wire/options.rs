@@ -61,10 +61,10 @@ impl Options {
             } else {
                 line.figures
             },
-            rounds: line.rounds.unwrap_or(9),
+            rounds: line.rounds.unwrap_or(11),
             adit: line.adit.unwrap_or_else(build),
             whole: everything,
-            bulk: 256 << 20,
+            bulk: 128 << 20,
             burst: 64 << 20,
             round_trips: 5000,
             openings: 50,
