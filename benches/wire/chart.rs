@@ -29,7 +29,9 @@ pub(crate) fn draw(figures: &[Figure]) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
          font-family=\"sans-serif\" font-size=\"13\" fill=\"#808080\">\n\
          <title>adit as a ratio to the floor, less is better</title>\n\
-         <text x=\"{one:.1}\" y=\"16\" text-anchor=\"middle\">floor</text>\n"
+         <text x=\"{one:.1}\" y=\"16\" text-anchor=\"middle\">floor</text>\n\
+         <text x=\"{LABELS}\" y=\"36\" text-anchor=\"end\" dx=\"-10\" font-size=\"11\">\
+         less is better; tick: target, line: range of the rounds</text>\n"
     );
     for (index, (figure, beside)) in rows.iter().enumerate() {
         let top = TOP + ROW * index as f64;
@@ -41,10 +43,10 @@ pub(crate) fn draw(figures: &[Figure]) -> String {
             LABELS + beside.range.1 * scale,
         );
         let title = &figure.title;
-        let colour = if figure.reached() == Some(false) {
-            "#d9822b"
-        } else {
-            "#2f8f5b"
+        let colour = match figure.reached() {
+            Some(true) => "#2f8f5b",
+            Some(false) => "#d9822b",
+            None => "#6f87a8",
         };
         let labels = LABELS - 10.0;
         let number = high.max(LABELS + bar) + 8.0;

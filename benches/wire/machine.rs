@@ -5,16 +5,17 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::SystemTime;
 
+use crate::options::Options;
 use crate::site::SUITE;
 
 /// Names and what they are, for a list.
-pub(crate) fn description() -> Vec<(&'static str, String)> {
+pub(crate) fn description(options: &Options) -> Vec<(&'static str, String)> {
     vec![
         ("date", date()),
         ("processor", processor()),
         ("memory", field("/proc/meminfo", "MemTotal:")),
         ("kernel", read("/proc/sys/kernel/osrelease")),
-        ("adit", agent()),
+        ("adit", agent(options)),
         ("compiler", output("rustc", &["--version"])),
         ("libraries", libraries()),
         ("TLS", format!("1.3, {SUITE} for all")),
@@ -32,9 +33,14 @@ fn processor() -> String {
     format!("{processors} × {model}")
 }
 
-fn agent() -> String {
-    let commit = output("git", &["rev-parse", "--short=7", "HEAD"]);
-    format!("{} at {commit}", env!("CARGO_PKG_VERSION"))
+fn agent(options: &Options) -> String {
+    let version = output(&options.adit.to_string_lossy(), &["--version"]);
+    // Of a binary that was given nobody knows which commit it was made from.
+    if options.given {
+        return format!("{version}, a binary that was given");
+    }
+    let commit = output("git", &["describe", "--always", "--dirty"]);
+    format!("{version} at {commit}")
 }
 
 /// Versions of what does most of the work.

@@ -52,7 +52,7 @@ fn main() {
     }
     println!("{}", page::table(&measured));
     if options.whole {
-        page::write(&measured, options.rounds);
+        page::write(&measured, &options);
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) figures: Vec<String>,
     pub(crate) rounds: usize,
     pub(crate) adit: PathBuf,
+    /// Whether the command line named the binary.
+    pub(crate) given: bool,
     /// Whether this is the whole run, whose results go into the documents.
     pub(crate) whole: bool,
     /// Bytes of one transfer in one direction.
@@ -62,6 +64,7 @@ impl Options {
                 line.figures
             },
             rounds: line.rounds.unwrap_or(11),
+            given: line.adit.is_some(),
             adit: line.adit.unwrap_or_else(build),
             whole: everything,
             bulk: 128 << 20,

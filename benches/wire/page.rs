@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::chart;
 use crate::figures::{Figure, Target};
 use crate::machine;
+use crate::options::Options;
 
 /// What stands between these lines of a document is written by the bench, all else by people.
 const BEGIN: &str = "<!-- written by cargo bench --bench wire -->";
@@ -27,12 +28,13 @@ pub(crate) fn table(figures: &[Figure]) -> String {
 }
 
 /// Writes the results into the documents of the repository.
-pub(crate) fn write(figures: &[Figure], rounds: usize) {
+pub(crate) fn write(figures: &[Figure], options: &Options) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let described = machine::description();
+    let described = machine::description(options);
     let list = described
         .iter()
         .map(|(name, value)| format!("- {name}: {value}\n"));
+    let rounds = options.rounds;
     let page = format!(
         "{}\n{rounds} rounds after one to warm up.\n\n{}",
         list.collect::<String>(),
@@ -43,9 +45,10 @@ pub(crate) fn write(figures: &[Figure], rounds: usize) {
     fs::write(root.join("docs/performance.svg"), chart::draw(figures)).unwrap();
 }
 
-/// The figures without what only a person who measures wants to know.
+/// The figures that have a target, without what only a person who measures wants to know.
 fn summary(figures: &[Figure]) -> String {
-    let rows = figures.iter().map(row);
+    let aimed = |figure: &&Figure| !matches!(figure.target, Target::None);
+    let rows = figures.iter().filter(aimed).map(row);
     let rows: Vec<_> = rows
         .map(|[title, adit, _, ratio, ..]| [title, adit, ratio])
         .collect();
