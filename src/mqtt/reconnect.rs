@@ -16,6 +16,8 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 const FIRST_REFUSED_WAIT: Duration = Duration::from_secs(10);
 /// A connection that stood this long ends a row of failures.
 const STABLE: Duration = Duration::from_mins(1);
+/// A connection that stood this long has worked.
+const WORKED: Duration = Duration::from_secs(3);
 /// Connections that the broker accepted and closed soon after, in a row, before a second client is
 /// suspected: two may be a broker that restarts.
 const SUSPICIOUS_CLOSES: u32 = 3;
@@ -145,8 +147,10 @@ impl Reconnects {
         // A connection that worked is worth more than the quiet of a broker. Two clients that throw
         // each other out would do so ever faster.
         let wait_up_to = match (stood, suspicion) {
-            (None, _) | (_, Some(Suspicion::OtherClient)) => wait_up_to,
-            (Some(stood), _) => wait_up_to.min(stood.max(FIRST_WAIT)),
+            (Some(stood), None | Some(Suspicion::IdleCut { .. })) if stood >= WORKED => {
+                wait_up_to.min(stood)
+            }
+            _ => wait_up_to,
         };
         NextStep {
             wait_at_least,
@@ -285,7 +289,7 @@ mod tests {
             (Loss::Refused, 20, 40),
             (Loss::Refused, 30, 60),
             (Loss::Refused, 30, 60),
-            (Loss::Failed(SECOND), 0, 1),
+            (Loss::Failed(SECOND), 0, 2),
             (Loss::Refused, 5, 10),
         ] {
             let step = reconnects.lost(loss);
@@ -308,7 +312,9 @@ mod tests {
             reconnects.lost(cut(20)).wait_up_to,
             20 * SECOND + SECOND / 10
         );
-        assert_eq!(reconnects.lost(Loss::Failed(SECOND / 9)).wait_up_to, SECOND);
+        // A broker whose first answer makes no sense has not worked at all.
+        let broken = Loss::Failed(SECOND / 9);
+        assert_eq!(reconnects.lost(broken).wait_up_to, LONGEST_WAIT);
         assert_eq!(reconnects.lost(Loss::NeverStood).wait_up_to, 60 * SECOND);
     }
 
