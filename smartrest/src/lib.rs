@@ -21,4 +21,4 @@ pub use templates::credentials::{Credentials, CredentialsError, Token};
 pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};
 pub use templates::request::Request;
 pub use text::plain_text;
-pub use topic::{Topic, TopicError, Topics};
+pub use topic::{Topic, TopicError, Topics, is_noncharacter};

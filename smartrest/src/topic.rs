@@ -212,8 +212,8 @@ fn is_impossible(character: char) -> bool {
 }
 
 /// Whether Unicode promises that this is no character, ever: 32 of the first plane, and the last two
-/// of each.
-fn is_noncharacter(character: char) -> bool {
+/// of each. A broker may end the connection over one in any text of MQTT (3.1.1, 1.5.3).
+pub fn is_noncharacter(character: char) -> bool {
     let code = u32::from(character);
     (0xfdd0..=0xfdef).contains(&code) || code & 0xfffe == 0xfffe
 }

@@ -462,6 +462,16 @@ fn says_what_is_wrong_with_a_value_of_the_file() {
         ),
         ("device", "children = [\"\"]", "\"\" is empty"),
         (
+            "device",
+            "children = [\"plc\\uFFFF\"]",
+            "\"plc\\u{ffff}\" has a Unicode non-character, which no broker takes",
+        ),
+        (
+            "device",
+            "id = \"gw\\uFDD0\"",
+            "\"gw\\u{fdd0}\" has a Unicode non-character, which no broker takes",
+        ),
+        (
             "mqtt",
             "keep_alive = \"0\"",
             "\"0\" is not a duration from \"1s\" to \"18h 12m 15s\"",
@@ -1428,6 +1438,23 @@ fn says_what_is_wrong_with_a_registration() {
     ] {
         assert_eq!(machine.complaint(), complaint);
     }
+}
+
+#[test]
+fn takes_no_more_operations_than_one_row_can_carry() {
+    let machine = |count: usize| {
+        let names: Vec<_> = (0..count)
+            .map(|n| format!("\"c8y_Operation{n:06}\""))
+            .collect();
+        let list = names.join(", ");
+        Machine::with(&format!("[device]\nsupported_operations = [{list}]\n"))
+    };
+    machine(750).config();
+    assert_eq!(
+        machine(751).complaint(),
+        "adit.toml, line 8, device.supported_operations: has 15020 bytes; they go to the platform \
+         in one row of at most 15000"
+    );
 }
 
 #[test]

@@ -61,6 +61,9 @@ pub(super) fn label(text: &str) -> Result<String, String> {
         return Err("begins or ends with a space".to_owned());
     }
     no_control(text)?;
+    if text.contains(smartrest::is_noncharacter) {
+        return Err("has a Unicode non-character, which no broker takes".to_owned());
+    }
     Ok(text.to_owned())
 }
 

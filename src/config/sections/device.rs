@@ -5,6 +5,10 @@ use crate::config::keys;
 use crate::net::identity::Identity;
 use crate::platform::settings::Device;
 
+/// Bytes of the supported operations. What the platform takes in a packet (16,184 bytes) also has to
+/// hold adit's own operation and the topic with its prefix.
+const OPERATIONS_LIMIT: usize = 15_000;
+
 impl SectionBuilder<'_> {
     pub(in crate::config) fn device(&mut self, identity: Option<&Identity>) -> Option<Device> {
         let id = match identity {
@@ -15,7 +19,7 @@ impl SectionBuilder<'_> {
         let device_type = self.get(&keys::DEVICE_TYPE);
         let required_interval = self.get(&keys::DEVICE_REQUIRED_INTERVAL);
         let children = self.children(id.as_deref());
-        let supported_operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS);
+        let supported_operations = self.supported_operations();
         let announce = self.get(&keys::DEVICE_ANNOUNCE);
         Some(Device {
             id: id?,
@@ -40,6 +44,20 @@ impl SectionBuilder<'_> {
         };
         let place = self.place(&keys::DEVICE_CHILDREN.key)?;
         self.refuse(&place, complaint);
+        None
+    }
+
+    fn supported_operations(&mut self) -> Option<Vec<String>> {
+        let operations = self.list(&keys::DEVICE_SUPPORTED_OPERATIONS)?;
+        let bytes: usize = operations.iter().map(|name| name.len() + 1).sum();
+        if bytes <= OPERATIONS_LIMIT {
+            return Some(operations);
+        }
+        let place = self.place(&keys::DEVICE_SUPPORTED_OPERATIONS.key)?;
+        let words = format!(
+            "has {bytes} bytes; they go to the platform in one row of at most {OPERATIONS_LIMIT}"
+        );
+        self.refuse(&place, words);
         None
     }
 
