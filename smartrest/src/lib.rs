@@ -5,6 +5,8 @@
 //! that is read from it. Memory stays in proportion to the payload, whose size is for the receiver
 //! to limit.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod row;
 pub mod target;
 pub mod templates;

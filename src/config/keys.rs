@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::shape::Shape;
 use super::values;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
@@ -38,20 +39,6 @@ pub enum Fallback {
     Derived(&'static str),
 }
 
-/// What a value looks like, before anyone asks what it says.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Shape {
-    Text,
-    /// A text that is never shown.
-    Secret,
-    /// A text of which a user or password within is never shown.
-    Url,
-    Duration,
-    Number,
-    Switch,
-    List,
-}
-
 /// A key and how its text, or each text of its list, becomes a value. A refusal is a clause to
 /// stand behind the text.
 pub(super) struct Setting<T: 'static> {
@@ -76,19 +63,6 @@ impl Key {
         match self.default {
             Fallback::Required => "required",
             Fallback::Value(text) | Fallback::Derived(text) => text,
-        }
-    }
-}
-
-impl Shape {
-    /// Says what is allowed, behind "is not".
-    pub(super) fn expected(self) -> &'static str {
-        match self {
-            Self::Text | Self::Secret | Self::Url => "a text in quotes",
-            Self::Duration => "a duration such as \"15s\" or \"2m\"",
-            Self::Number => "a whole number",
-            Self::Switch => "true or false",
-            Self::List => "a list such as [\"a\", \"b\"]",
         }
     }
 }

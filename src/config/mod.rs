@@ -7,6 +7,7 @@ mod fault;
 mod keys;
 mod proxy;
 mod sections;
+mod shape;
 mod sources;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Place};
-use super::keys::{KEYS, Key, PREFIX, Shape};
+use super::keys::{KEYS, Key, PREFIX};
+use super::shape::Shape;
 use crate::files::{self, FileContent};
 use crate::words::legible;
 

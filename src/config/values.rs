@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::pki_types::ServerName;
 use smartrest::target::split_port;
 
-use super::keys::Shape;
+use super::shape::Shape;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
 use crate::platform::settings::Protocol;

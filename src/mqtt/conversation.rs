@@ -7,6 +7,8 @@
 //! the platform's MQTT Service refuses several in one, and asks again where no SUBACK comes.
 //! Carrying the packets, and telling the time, is left to the caller.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

@@ -4,6 +4,8 @@
 //! large, which a broker that keeps the message then sends again at every connect. So the fixed
 //! header is read here, and of a message that is too large only the topic and the packet id.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::io;
 
 use bytes::{Buf, BytesMut};

@@ -13,6 +13,8 @@
 //! that ends in any other way acquits. Another client with the same id, or a broker that restarts
 //! again and again, would have to come in that very moment three times.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 

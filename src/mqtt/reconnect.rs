@@ -6,6 +6,8 @@
 //! forgets idle connections cuts them after the same silence each time, and pings that come more
 //! often end that.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 use std::time::Duration;
 
 /// Upper end of the first wait.

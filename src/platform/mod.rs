@@ -1,5 +1,7 @@
 //! What is said to the platform, and what its words mean. Knows no socket, no clock and no tokio.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 pub mod announcement;
 pub(crate) mod bridge;
 pub mod dialogue;

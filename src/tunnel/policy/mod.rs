@@ -5,6 +5,8 @@
 //! is only refused early where no address could help ([`Policy::check_name`]). Resolving and
 //! dialling are left to the caller.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod pattern;
 
 use std::fmt;

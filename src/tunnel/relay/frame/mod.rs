@@ -5,6 +5,8 @@
 //! same. The end of a message means nothing to a tunnel, so messages, fragments and text are one
 //! stream of bytes here; whether text is UTF-8 is for whoever reads it.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]

@@ -1,0 +1,28 @@
+//! What values look like.
+
+/// What a value looks like, before anyone asks what it says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Shape {
+    Text,
+    /// A text that is never shown.
+    Secret,
+    /// A text of which a user or password within is never shown.
+    Url,
+    Duration,
+    Number,
+    Switch,
+    List,
+}
+
+impl Shape {
+    /// Says what is allowed, behind "is not".
+    pub(super) fn expected(self) -> &'static str {
+        match self {
+            Self::Text | Self::Secret | Self::Url => "a text in quotes",
+            Self::Duration => "a duration such as \"15s\" or \"2m\"",
+            Self::Number => "a whole number",
+            Self::Switch => "true or false",
+            Self::List => "a list such as [\"a\", \"b\"]",
+        }
+    }
+}

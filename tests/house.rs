@@ -1,0 +1,130 @@
+//! Holds the plan of the house against the sources: who may import whom, and who stays pure.
+
+#![expect(clippy::expect_used, reason = "what fails here fails a test")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rooms from the ground up. None imports one of a floor above it, and none one beside it.
+const FLOORS: [&[&str]; 10] = [
+    &["files", "secret", "words"],
+    &["password"],
+    &["net"],
+    &["mqtt"],
+    &["auth"],
+    &["platform"],
+    &["tunnel"],
+    &["config"],
+    &["cli"],
+    &["agent", "check", "connect", "limits", "logging"],
+];
+
+/// A floor may be forbidden although it is below: a tunnel knows no MQTT and no row but its own.
+const FORBIDDEN: [(&str, &str); 3] = [
+    ("tunnel", "mqtt"),
+    ("tunnel", "platform"),
+    ("platform", "auth"),
+];
+
+/// On the roof: they see everything, and nobody sees them.
+const ROOF: [&str; 3] = ["assembly", "lib", "main"];
+
+/// What decides, and knows neither a clock nor a socket nor tokio.
+const PURE: [&str; 8] = [
+    "src/platform",
+    "src/mqtt/conversation.rs",
+    "src/mqtt/framing.rs",
+    "src/mqtt/outbox.rs",
+    "src/mqtt/reconnect.rs",
+    "src/tunnel/policy",
+    "src/tunnel/relay/frame",
+    "smartrest/src",
+];
+
+/// The lints behind the names in `clippy.toml`, which a pure part has to switch on.
+const GUARD: &str = "deny(clippy::disallowed_methods, clippy::disallowed_types)";
+
+/// A clock, a socket and tasks come from there.
+const IMPURE: &str = "tokio::";
+
+struct Source {
+    path: PathBuf,
+    /// Without its tests.
+    code: String,
+}
+
+#[test]
+fn imports_only_from_floors_below() {
+    let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
+    let mut faults = BTreeSet::new();
+    for Source { path, code } in sources("src") {
+        let room = room(&path);
+        if ROOF.contains(&room.as_str()) {
+            continue;
+        }
+        let own = floor(&room).unwrap_or_else(|| panic!("{room} has no place in the house"));
+        for other in imports(&code) {
+            let is_above = floor(&other).is_none_or(|floor| floor >= own);
+            let is_forbidden = FORBIDDEN.contains(&(room.as_str(), other.as_str()));
+            if other != room && (is_above || is_forbidden) {
+                faults.insert(format!("{} imports {other}", path.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn keeps_what_decides_free_of_clocks_and_sockets() {
+    let mut faults = BTreeSet::new();
+    for place in PURE {
+        let sources = sources(place);
+        assert!(!sources.is_empty(), "{place} is gone");
+        let guarded = sources.iter().any(|source| source.code.contains(GUARD));
+        if !guarded {
+            faults.insert(format!("{place} does not switch its lints on"));
+        }
+        for Source { path, code } in sources {
+            if code.contains(IMPURE) {
+                faults.insert(format!("{} knows tokio", path.display()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// The folder or file right below `src`.
+fn room(path: &Path) -> String {
+    let within = path.strip_prefix("src").expect("below src");
+    let first = within.components().next().expect("a name");
+    let name = Path::new(first.as_os_str()).with_extension("");
+    name.display().to_string()
+}
+
+/// The rooms that stand behind `crate::`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let is_letter = |c: char| c.is_alphanumeric() || c == '_';
+    let behind = code.split("crate::").skip(1);
+    let first_words = behind.filter_map(|rest| rest.split(|c| !is_letter(c)).next());
+    first_words.map(str::to_owned).collect()
+}
+
+fn sources(place: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut waiting = vec![PathBuf::from(place)];
+    while let Some(path) = waiting.pop() {
+        let full = root.join(&path);
+        if full.is_dir() {
+            let entries = fs::read_dir(&full).expect("a folder of this repository");
+            waiting.extend(entries.map(|entry| path.join(entry.expect("an entry").file_name())));
+        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&full).expect("a source file");
+            let code = text.split("#[cfg(test)]\nmod tests {").next();
+            let code = code.unwrap_or_default().to_owned();
+            found.push(Source { path, code });
+        }
+    }
+    found
+}
