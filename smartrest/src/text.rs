@@ -2,8 +2,9 @@
 
 /// Makes a text that every reader of SmartREST takes in the same way, in at most `limit` bytes.
 ///
-/// Readers disagree on how a double quote is escaped, so `'` stands for it. Line breaks and other
-/// control characters become spaces, so that a reason stays on one line. White space around the
+/// Readers disagree on how a double quote is escaped, so `'` stands for it. Line breaks, other
+/// control characters and marks of direction become spaces, so that a reason stays on one line and
+/// reads as it is written. White space around the
 /// text goes, and a run of it becomes one space.
 pub fn plain_text(text: &str, limit: usize) -> String {
     let mut plain = String::new();
@@ -29,6 +30,10 @@ fn plain_char(character: char) -> char {
     match character {
         '"' => '\'',
         '\u{2028}' | '\u{2029}' => ' ',
+        // Whoever can turn the direction can make a line of the log read as another.
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            ' '
+        }
         _ if character.is_control() => ' ',
         _ => character,
     }
@@ -51,6 +56,7 @@ mod tests {
                 "one two three four five",
             ),
             ("\0a\u{7f}b\u{85}c\u{1b}[1m", 99, "a b c [1m"),
+            ("a\u{202e}b\u{2067}c\u{200f}d\u{61c}", 99, "a b c d"),
             ("  around  a gap \n", 99, "around a gap"),
             ("cut here", 4, "cut"),
             ("über", 1, ""),
