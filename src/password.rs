@@ -128,8 +128,9 @@ impl fmt::Debug for Password {
 /// A clause to stand behind the name of the file.
 pub(crate) fn parse_content(content: Vec<u8>, parse: Parse) -> Result<Secret, String> {
     let text = String::from_utf8(content).map_err(|_| "is not UTF-8 text".to_owned())?;
-    // An editor or `echo` ends the line.
-    let line = text.strip_suffix('\n').unwrap_or(&text);
+    // Editors on Windows mark the beginning; an editor or `echo` ends the line.
+    let line = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let line = line.strip_suffix('\n').unwrap_or(line);
     parse(line.strip_suffix('\r').unwrap_or(line))
 }
 
@@ -154,7 +155,9 @@ mod tests {
         for (content, expected) in [
             (None, "first"),
             (Some("second\r\n"), "second"),
-            (Some(""), "second"),
+            // As editors on Windows write it.
+            (Some("\u{feff}marked\r\n"), "marked"),
+            (Some(""), "marked"),
             (Some("third"), "third"),
         ] {
             match content {
