@@ -30,7 +30,7 @@ const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1))
 const OUTBOX_END: Duration = Duration::from_secs(5);
 
 /// What is put together into the agent.
-pub struct Agent {
+pub(crate) struct Agent {
     /// Decides what is said and done.
     pub dialogue: Dialogue,
     /// Of the session that the agent runs.
@@ -47,7 +47,7 @@ impl Agent {
     ///
     /// # Errors
     /// A fault in adit; nothing that happens outside is an error.
-    pub async fn run(
+    pub(crate) async fn run(
         mut self,
         session: Session,
         mut events: mpsc::Receiver<session::Event>,

@@ -16,7 +16,7 @@ const REASON_LIMIT: usize = 1024;
 /// Opens the tunnel, prints `CONNECTED` when both ends stand, and carries bytes until it ends.
 ///
 /// The exit code is 0 if one side ended it or `stop` did, and 1 if it did not open or broke.
-pub async fn run(
+pub(crate) async fn run(
     opener: &Opener,
     Tunnel { target, key }: Tunnel,
     stop: CancellationToken,

@@ -2,20 +2,20 @@
 //!
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
-pub mod agent;
+mod agent;
 pub mod assembly;
 pub mod auth;
 pub mod check;
 pub mod cli;
 pub mod config;
-pub mod connect;
+mod connect;
 pub mod files;
 mod limits;
 pub mod logging;
 pub mod mqtt;
 pub mod net;
 pub mod password;
-pub mod platform;
+mod platform;
 pub mod secret;
 pub mod tunnel;
 pub mod words;

@@ -26,7 +26,7 @@ struct Content {
 
 /// Why a credentials file is of no use. Says nothing of its content.
 #[derive(Debug, thiserror::Error)]
-pub enum CredentialsFileError {
+pub(crate) enum CredentialsFileError {
     /// It is not TOML with the three values.
     #[error("does not hold tenant, username and password as adit writes them")]
     Content,
@@ -44,7 +44,7 @@ pub enum CredentialsFileError {
 ///
 /// # Errors
 /// It is none.
-pub fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
+pub(crate) fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
     let text = str::from_utf8(content).map_err(|_| CredentialsFileError::Content)?;
     // The library's error repeats the line, and a line may be the password.
     let Content {
@@ -63,7 +63,7 @@ pub fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
 ///
 /// The platform hands the credentials out once: a disk that is full by then must not lose them.
 /// Dropping it gives the room back.
-pub struct Reservation {
+pub(crate) struct Reservation {
     path: PathBuf,
     /// Beside the place of the credentials file, and as long as that may be.
     file: File,
@@ -74,7 +74,7 @@ impl Reservation {
     ///
     /// # Errors
     /// There is none, or the directory is missing or may not be written.
-    pub fn new(path: &Path) -> Result<Self, CredentialsFileError> {
+    pub(crate) fn new(path: &Path) -> Result<Self, CredentialsFileError> {
         let beside = beside(path);
         let mut file = create(&beside)?;
         let written = file
@@ -94,7 +94,7 @@ impl Reservation {
     ///
     /// # Errors
     /// The file or its directory is not there any more, or the disk fails.
-    pub fn fill(mut self, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+    pub(crate) fn fill(mut self, credentials: &Credentials) -> Result<(), CredentialsFileError> {
         let text = text(credentials)?;
         self.file
             .rewind()
@@ -117,7 +117,7 @@ impl Drop for Reservation {
 ///
 /// # Errors
 /// The directory is missing or may not be written, or the disk is full.
-pub fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+pub(crate) fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFileError> {
     let text = text(credentials)?;
     let beside = beside(path);
     let mut file = create(&beside)?;

@@ -1,7 +1,7 @@
 //! Who adit is to the platform: its credentials, where they come from and how tunnels show them.
 
-pub mod authorization;
-pub mod credentials_file;
-pub mod registration;
+pub(crate) mod authorization;
+pub(crate) mod credentials_file;
+pub(crate) mod registration;
 pub mod settings;
-pub mod token;
+pub(crate) mod token;

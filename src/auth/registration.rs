@@ -37,7 +37,7 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_mins(5);
 
 /// What a gateway has been given.
-pub struct Registered {
+pub(crate) struct Registered {
     /// As whom it logs in from now on.
     pub login: Login,
     /// The credentials, if they could not be kept.
@@ -45,7 +45,7 @@ pub struct Registered {
 }
 
 /// Credentials that could not be kept. The platform does not hand them out again.
-pub struct Unkept {
+pub(crate) struct Unkept {
     path: PathBuf,
     credentials: Credentials,
 }
@@ -55,7 +55,7 @@ pub struct Unkept {
 ///
 /// # Errors
 /// There is no place for what comes.
-pub async fn run(
+pub(crate) async fn run(
     account: &Account,
     topics: &Topics,
     transport: &Transport,
@@ -84,7 +84,7 @@ pub async fn run(
 
 impl Unkept {
     /// Tries to keep the credentials until that has worked.
-    pub async fn keep(&self) {
+    pub(crate) async fn keep(&self) {
         let mut retry_in = FIRST_RETRY;
         loop {
             sleep(retry_in).await;

@@ -259,7 +259,9 @@ pub(super) fn websocket(error: &EndpointError, auth: &Auth) -> String {
 pub(super) fn policy(denied: &Denied) -> &'static str {
     match denied {
         Denied::Never { .. } => "no configuration allows it: use another address of the machine",
-        Denied::Denied { .. } => "take the pattern out of remote_access.deny, if it may be reached",
+        Denied::ByPattern { .. } => {
+            "take the pattern out of remote_access.deny, if it may be reached"
+        }
         Denied::NotAllowed { .. } => "add it to remote_access.allow, if it may be reached",
     }
 }

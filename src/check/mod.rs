@@ -6,7 +6,7 @@
 
 mod advice;
 mod mqtt;
-pub mod report;
+pub(crate) mod report;
 mod way;
 
 use std::io::{self, Write};

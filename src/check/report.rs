@@ -9,7 +9,7 @@ use crate::words::legible;
 
 /// One hop, and what was found there.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Hop {
+pub(crate) struct Hop {
     /// As "TLS with the broker".
     pub name: String,
     /// How it went.
@@ -25,7 +25,7 @@ pub struct Hop {
 /// How it went at a hop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It works.
     Passed,
     /// It is broken.
@@ -39,7 +39,7 @@ pub enum Outcome {
 
 /// The hops so far.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     hops: Vec<Hop>,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Entry<'a> {
 
 impl Hop {
     /// A hop that works. What was seen may come from outside.
-    pub fn passed(name: impl Into<String>, detail: &str, took: Duration) -> Self {
+    pub(crate) fn passed(name: impl Into<String>, detail: &str, took: Duration) -> Self {
         Self {
             name: name.into(),
             outcome: Outcome::Passed,
@@ -84,7 +84,12 @@ impl Hop {
     }
 
     /// A hop that is broken.
-    pub fn failed(name: impl Into<String>, detail: &str, took: Duration, advice: &str) -> Self {
+    pub(crate) fn failed(
+        name: impl Into<String>,
+        detail: &str,
+        took: Duration,
+        advice: &str,
+    ) -> Self {
         Self {
             outcome: Outcome::Failed,
             ..Self::passed(name, detail, took).with_advice(advice)
@@ -92,7 +97,7 @@ impl Hop {
     }
 
     /// A hop that was not tried, and why.
-    pub fn skipped(name: impl Into<String>, detail: &str) -> Self {
+    pub(crate) fn skipped(name: impl Into<String>, detail: &str) -> Self {
         Self {
             outcome: Outcome::Skipped,
             ..Self::passed(name, detail, Duration::ZERO)
@@ -100,7 +105,7 @@ impl Hop {
     }
 
     /// A hop that the configuration leaves out, and where it says so.
-    pub fn not_needed(name: impl Into<String>, detail: &str) -> Self {
+    pub(crate) fn not_needed(name: impl Into<String>, detail: &str) -> Self {
         Self {
             outcome: Outcome::NotNeeded,
             ..Self::passed(name, detail, Duration::ZERO)
@@ -109,7 +114,7 @@ impl Hop {
 
     /// Adds what to do, or what to look at.
     #[must_use]
-    pub fn with_advice(mut self, advice: &str) -> Self {
+    pub(crate) fn with_advice(mut self, advice: &str) -> Self {
         self.advice.push(legible(advice));
         self
     }
@@ -134,17 +139,17 @@ impl fmt::Display for Hop {
 
 impl Report {
     /// Adds the next hop.
-    pub fn add(&mut self, hop: Hop) {
+    pub(crate) fn add(&mut self, hop: Hop) {
         self.hops.push(hop);
     }
 
     /// Whether nothing is broken.
-    pub fn is_good(&self) -> bool {
+    pub(crate) fn is_good(&self) -> bool {
         self.count(Outcome::Failed) == 0
     }
 
     /// Returns the last line of the text.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let counted = |outcome, words| match self.count(outcome) {
             0 => String::new(),
             count => format!(", {count} {words}"),
@@ -162,7 +167,7 @@ impl Report {
     ///
     /// # Errors
     /// None that these types can cause.
-    pub fn to_json(&self) -> serde_json::Result<String> {
+    pub(crate) fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(&Document {
             ok: self.is_good(),
             hops: self.hops.iter().map(Entry::of).collect(),

@@ -151,7 +151,7 @@ impl fmt::Display for Certificate {
 }
 
 /// Writes a time as it stands in a log.
-pub fn date(time: SystemTime) -> String {
+pub(crate) fn date(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
@@ -270,7 +270,7 @@ impl<'a> DerReader<'a> {
 }
 
 /// Returns the time of a TLS library's clock.
-pub fn system_time(seconds: u64) -> SystemTime {
+pub(crate) fn system_time(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH
         .checked_add(Duration::from_secs(seconds))
         .unwrap_or(SystemTime::UNIX_EPOCH)

@@ -28,7 +28,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Returns the addresses in the order in which they are tried: the families in turn, the one that
 /// the resolver prefers first.
-pub fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+pub(crate) fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let preferred = addresses.first().is_some_and(IpAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses
         .into_iter()
@@ -48,7 +48,7 @@ pub fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 /// What the most telling attempt failed with.
 ///
 /// Dropping the future closes what is half open.
-pub async fn first(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
     let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
     let mut attempts = FuturesUnordered::new();
     let mut telling: Option<io::Error> = None;

@@ -3,34 +3,32 @@
 //! Whatever is between adit and a server is dealt with here, so that both get through wherever one
 //! does.
 
-pub mod address;
-pub mod certificate;
+mod address;
+pub(crate) mod certificate;
 mod ciphers;
 pub(crate) mod credentials;
-pub mod dial;
-pub mod error;
+pub(crate) mod dial;
+mod error;
 pub(crate) mod head;
-pub mod identity;
-pub mod journal;
-pub mod proxy;
-pub mod resolve;
+pub(crate) mod identity;
+pub(crate) mod journal;
+pub(crate) mod proxy;
+pub(crate) mod resolve;
 mod resumption;
-pub mod settings;
+pub(crate) mod settings;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod tls;
-pub mod transport;
+mod transport;
 pub(crate) mod unbuffered;
-pub mod upgrade;
+pub(crate) mod upgrade;
 mod websocket;
 
 pub use address::{BrokerEndpoint, Endpoint};
 pub(crate) use credentials::basic;
-pub use error::{Awaited, Peer, TransportError};
-pub use head::HeadFault;
-pub use stream::Stream;
-pub use tls::TlsFault;
+pub(crate) use error::{Awaited, Peer, TransportError};
+pub(crate) use stream::Stream;
+pub(crate) use tls::TlsFault;
 pub use transport::Transport;
 pub use unbuffered::{Socket, UnbufferedStream};
-pub use websocket::{Messages, WebSocketError};

@@ -27,7 +27,7 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// Resolves names. Clones share the questions that are open.
 #[derive(Clone)]
-pub struct Resolver(Arc<Shared>);
+pub(crate) struct Resolver(Arc<Shared>);
 
 struct Shared {
     lookup: Box<Lookup>,
@@ -50,12 +50,12 @@ type Answer = Result<Vec<IpAddr>, (io::ErrorKind, String)>;
 
 impl Resolver {
     /// Returns one for the machines that operators ask for.
-    pub fn for_machines() -> Self {
+    pub(crate) fn for_machines() -> Self {
         Self::new(MACHINE_LOOKUPS, STALE_AFTER, system)
     }
 
     /// Returns one for the servers of the configuration.
-    pub fn for_servers() -> Self {
+    pub(crate) fn for_servers() -> Self {
         Self::new(SERVER_LOOKUPS, STALE_AFTER, system)
     }
 
@@ -79,7 +79,7 @@ impl Resolver {
     ///
     /// # Errors
     /// What the system said.
-    pub async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+    pub(crate) async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

@@ -12,7 +12,7 @@ const AGENT_NAME: &str = "adit";
 const SECONDS_PER_MINUTE: u64 = 60;
 
 /// The rows of the announcement, under the topics of this gateway.
-pub struct Announcement {
+pub(crate) struct Announcement {
     /// The topics with the configured prefix.
     pub topics: Topics,
     /// The topics of the template collection, if operations are to have ids.
@@ -30,7 +30,7 @@ impl Announcement {
     ///
     /// # Errors
     /// The prefix or the id of a child cannot stand in a topic.
-    pub fn new(
+    pub(crate) fn new(
         device: Device,
         remote_access: &RemoteAccess,
         prefix: &str,
@@ -52,7 +52,7 @@ impl Announcement {
     }
 
     /// Says what the session is to publish and to subscribe, as whom.
-    pub fn session_options(&self, account: Account) -> Options {
+    pub(crate) fn session_options(&self, account: Account) -> Options {
         let device = &self.device;
         let announced = |messages: Vec<Message>| match device.announce {
             true => messages,
@@ -91,7 +91,7 @@ impl Announcement {
     }
 
     /// Returns what speaks for the gateway besides; events are left out unless wanted.
-    pub fn uplink(&self, events: bool) -> Uplink {
+    pub(crate) fn uplink(&self, events: bool) -> Uplink {
         Uplink::new(
             self.device.id.clone(),
             self.topics.clone(),
@@ -103,7 +103,7 @@ impl Announcement {
     }
 
     /// The topics that must be granted before operations are taken.
-    pub fn subscriptions(&self) -> Vec<String> {
+    pub(crate) fn subscriptions(&self) -> Vec<String> {
         let token = self.needs_token.then(|| self.topics.token());
         [self.topics.down()].into_iter().chain(token).collect()
     }

@@ -47,7 +47,7 @@ pub(crate) struct Backlog {
 
 /// One gateway's dialogue with the platform, across all its connections.
 #[derive(Debug)]
-pub struct Dialogue {
+pub(crate) struct Dialogue {
     uplink: Uplink,
     operations: Operations,
     /// The device and the target of every operation whose tunnel is opening or open.
@@ -65,7 +65,7 @@ pub struct Dialogue {
 
 impl Dialogue {
     /// Begins with nothing heard. `policy` is what the fragment of the device tells of it.
-    pub fn new(uplink: Uplink, device: String, max_tunnels: usize, policy: &str) -> Self {
+    pub(crate) fn new(uplink: Uplink, device: String, max_tunnels: usize, policy: &str) -> Self {
         Self {
             operations: Operations::default(),
             tunnels: HashMap::new(),

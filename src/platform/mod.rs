@@ -2,12 +2,12 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-pub mod announcement;
+pub(crate) mod announcement;
 pub(crate) mod bridge;
-pub mod dialogue;
+pub(crate) mod dialogue;
 pub(crate) mod downlink;
 pub(crate) mod fragment;
 pub(crate) mod ids;
 pub(crate) mod operations;
-pub mod settings;
-pub mod uplink;
+pub(crate) mod settings;
+pub(crate) mod uplink;

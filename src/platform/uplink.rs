@@ -21,7 +21,7 @@ const CHILDREN_LIMIT: usize = 4096;
 
 /// The words of one gateway and its children.
 #[derive(Debug)]
-pub struct Uplink {
+pub(crate) struct Uplink {
     gateway: String,
     topics: Topics,
     collection: Option<CollectionTopics>,

@@ -103,7 +103,7 @@ impl EndpointError {
 ///
 /// `authorization` is the whole value of the header. Dropping the future
 /// closes what is half open.
-pub async fn connect(
+pub(crate) async fn connect(
     transport: &Transport,
     cloud: &Endpoint,
     key: &ConnectionKey,

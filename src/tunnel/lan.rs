@@ -70,7 +70,7 @@ pub enum DialError {
 /// Connects to a target within `limit`, in which its name may have to wait in a queue.
 ///
 /// Dropping the future closes what is half open, and leaves the queue.
-pub async fn connect(
+pub(crate) async fn connect(
     target: &Target,
     policy: &Policy,
     names: &Resolver,

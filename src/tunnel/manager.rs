@@ -20,12 +20,12 @@ const EVENT_QUEUE: usize = 16;
 const OWN_FAULT: &str = "internal fault in adit, see its log";
 
 /// Tells the tunnels of one agent apart; the caller chooses.
-pub type TunnelId = u64;
+pub(crate) type TunnelId = u64;
 
 /// What becomes of a tunnel. Each gets [`Event::Failed`], or [`Event::Opened`] and then
 /// [`Event::Ended`].
 #[derive(Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// Both ends stand.
     Opened(TunnelId),
     /// It did not open, for this reason.
@@ -37,10 +37,10 @@ pub enum Event {
 /// There are as many tunnels as may be.
 #[derive(Debug, thiserror::Error)]
 #[error("no more than {0} tunnels at a time (remote_access.max_tunnels)")]
-pub struct TooMany(usize);
+pub(crate) struct TooMany(usize);
 
 /// The tunnels that are opening or open.
-pub struct Tunnels {
+pub(crate) struct Tunnels {
     opener: Arc<Opener>,
     limit: usize,
     tasks: JoinSet<()>,
@@ -57,7 +57,7 @@ struct Running {
 
 impl Tunnels {
     /// Makes an empty list for at most `limit` tunnels.
-    pub fn new(opener: Opener, limit: usize) -> Self {
+    pub(crate) fn new(opener: Opener, limit: usize) -> Self {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         Self {
             opener: Arc::new(opener),
@@ -74,7 +74,7 @@ impl Tunnels {
     ///
     /// # Errors
     /// The limit is reached.
-    pub fn open(&mut self, id: TunnelId, request: ConnectRequest) -> Result<(), TooMany> {
+    pub(crate) fn open(&mut self, id: TunnelId, request: ConnectRequest) -> Result<(), TooMany> {
         if self.running.len() >= self.limit {
             return Err(TooMany(self.limit));
         }
@@ -94,7 +94,7 @@ impl Tunnels {
 
     /// Waits for what becomes of a tunnel; `None` while there is none and nothing is left to tell.
     /// Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         while !self.is_empty() {
             tokio::select! {
                 biased;
@@ -138,17 +138,17 @@ impl Tunnels {
     }
 
     /// Lets every tunnel come to its end; what is opening fails.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 
     /// How many tunnels are opening or open.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.running.len()
     }
 
     /// Whether there is none, and nothing left to tell.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.running.is_empty() && self.events.is_empty()
     }
 }

@@ -1,9 +1,9 @@
 //! Everything between two sockets: the machine on the LAN and the cloud's WebSocket.
 
-pub mod cloud;
-pub mod lan;
-pub mod manager;
-pub mod policy;
+pub(crate) mod cloud;
+pub(crate) mod lan;
+pub(crate) mod manager;
+pub(crate) mod policy;
 pub mod relay;
 mod settings;
 
@@ -24,8 +24,8 @@ use crate::secret::Secret;
 use cloud::EndpointError;
 use lan::DialError;
 use policy::{Denied, Policy};
+pub(crate) use relay::Ended;
 use relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic};
-pub use relay::{EndReason, Ended};
 pub use settings::Settings;
 
 use crate::words::failure_reason;

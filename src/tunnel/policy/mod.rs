@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smartrest::Target;
 
-pub use pattern::{Pattern, PatternError};
+pub(crate) use pattern::{Pattern, PatternError};
 
 /// What the cloud's users may reach through this gateway. `deny` wins over `allow`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -37,7 +37,7 @@ pub enum Denied {
     },
     /// A pattern of `remote_access.deny` names it.
     #[error("the policy denies {what} (remote_access.deny: {pattern})")]
-    Denied {
+    ByPattern {
         /// The target, and the address it led to.
         what: String,
         /// The first pattern that names it.
@@ -114,7 +114,7 @@ impl Policy {
                     .any(|&address| rule.covers(address, target.port()))
         };
         if let Some(pattern) = self.deny.iter().find(denies) {
-            return Err(Denied::Denied {
+            return Err(Denied::ByPattern {
                 what: what(),
                 pattern: pattern.clone(),
             });
@@ -133,7 +133,7 @@ impl Policy {
             return self.check(target, address);
         }
         if let Some(pattern) = self.deny.iter().find(|rule| rule.names(target)) {
-            return Err(Denied::Denied {
+            return Err(Denied::ByPattern {
                 what: target.to_string(),
                 pattern: pattern.clone(),
             });
@@ -424,7 +424,7 @@ mod tests {
             let address = address.parse().unwrap();
             let result = policy.check(&target("plc-7:22"), address);
             assert!(
-                matches!(result, Err(Denied::Never { .. } | Denied::Denied { .. })),
+                matches!(result, Err(Denied::Never { .. } | Denied::ByPattern { .. })),
                 "{address}: {result:?}"
             );
         }
