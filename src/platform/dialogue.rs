@@ -270,11 +270,13 @@ impl Dialogue {
         }
         // Nothing younger may overtake what was left out.
         if self.rows_left_out || !backlog.has_room {
-            warn!(
-                waiting = backlog.waiting,
-                "operations left for later: too many statuses wait for the broker"
-            );
-            self.rows_left_out = true;
+            // A cloud that floods adit with rows is not to flood the log too.
+            if !std::mem::replace(&mut self.rows_left_out, true) {
+                warn!(
+                    waiting = backlog.waiting,
+                    "operations left for later: too many statuses wait for the broker"
+                );
+            }
             return;
         }
         let pending = self.answerable(pending);
