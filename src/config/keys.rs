@@ -199,9 +199,9 @@ settings! {
         as Duration by values::wait,
         Value("15s"),
         "how long either side of a tunnel may take to open";
-    REMOTE_ACCESS_KEEP_ALIVE: Duration = remote_access.keep_alive as Duration by values::wait,
+    REMOTE_ACCESS_KEEP_ALIVE: Duration = remote_access.keep_alive as Duration by values::keep_alive,
         Value("20s"),
-        "interval of WebSocket pings; two missed answers end the tunnel";
+        "interval of WebSocket pings; two missed answers end the tunnel; 0 sends none";
     REMOTE_ACCESS_IDLE_TIMEOUT: Option<Duration> = remote_access.idle_timeout
         as Duration by values::limit,
         Value("0"),

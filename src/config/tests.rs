@@ -334,8 +334,8 @@ fn says_what_is_wrong_with_a_value_of_the_file() {
         ),
         (
             "remote_access",
-            "keep_alive = \"0s\"",
-            "\"0s\" is not a duration from \"10ms\" to \"1h\"",
+            "keep_alive = \"1ms\"",
+            "\"1ms\" is not a duration from \"10ms\" to \"1h\", or \"0\" for never",
         ),
         (
             "remote_access",
@@ -1466,4 +1466,10 @@ fn needs_no_login_at_a_broker_of_its_own() {
     let config = certified(&certificate("gw-7", 4000)).config();
     assert!(matches!(config.auth, Auth::Certificate(_)), "{config:?}");
     assert!(config.mqtt.login.is_none());
+}
+
+#[test]
+fn takes_a_keep_alive_of_nothing() {
+    let machine = Machine::with("").set("remote_access.keep_alive=0");
+    assert_eq!(machine.config().tunnels.keep_alive, Duration::ZERO);
 }

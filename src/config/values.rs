@@ -174,6 +174,15 @@ pub(super) fn wait(text: &str) -> Result<Duration, String> {
     between(duration(text)?, SHORTEST_WAIT, LONGEST_WAIT)
 }
 
+pub(super) fn keep_alive(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    if interval.is_zero() {
+        return Ok(interval);
+    }
+    let refusal = |clause| format!("{clause}, or \"0\" for never");
+    between(interval, SHORTEST_WAIT, LONGEST_WAIT).map_err(refusal)
+}
+
 pub(super) fn mqtt_keep_alive(text: &str) -> Result<Duration, String> {
     whole(
         between(duration(text)?, SECOND, LONGEST_MQTT_KEEP_ALIVE)?,

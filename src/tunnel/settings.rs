@@ -14,7 +14,7 @@ pub struct Settings {
     /// How long the LAN host and the cloud may each take to accept the connection. 15 seconds
     /// unless set.
     pub connect_timeout: Duration,
-    /// Interval of WebSocket pings. 20 seconds unless set.
+    /// Interval of WebSocket pings; zero sends none. 20 seconds unless set.
     pub keep_alive: Duration,
     /// Silence that ends a tunnel. `None`, which is never, unless set.
     pub idle_timeout: Option<Duration>,

@@ -733,6 +733,24 @@ async fn pings_and_lives_while_it_is_answered() {
 }
 
 #[tokio::test]
+async fn sends_no_ping_where_none_is_wanted() {
+    let mut tunnel = start(
+        Limits {
+            keep_alive: Duration::ZERO,
+            idle: Some(SHORT * 4),
+            ..limits()
+        },
+        None,
+    )
+    .await;
+    let mut frames = Vec::new();
+    within(tunnel.cloud.get_mut().read_to_end(&mut frames))
+        .await
+        .unwrap();
+    assert_eq!(frames[0], 0x88, "a Close frame and nothing before it");
+}
+
+#[tokio::test]
 async fn ends_when_the_cloud_is_silent() {
     let mut tunnel = start(
         Limits {
