@@ -15,7 +15,7 @@ pub(crate) fn description(options: &Options) -> Vec<(&'static str, String)> {
         ("processor", processor()),
         ("memory", field("/proc/meminfo", "MemTotal:")),
         ("kernel", read("/proc/sys/kernel/osrelease")),
-        ("adit", agent(options)),
+        ("agent", agent(options)),
         ("compiler", output("rustc", &["--version"])),
         ("libraries", libraries()),
         ("TLS", format!("1.3, {SUITE} for all")),
