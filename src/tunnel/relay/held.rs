@@ -53,6 +53,12 @@ pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
     })
 }
 
+/// Whether this thread has read a table.
+#[cfg(test)]
+pub(super) fn was_asked() -> bool {
+    TABLES.with_borrow(|tables| tables.iter().any(Option::is_some))
+}
+
 impl Table {
     fn read(path: &str) -> Self {
         let read = Instant::now();
