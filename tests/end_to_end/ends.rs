@@ -124,7 +124,11 @@ async fn delivers_what_the_cloud_sent_before_it_left() {
             .expect("the end in time")
         {}
         drop(socket);
-        assert_closed(&site, 2, "closed by the cloud").await;
+        let reason = match leave {
+            Leave::Close => "closed by the cloud",
+            Leave::End | Leave::Fin => "closed by the cloud without a Close frame",
+        };
+        assert_closed(&site, 2, reason).await;
     }
 }
 

@@ -19,8 +19,11 @@ pub enum EndReason {
     ClosedByDevice,
     /// The connection to the machine on the LAN broke; with what the system said.
     ResetByDevice(String),
-    /// The cloud closed its side, with a Close frame or without.
+    /// The cloud closed its side with a Close frame.
     ClosedByCloud,
+    /// The cloud ended its stream in order, but without a Close frame: as a server does that was
+    /// stopped, or a box in between.
+    LeftByCloud,
     /// The cloud sent a Close frame with a code that tells of trouble, and perhaps a reason.
     FailedInCloud {
         /// The code of RFC 6455.
@@ -82,6 +85,7 @@ impl EndReason {
             self,
             Self::ClosedByDevice
                 | Self::ClosedByCloud
+                | Self::LeftByCloud
                 | Self::Idle(_)
                 | Self::MaxDuration(_)
                 | Self::Stopped
@@ -151,6 +155,7 @@ impl EndReason {
             Self::BrokenByCloud(_) => CloseCode::Protocol,
             Self::Incomplete { reason, .. } => return reason.close_body(),
             Self::ClosedByCloud
+            | Self::LeftByCloud
             | Self::FailedInCloud { .. }
             | Self::ResetByCloud(_)
             | Self::CutByCloud(_) => return Vec::new(),
@@ -173,6 +178,7 @@ impl fmt::Display for EndReason {
             Self::ClosedByDevice => f.write_str("closed by the device"),
             Self::ResetByDevice(error) => write!(f, "reset by the device: {error}"),
             Self::ClosedByCloud => f.write_str("closed by the cloud"),
+            Self::LeftByCloud => f.write_str("closed by the cloud without a Close frame"),
             Self::FailedInCloud { code, reason } if reason.is_empty() => {
                 write!(f, "closed by the cloud with code {code}")
             }

@@ -648,7 +648,7 @@ impl<'a, S: Socket> Relay<'a, S> {
             self.close_cloud();
             self.reset_lan_after_all();
         } else {
-            self.end(EndReason::ClosedByCloud);
+            self.end(EndReason::LeftByCloud);
             self.say_no_more();
             self.close_cloud();
         }
@@ -953,7 +953,7 @@ impl<'a, S: Socket> Relay<'a, S> {
             .take()
             .or_else(|| failure(&self.lan_failure))
             .or_else(|| self.cloud.failure().map(EndReason::cloud_error))
-            .unwrap_or(EndReason::ClosedByCloud);
+            .unwrap_or(EndReason::LeftByCloud);
         let (up, down) = self.undelivered;
         Ended {
             reason: reason.with_undelivered(up, down),
