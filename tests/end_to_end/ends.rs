@@ -213,6 +213,10 @@ async fn waits_for_a_machine_that_pauses_longer_than_the_cloud_may() {
     let (site, _adit) = site_with(false, &["remote_access.keep_alive=150ms"]).await;
     let bulk = content(4, BULK);
     let (mut machine, FarEnd(socket)) = open(&site).await;
+    // The kernel lets a buffer grow to 32 MiB where it sees fit, and then holds back nobody.
+    SockRef::from(&machine)
+        .set_recv_buffer_size(MESSAGE)
+        .unwrap();
     let sent = Progress::default();
     let (mut sink, mut stream) = socket.split();
     let waits = async {
