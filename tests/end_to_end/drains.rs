@@ -210,7 +210,7 @@ async fn lives_while_the_cloud_takes_something_however_slowly() {
     });
     // Past the library, which would answer the pings.
     let stream = socket.get_mut();
-    let mut sip = [0; 2 << 10];
+    let mut sip = [0; 8 << 10];
     let end = tokio::time::Instant::now() + KEEP_ALIVE * PINGS;
     while tokio::time::Instant::now() < end {
         let count = timeout(LIMIT, stream.read(&mut sip))

@@ -210,7 +210,7 @@ async fn waits_for_a_machine_that_pauses_longer_than_the_cloud_may() {
     /// Two that are missed end a tunnel.
     const PINGS: usize = 6;
     const BULK: usize = 32 * MIB;
-    let (site, _adit) = site_with(false, &["remote_access.keep_alive=150ms"]).await;
+    let (site, _adit) = site_with(false, &["remote_access.keep_alive=400ms"]).await;
     let bulk = content(4, BULK);
     let (mut machine, FarEnd(socket)) = open(&site).await;
     // The kernel lets a buffer grow to 32 MiB where it sees fit, and then holds back nobody.
