@@ -1,0 +1,7 @@
+//! adit in a world of dice: the whole agent against a simulated platform, broker, network and LAN,
+//! in one thread, in virtual time, from one seed.
+#![expect(dead_code, reason = "the parties that use all of it come next")]
+
+mod faults;
+mod network;
+mod trace;
