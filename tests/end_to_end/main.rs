@@ -20,6 +20,8 @@ mod connect;
 mod drains;
 mod ends;
 mod failures;
+#[path = "../judge/mod.rs"]
+mod judge;
 mod logs;
 mod names;
 mod operation_ids;

@@ -5,7 +5,6 @@
 //! is held against what was asked. `ADIT_WEATHER_SEEDS=1-100,250` chooses the seeds.
 
 mod front;
-mod judge;
 mod proxy;
 mod schedule;
 
@@ -14,15 +13,15 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use futures_util::{StreamExt, stream};
-use simulated_cloud::{Operation, OperationId, REMOTE_ACCESS, Status, Tunnel};
+use simulated_cloud::{OperationId, REMOTE_ACCESS, Tunnel};
 use smartrest::{Row, encode};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use crate::judge::{self, Asked, Expected, Seen, Verdict, What, ended, is_end};
 use crate::support::{Adit, BlackHole, LIMIT, Lan, Site, refusing_port};
 use front::Front;
-use judge::Verdict;
-use proxy::{Proxy, What};
+use proxy::Proxy;
 use schedule::{DEVICES, Step, Whose, Wish};
 
 /// Chooses other seeds.
@@ -35,44 +34,6 @@ const CONNECT_TIMEOUT: &str = "2s";
 const QUIET: Duration = Duration::from_secs(6);
 /// How long after its row a copy of it may come.
 const COPY_AGE: Duration = Duration::from_secs(3);
-
-/// What adit says of a tunnel that opened, or where it did not, what is in the reason.
-enum Expected {
-    Success,
-    Reason(Vec<String>),
-}
-
-/// An operation of a schedule.
-struct Asked {
-    id: OperationId,
-    device: String,
-    /// As it is delivered.
-    row: String,
-    expected: Expected,
-    at: Instant,
-    life: usize,
-    /// Adit ended in some way while this was neither successful nor failed.
-    disturbed: bool,
-}
-
-impl Asked {
-    /// Whether an operation may end so; `None` is a success.
-    fn may_end(&self, reason: Option<&str>) -> bool {
-        let own = match (&self.expected, reason) {
-            (Expected::Success, None) => true,
-            (Expected::Reason(words), Some(reason)) => words.iter().all(|w| reason.contains(w)),
-            _ => false,
-        };
-        // Failed at the next start, by the stop itself, or tried again with a key that was used.
-        let of_restart = [
-            "begun before adit started; connect again",
-            "adit is stopping",
-            "HTTP 409",
-        ];
-        let restarted = |reason: &str| of_restart.iter().any(|words| reason.contains(words));
-        own || self.disturbed && reason.is_some_and(restarted)
-    }
-}
 
 /// One schedule and what it plays on.
 struct Weather {
@@ -245,7 +206,7 @@ impl Weather {
             id,
             device,
             row: encode([&row]),
-            expected,
+            expected: vec![expected],
             at: Instant::now(),
             life: self.life,
             disturbed: false,
@@ -318,7 +279,7 @@ impl Weather {
     /// What happened, in the order in which it did.
     fn trace(&self) -> String {
         let mut lines: Vec<(Instant, String)> = self.proxy.look(|record| {
-            let line = |seen: &proxy::Seen| (seen.at, judge::line(seen));
+            let line = |seen: &Seen| (seen.at, judge::line(seen));
             record.iter().map(line).collect()
         });
         let steps = self.steps.iter();
@@ -338,24 +299,6 @@ impl Weather {
         trace.push(format!("complaints: {:?}", self.site.cloud.errors()));
         trace.join("\n")
     }
-}
-
-fn ended(operation: &Operation) -> String {
-    let Operation {
-        id,
-        device,
-        history,
-        reason,
-        ..
-    } = operation;
-    format!(
-        "{id} of {device}: {history:?} {}",
-        reason.as_deref().unwrap_or_default()
-    )
-}
-
-fn is_end(status: Status) -> bool {
-    matches!(status, Status::Successful | Status::Failed)
 }
 
 /// Takes a tunnel, and holds it for ever: its key is good whatever the platform thinks of it.

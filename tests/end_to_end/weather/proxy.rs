@@ -9,13 +9,15 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use rumqttc::{Codec, Packet};
+use rumqttc::Codec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::codec::Decoder;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::judge::{Seen, Way, What};
 
 /// Between the last byte that gets through and a reset. A reset makes the system forget what was
 /// received and not yet read, so adit has time to read what the record says it has.
@@ -25,15 +27,6 @@ const PACKET_LIMIT: usize = 1 << 20;
 /// Bytes that are read at once, unless they come in pieces.
 const READ_SIZE: usize = 4096;
 
-/// A direction.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Way {
-    /// From adit to the broker.
-    Up,
-    /// From the broker to adit.
-    Down,
-}
-
 /// How a connection is cut.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Cut {
@@ -41,23 +34,6 @@ pub(super) enum Cut {
     Reset,
     /// In order, though without a word of MQTT.
     Close,
-}
-
-/// Something that the proxy did.
-#[derive(Debug)]
-pub(super) struct Seen {
-    pub(super) at: Instant,
-    /// The number of the connection.
-    pub(super) connection: usize,
-    /// Which adit the connection belongs to, counted from its starts.
-    pub(super) life: usize,
-    pub(super) what: What,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    Packet(Way, Packet),
-    Ended(&'static str),
 }
 
 /// The proxy. Dropping it cuts everything.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::proxy::{Cut, Way};
+use super::proxy::Cut;
+use crate::judge::Way;
 
 /// What an operation asks for.
 #[derive(Clone, Copy, Debug)]

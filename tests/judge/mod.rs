@@ -6,36 +6,101 @@
 //! the platform has to show the right result of every operation. Where it has, the statuses that
 //! adit meant are still right, one by one, in the order in which it was shown the operations.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Instant;
 
 use rumqttc::{Packet, Publish};
-use simulated_cloud::{Complaint, Operation, Record, Status};
+use simulated_cloud::{Complaint, Operation, OperationId, Record, Status};
 use smartrest::{decode, encode};
-
-use super::Asked;
-use super::proxy::{Seen, Way, What};
 
 /// Where the platform delivers rows.
 const DOWN: &str = "s/ds";
 /// Where adit reports, for itself and its children.
 const UP: &str = "s/us";
 
+/// A direction.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Way {
+    /// From adit to the broker.
+    Up,
+    /// From the broker to adit.
+    Down,
+}
+
+/// Something that happened on a connection between adit and the broker.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) at: Instant,
+    /// The number of the connection.
+    pub(crate) connection: usize,
+    /// Which adit the connection belongs to, counted from its starts.
+    pub(crate) life: usize,
+    pub(crate) what: What,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Packet(Way, Packet),
+    Ended(&'static str),
+}
+
+/// What adit says of a tunnel that opened, or where it did not, what is in the reason.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Expected {
+    Success,
+    Reason(Vec<String>),
+}
+
+/// An operation of a schedule.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) id: OperationId,
+    pub(crate) device: String,
+    /// As it is delivered.
+    pub(crate) row: String,
+    /// Any of these is right.
+    pub(crate) expected: Vec<Expected>,
+    pub(crate) at: Instant,
+    pub(crate) life: usize,
+    /// Adit ended in some way while this was neither successful nor failed.
+    pub(crate) disturbed: bool,
+}
+
+impl Asked {
+    /// Whether an operation may end so; `None` is a success.
+    fn may_end(&self, reason: Option<&str>) -> bool {
+        let is_own = |expected: &Expected| match (expected, reason) {
+            (Expected::Success, None) => true,
+            (Expected::Reason(words), Some(reason)) => words.iter().all(|w| reason.contains(w)),
+            _ => false,
+        };
+        // Failed at the next start, by the stop itself, or tried again with a key that was used.
+        let of_restart = [
+            "begun before adit started; connect again",
+            "adit is stopping",
+            "HTTP 409",
+        ];
+        let restarted = |reason: &str| of_restart.iter().any(|words| reason.contains(words));
+        self.expected.iter().any(is_own) || self.disturbed && reason.is_some_and(restarted)
+    }
+}
+
 /// All that is known of a schedule that was played.
-pub(super) struct Case<'a> {
-    pub(super) gateway: &'a str,
-    pub(super) asked: &'a [Asked],
-    pub(super) record: &'a [Seen],
-    pub(super) log: &'a [Record],
-    pub(super) operations: &'a [Operation],
-    pub(super) complaints: &'a [Complaint],
-    pub(super) with_ids: bool,
+pub(crate) struct Case<'a> {
+    pub(crate) gateway: &'a str,
+    pub(crate) asked: &'a [Asked],
+    pub(crate) record: &'a [Seen],
+    pub(crate) log: &'a [Record],
+    pub(crate) operations: &'a [Operation],
+    pub(crate) complaints: &'a [Complaint],
+    pub(crate) with_ids: bool,
 }
 
 /// What is wrong, and what happened that the README admits.
 #[derive(Debug, Default)]
-pub(super) struct Verdict {
-    pub(super) faults: Vec<String>,
-    pub(super) admitted: Vec<String>,
+pub(crate) struct Verdict {
+    pub(crate) faults: Vec<String>,
+    pub(crate) admitted: Vec<String>,
 }
 
 /// A row that adit published and that got through to the broker.
@@ -82,7 +147,7 @@ impl Sent {
 }
 
 impl Case<'_> {
-    pub(super) fn judge(&self) -> Verdict {
+    pub(crate) fn judge(&self) -> Verdict {
         let mut verdict = Verdict::default();
         let mut sent = self.sent();
         self.mark_repetitions(&mut sent, &mut verdict);
@@ -217,8 +282,8 @@ impl Case<'_> {
             let is_whole = operation.history == [Status::Pending, Status::Executing, end];
             let reason = operation.reason.as_deref();
             let reason = (end == Status::Failed).then(|| reason.unwrap_or_default());
-            if !is_whole || !super::is_end(end) || !asked.may_end(reason) {
-                let shown = super::ended(operation);
+            if !is_whole || !is_end(end) || !asked.may_end(reason) {
+                let shown = ended(operation);
                 verdict.faults.push(format!("the platform shows {shown}"));
             }
         }
@@ -261,7 +326,7 @@ struct Belief<'a> {
     held: Vec<(usize, Vec<usize>)>,
     /// Taken in this life, and on which connection.
     taken: HashMap<usize, usize>,
-    devices: HashMap<String, Queue>,
+    devices: BTreeMap<String, Queue>,
     /// Ended, or of an earlier life.
     over: HashSet<usize>,
     overtaken: Vec<Overtaken>,
@@ -449,8 +514,28 @@ fn rows(publish: &Publish) -> Vec<String> {
         .collect()
 }
 
+/// Whether an operation with this status is over.
+pub(crate) fn is_end(status: Status) -> bool {
+    matches!(status, Status::Successful | Status::Failed)
+}
+
+/// An operation in one line.
+pub(crate) fn ended(operation: &Operation) -> String {
+    let Operation {
+        id,
+        device,
+        history,
+        reason,
+        ..
+    } = operation;
+    format!(
+        "{id} of {device}: {history:?} {}",
+        reason.as_deref().unwrap_or_default()
+    )
+}
+
 /// An entry of the record in one line.
-pub(super) fn line(seen: &Seen) -> String {
+pub(crate) fn line(seen: &Seen) -> String {
     let what = match &seen.what {
         What::Ended(how) => format!("ended {how}"),
         What::Packet(way, packet) => {
