@@ -59,6 +59,8 @@ pub(super) struct Core {
     pub(super) wakers: Vec<Waker>,
     connections: BTreeMap<ConnectionId, Connection>,
     broken: BTreeMap<ConnectionId, Fate>,
+    /// Bytes that the gateway has read of each connection.
+    taken: BTreeMap<ConnectionId, u64>,
     made: u32,
     listeners: BTreeMap<SocketAddr, Listening>,
     /// The zones of addresses where somebody has ever listened.
@@ -169,6 +171,7 @@ impl Core {
             wakers: Vec::new(),
             connections: BTreeMap::new(),
             broken: BTreeMap::new(),
+            taken: BTreeMap::new(),
             made: 0,
             listeners: BTreeMap::new(),
             zones: BTreeMap::new(),
@@ -387,6 +390,9 @@ impl Core {
             buf.put_slice(&front[..first]);
             buf.put_slice(&back[..length - first]);
             side.inbox.drain(..length);
+            if end.side == 0 {
+                *self.taken.entry(end.connection).or_default() += length as u64;
+            }
             let way = 1 - end.side;
             let pipe = &mut connection.pipes[way];
             if !pipe.unsent.is_empty() && !pipe.is_pumped {
@@ -560,6 +566,10 @@ impl Core {
     pub(super) fn fate(&self, id: ConnectionId) -> Fate {
         let gone = self.broken.get(&id).copied().unwrap_or(Fate::Untouched);
         self.connections.get(&id).map_or(gone, |held| held.fate)
+    }
+
+    pub(super) fn taken(&self, id: ConnectionId) -> u64 {
+        self.taken.get(&id).copied().unwrap_or_default()
     }
 
     pub(super) fn reset_all(&mut self, zone: Zone) {

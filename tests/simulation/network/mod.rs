@@ -237,6 +237,11 @@ impl Network {
         self.with(|core| core.fate(connection))
     }
 
+    /// How many bytes of a connection the gateway has read.
+    pub(crate) fn taken(&self, connection: ConnectionId) -> u64 {
+        self.with(|core| core.taken(connection))
+    }
+
     /// Wakes after the core is let go, so that whoever is dropped by that may close a socket.
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);

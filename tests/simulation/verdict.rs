@@ -1,0 +1,248 @@
+//! Holds what every party has noticed against what was promised.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use simulated_cloud::{OperationId, Status};
+
+use crate::cloud::Answer;
+use crate::judge::{self, Case, Expected, is_end};
+use crate::network::Fate;
+use crate::places;
+use crate::schedule::{Machine, Wish};
+use crate::side::{End, Heard, Left, Notes, Pace, Part, note};
+use crate::world::{Played, World};
+
+/// A pause that is shorter than a drain takes no bytes away.
+const SHORT_PAUSE: Duration = Duration::from_secs(4);
+/// Within this time an undisturbed end reaches the other side where both are fast.
+const END_LIMIT: Duration = Duration::from_secs(15);
+/// Bytes that a slow side takes within the ceiling of a drain.
+const DRAIN_TIME: Duration = Duration::from_secs(400);
+
+/// Returns what is wrong.
+pub(crate) fn judge(world: &World) -> Vec<String> {
+    let mut faults = statuses(world);
+    for played in world.played().iter() {
+        let mut found = Vec::new();
+        Tunnel::new(world, played).judge(&mut found);
+        let number = played.order.number;
+        let id = played.id.map_or(0, |id| id.0);
+        let found = found.into_iter();
+        faults.extend(found.map(|fault| format!("operation {number} ({id}): {fault}")));
+    }
+    faults
+}
+
+/// Every operation has its statuses.
+fn statuses(world: &World) -> Vec<String> {
+    allow_for_faults(world);
+    let asked = world.asked();
+    world.broker.with(|broker, _| {
+        let taken = |connection| world.network.taken(connection);
+        let judge = |unseen: &BTreeMap<usize, usize>| {
+            let case = Case {
+                gateway: crate::broker::GATEWAY,
+                asked: &asked,
+                record: &broker.seen(taken, unseen),
+                log: broker.platform().log(),
+                operations: broker.platform().operations(),
+                complaints: broker.platform().errors(),
+                with_ids: world.schedule.settings.with_ids,
+            };
+            case.judge().faults
+        };
+        let first = judge(&BTreeMap::new());
+        if first.is_empty() {
+            return first;
+        }
+        // What adit read last before a connection ended, it need not have looked at.
+        for doubt in broker.doubts(taken) {
+            if judge(&doubt).is_empty() {
+                return Vec::new();
+            }
+        }
+        first
+    })
+}
+
+/// Where a fault struck on the way, a failure may tell of the way.
+fn allow_for_faults(world: &World) {
+    let struck = world.network.faults().struck();
+    let is_struck = |zone: &str| struck.iter().any(|strike| strike.0.starts_with(zone));
+    let (lan, cloud) = (is_struck("lan: "), is_struck("cloud: "));
+    let played = world.played();
+    for asked in world.asked().iter_mut() {
+        let order = played.iter().find(|played| played.id == Some(asked.id));
+        let Some(order) = order.map(|played| &played.order) else {
+            continue;
+        };
+        if let Wish::Tunnel(..) = order.wish {
+            let reason = |words: String| Expected::Reason(vec![words]);
+            let machine = places::machine(order.number).to_string();
+            asked.expected.extend(lan.then(|| reason(machine)));
+            asked
+                .expected
+                .extend(cloud.then(|| reason(places::CLOUD.to_string())));
+        }
+    }
+}
+
+/// A tunnel that was asked for.
+struct Tunnel<'a> {
+    world: &'a World,
+    played: &'a Played,
+    machine: Notes,
+    cloud: Notes,
+    status: Option<Status>,
+}
+
+impl<'a> Tunnel<'a> {
+    fn new(world: &'a World, played: &'a Played) -> Self {
+        Self {
+            world,
+            played,
+            machine: note(&played.machine, |notes| notes.clone()),
+            cloud: note(&played.cloud, |notes| notes.clone()),
+            status: played.id.and_then(|id| status(world, id)),
+        }
+    }
+
+    fn judge(&self, faults: &mut Vec<String>) {
+        let Wish::Tunnel(machine, answer) = &self.played.order.wish else {
+            return;
+        };
+        let (m, c) = (&self.machine, &self.cloud);
+        for (name, one, other) in [("machine", m, c), ("cloud", c, m)] {
+            if let Some(place) = one.wrong_at {
+                faults.push(format!("byte {place} at the {name} is not what was sent"));
+            }
+            if one.heard > other.said {
+                faults.push(format!("the {name} heard {} of {}", one.heard, other.said));
+            }
+            if one.told.is_some_and(|(_, told)| told == Heard::Nonsense) {
+                faults.push(format!("the {name} was sent what no client may send"));
+            }
+            if one.visits > 1 && !self.played.is_stopped {
+                faults.push(format!("the {name} had {} visits", one.visits));
+            }
+            if one.began.is_some() && one.over.is_none() {
+                faults.push(format!("the {name} still holds its connection"));
+            }
+        }
+        let both = m.began.is_some() && c.stands;
+        let by_id = self.world.schedule.settings.with_ids;
+        if self.status == Some(Status::Successful) && by_id && !both {
+            faults.push("it is SUCCESSFUL, and no tunnel stood".to_owned());
+        }
+        if let (Machine::Listens(machine), Answer::Opens(_, cloud, _)) = (machine, &**answer)
+            && both
+            && self.is_undisturbed()
+        {
+            self.judge_ends(machine, cloud, faults);
+        }
+    }
+
+    fn is_undisturbed(&self) -> bool {
+        let fate = |notes: &Notes| {
+            notes
+                .connection
+                .map_or(Fate::Untouched, |id| self.world.network.fate(id))
+        };
+        let is_untouched = [&self.machine, &self.cloud]
+            .iter()
+            .all(|notes| fate(notes) == Fate::Untouched && notes.visits == 1);
+        is_untouched && !self.played.is_stopped && self.carried()
+    }
+
+    /// Whether both ends met: adit may have given up at the last moment.
+    fn carried(&self) -> bool {
+        self.status == Some(Status::Successful)
+    }
+
+    fn judge_ends(&self, machine: &Part, cloud: &Part, faults: &mut Vec<String>) {
+        let (m, c) = (&self.machine, &self.cloud);
+        let (Some(m_left), Some(c_left)) = (m.left, c.left) else {
+            faults.push("one end never left".to_owned());
+            return;
+        };
+        let is_orderly = |left: Left| matches!(left.how, End::InOrder(_) | End::Stays);
+        let is_cut = |left: Left| matches!(left.how, End::Cut(_));
+        let cloud_takes = takes_all(cloud, m.said);
+        let machine_takes = takes_all(machine, c.said);
+        // Silence may look like death.
+        if !cloud_takes && self.world.schedule.settings.keep_alive > Duration::ZERO {
+            return;
+        }
+        if is_orderly(m_left) && !c_left.is_own && cloud_takes {
+            if c.heard != m.said {
+                faults.push(format!("the cloud heard {} of {}", c.heard, m.said));
+            }
+            if !matches!(c.told, Some((_, Heard::Close(1000)))) {
+                faults.push(format!("the cloud was told {:?} at the end", c.told));
+            }
+        }
+        let says_all = is_orderly(c_left) || (is_cut(c_left) && c_left.is_own);
+        if says_all && is_orderly(m_left) && machine_takes && cloud_takes {
+            if m.heard != c.said {
+                faults.push(format!("the machine heard {} of {}", m.heard, c.said));
+            }
+            if !matches!(m.told, Some((_, Heard::End))) {
+                faults.push(format!("the machine was told {:?} at the end", m.told));
+            }
+        }
+        if m_left.is_own && matches!(m_left.how, End::Reset(_)) && !c_left.is_own && cloud_takes {
+            // A reset before the tunnel stood is a connection that does not open.
+            if !matches!(c.told, Some((_, Heard::Close(1011)))) {
+                faults.push(format!("the cloud was told {:?} of a reset", c.told));
+            }
+        }
+        if is_fast(machine) && is_fast(cloud) {
+            let first = m_left.at.min(c_left.at);
+            for (name, notes) in [("machine", m), ("cloud", c)] {
+                let over = notes.over.unwrap_or(first);
+                if over.duration_since(first) > END_LIMIT {
+                    let late = over - first;
+                    faults.push(format!(
+                        "the {name}'s connection ended {late:?} after the first end"
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Whether an end takes so many bytes however adit's patience is.
+fn takes_all(part: &Part, bytes: u64) -> bool {
+    match part.pace {
+        Pace::Fast => true,
+        Pace::Pauses(_, pause) => pause < SHORT_PAUSE,
+        Pace::Slow(size, pause) => {
+            let reads = u32::try_from(bytes / size.max(1) as u64).unwrap_or(u32::MAX);
+            pause.saturating_mul(reads) < DRAIN_TIME
+        }
+    }
+}
+
+fn is_fast(part: &Part) -> bool {
+    part.pace == Pace::Fast
+}
+
+fn status(world: &World, id: OperationId) -> Option<Status> {
+    let operation = |broker: &mut crate::broker::Broker, _| {
+        broker
+            .platform()
+            .operation(id)
+            .map(simulated_cloud::Operation::status)
+    };
+    world.broker.with(operation)
+}
+
+/// Operations that are not over, for the moment when all have to be.
+pub(crate) fn unfinished(world: &World) -> Vec<String> {
+    world.broker.with(|broker, _| {
+        let operations = broker.platform().operations().iter();
+        let open = operations.filter(|operation| !is_end(operation.status()));
+        open.map(judge::ended).collect()
+    })
+}

@@ -1,0 +1,265 @@
+//! All parties of a schedule, and what is done with them.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use simulated_cloud::OperationId;
+use smartrest::encode;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{self, Broker};
+use crate::cloud::{Answer, Cloud, Place};
+use crate::judge::{Asked, is_end};
+use crate::lan;
+use crate::network::{Network, Process};
+use crate::places;
+use crate::schedule::{Deed, LISTED_CHILD, Machine, Order, Schedule, UNLISTED_CHILD, Wish};
+use crate::side::{self, Stream};
+
+/// How long the broker has been back when no result may be missing.
+pub(crate) const SETTLED: Duration = Duration::from_secs(120);
+/// How long the ends of tunnels may take after the farewell: somebody may be slow.
+const ENDS: Duration = Duration::from_secs(20 * 60);
+/// How often is looked whether they have ended.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The agent, as the world sees it.
+pub(crate) trait Gateway {
+    /// Starts it.
+    fn start(&mut self) -> Process;
+    /// Ends it at once.
+    fn kill(&mut self);
+    /// Asks it to end, and waits until it has.
+    fn stop(&mut self) -> impl Future<Output = ()>;
+}
+
+/// What is known of an operation.
+pub(crate) struct Played {
+    pub(crate) order: Order,
+    /// `None` where the device did not exist yet.
+    pub(crate) id: Option<OperationId>,
+    pub(crate) machine: side::Shared,
+    pub(crate) cloud: side::Shared,
+    /// Adit ended in some way while its tunnel may have been open or opening.
+    pub(crate) is_stopped: bool,
+}
+
+/// A world. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) network: Network,
+    pub(crate) schedule: Arc<Schedule>,
+    pub(crate) broker: broker::Shared,
+    cloud: Cloud,
+    farewell: CancellationToken,
+    life: Arc<AtomicUsize>,
+    played: Arc<Mutex<Vec<Played>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    /// What was found wrong on the way.
+    faults: Arc<Mutex<Vec<String>>>,
+}
+
+impl World {
+    /// Puts everybody into their places.
+    pub(crate) fn new(network: Network, schedule: Schedule) -> Self {
+        let farewell = CancellationToken::new();
+        let mut broker = Broker::new(network.faults().clone());
+        broker.create_device(UNLISTED_CHILD);
+        let world = Self {
+            cloud: Cloud::new(network.clone(), farewell.clone()),
+            schedule: Arc::new(schedule),
+            broker: broker::Shared::new(broker),
+            farewell,
+            life: Arc::default(),
+            played: Arc::default(),
+            asked: Arc::default(),
+            faults: Arc::default(),
+            network,
+        };
+        let life = Arc::clone(&world.life);
+        let life = move || life.load(Ordering::Relaxed);
+        tokio::spawn(broker::serve(
+            world.network.clone(),
+            world.broker.clone(),
+            life,
+        ));
+        tokio::spawn(world.cloud.clone().serve());
+        world
+    }
+
+    /// Plays the schedule, and returns what is wrong.
+    pub(crate) async fn play(&self, gateway: &mut impl Gateway) -> Vec<String> {
+        let mut process = gateway.start();
+        for (wait, deed) in self.schedule.deeds.clone() {
+            sleep(wait).await;
+            match deed {
+                Deed::Order(number) => self.order(&self.schedule.orders[number]),
+                Deed::Repeat(number) => self.repeat(number),
+                Deed::Say(topic, rows) => {
+                    self.broker.with(|broker, now| broker.say(topic, rows, now))
+                }
+                Deed::Restart { kill, after } => {
+                    self.disturb();
+                    match kill {
+                        true => gateway.kill(),
+                        false => gateway.stop().await,
+                    }
+                    self.disturb();
+                    let held = self.network.held_by(process);
+                    self.faults().extend(held);
+                    sleep(after).await;
+                    // Others can have come meanwhile, and they are not disturbed by this.
+                    self.life.fetch_add(1, Ordering::Relaxed);
+                    process = gateway.start();
+                }
+            }
+        }
+        self.settle().await;
+        self.part(process).await;
+        gateway.stop().await;
+        let held = self.network.held_by(process);
+        self.faults().extend(held);
+        let mut faults = std::mem::take(&mut *self.faults());
+        faults.extend(crate::verdict::judge(self));
+        faults
+    }
+
+    fn order(&self, order: &Order) {
+        let number = order.number;
+        let (machine, cloud) = (side::Shared::default(), side::Shared::default());
+        if let Wish::Tunnel(wanted, answer) = &order.wish {
+            let mut echoes = false;
+            match wanted {
+                Machine::Listens(part) => {
+                    echoes = part.echoes;
+                    let machine = machine.clone();
+                    let farewell = self.farewell.clone();
+                    let network = self.network.clone();
+                    tokio::spawn(lan::serve(network, number, part.clone(), machine, farewell));
+                }
+                Machine::Silent => self.network.swallow(places::machine(number).ip(), true),
+                Machine::Refuses => {}
+            }
+            let hears = match echoes {
+                true => Stream::down(number),
+                false => Stream::up(number),
+            };
+            let place = Place {
+                answer: *answer.clone(),
+                hears,
+                notes: cloud.clone(),
+            };
+            self.cloud.expect(&order.key(), number, place);
+        }
+        let row = order.row();
+        let life = self.life.load(Ordering::Relaxed);
+        crate::note!(
+            self.network.trace(),
+            "operator",
+            "operation {number}: {}",
+            encode([&row])
+        );
+        let (id, at) = self
+            .broker
+            .with(|broker, now| (broker.create_operation(order.device, row.clone(), now), now));
+        if let Some(id) = id {
+            self.asked().push(Asked {
+                id,
+                device: order.device.to_owned(),
+                row: encode([&row]),
+                expected: order.expected(&self.schedule.settings),
+                at,
+                life,
+                disturbed: false,
+            });
+        }
+        self.played().push(Played {
+            order: order.clone(),
+            id,
+            machine,
+            cloud,
+            is_stopped: false,
+        });
+    }
+
+    fn repeat(&self, number: usize) {
+        let id = self.played().get(number).and_then(|played| played.id);
+        if let Some(id) = id {
+            self.broker.with(|broker, now| broker.redeliver(id, now));
+        }
+    }
+
+    /// Takes note of what is not over when adit ends.
+    fn disturb(&self) {
+        let open = self.broker.with(|broker, _| {
+            let operations = broker.platform().operations().iter();
+            let open = operations.filter(|operation| !is_end(operation.status()));
+            open.map(|operation| operation.id).collect::<Vec<_>>()
+        });
+        for asked in self.asked().iter_mut() {
+            asked.disturbed |= open.contains(&asked.id);
+        }
+        for played in self.played().iter_mut() {
+            played.is_stopped |= side::note(&played.cloud, |notes| notes.over.is_none())
+                || side::note(&played.machine, |notes| notes.over.is_none());
+        }
+    }
+
+    /// Lets all faults be over, and waits until no result may be missing.
+    async fn settle(&self) {
+        let faults = self.network.faults();
+        sleep_until(faults.end()).await;
+        faults.stop();
+        // A child that nobody has named is cleared with the next word about it.
+        let last = self.schedule.orders.len();
+        for (number, device) in (last..).zip([crate::broker::GATEWAY, LISTED_CHILD, UNLISTED_CHILD])
+        {
+            self.order(&Order {
+                number,
+                device,
+                wish: Wish::Tunnel(Machine::Refuses, Box::new(Answer::Silence)),
+            });
+        }
+        sleep(SETTLED).await;
+    }
+
+    /// Ends all tunnels, and waits until they have.
+    async fn part(&self, process: Process) {
+        self.farewell.cancel();
+        let until = Instant::now() + ENDS;
+        // What is left is the connection to the broker.
+        while self.network.held_by(process).len() > 1 && Instant::now() < until {
+            sleep(LOOK).await;
+        }
+        let held = self.network.held_by(process);
+        if held.len() > 1 {
+            self.faults().extend(held);
+        }
+    }
+
+    /// Everything asked, in order.
+    pub(crate) fn asked(&self) -> MutexGuard<'_, Vec<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything played, in order.
+    pub(crate) fn played(&self) -> MutexGuard<'_, Vec<Played>> {
+        self.played.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Vec<String>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Kept for the judge: which operation has which number.
+pub(crate) fn by_id(played: &[Played]) -> BTreeMap<u64, &Played> {
+    let with_id = |played: &'_ Played| played.id.map(|id| id.0);
+    played
+        .iter()
+        .filter_map(|played| Some((with_id(played)?, played)))
+        .collect()
+}
