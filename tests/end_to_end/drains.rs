@@ -202,8 +202,6 @@ async fn lives_while_the_cloud_takes_something_however_slowly() {
     const KEEP_ALIVE: Duration = Duration::from_millis(400);
     let (site, _adit) = site_with(false, &["remote_access.keep_alive=400ms"]).await;
     let (mut machine, FarEnd(mut socket)) = open(&site).await;
-    let tcp = SockRef::from(socket.get_ref().tcp());
-    tcp.set_recv_buffer_size(16 << 10).unwrap();
     let pouring = tokio::spawn(async move {
         let sent = content(5, 64 << 20);
         write(&mut machine, &sent, &Progress::default()).await;
