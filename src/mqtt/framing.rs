@@ -41,7 +41,9 @@ pub(crate) enum OtherProtocol {
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) enum Incoming {
     Packet(Packet),
-    /// A message that was too large to be taken.
+    /// More bytes of a packet that is not whole yet.
+    Part,
+    /// A message that was too large to be taken, to its last byte.
     Skipped(Skipped),
 }
 
@@ -59,8 +61,10 @@ pub(crate) struct Skipped {
 #[derive(Debug)]
 pub(crate) struct PacketCodec {
     packets: Codec,
-    /// Bytes of a message that are still to come and go.
-    to_skip: usize,
+    /// Bytes that are told as a part already.
+    told: usize,
+    /// A message that is too large, and how many bytes of it are still to come and go.
+    skipping: Option<(Skipped, usize)>,
 }
 
 /// The first bytes of a packet.
@@ -78,7 +82,8 @@ impl Default for PacketCodec {
                 max_incoming_size: INCOMING_LIMIT,
                 max_outgoing_size: PACKET_LIMIT,
             },
-            to_skip: 0,
+            told: 0,
+            skipping: None,
         }
     }
 }
@@ -141,11 +146,20 @@ impl Decoder for PacketCodec {
     type Error = PacketError;
 
     fn decode(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, PacketError> {
-        let gone = self.to_skip.min(bytes.len());
-        bytes.advance(gone);
-        self.to_skip -= gone;
-        if self.to_skip > 0 {
-            return Ok(None);
+        let is_more = bytes.len() > self.told;
+        let whole = self.whole(bytes)?;
+        self.told = match whole {
+            Some(_) => 0,
+            None => bytes.len(),
+        };
+        Ok(whole.or_else(|| is_more.then_some(Incoming::Part)))
+    }
+}
+
+impl PacketCodec {
+    fn whole(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, PacketError> {
+        if self.skipping.is_some() {
+            return Ok(self.skip(bytes));
         }
         for (start, protocol) in [
             (&TLS_ALERT[..], OtherProtocol::Tls),
@@ -166,11 +180,19 @@ impl Decoder for PacketCodec {
         let Some((skipped, head)) = header.skipped(bytes)? else {
             return Ok(None);
         };
-        let whole = header.size + header.remaining;
         bytes.advance(head);
-        self.to_skip = whole - head;
-        // Bytes of the payload that have come already go with the next call, which follows at once.
-        Ok(Some(Incoming::Skipped(skipped)))
+        self.skipping = Some((skipped, header.size + header.remaining - head));
+        Ok(self.skip(bytes))
+    }
+
+    /// Lets the bytes of a message that is too large go; returns it with the last of them.
+    fn skip(&mut self, bytes: &mut BytesMut) -> Option<Incoming> {
+        let (_, to_come) = self.skipping.as_mut()?;
+        let gone = bytes.len().min(*to_come);
+        bytes.advance(gone);
+        *to_come -= gone;
+        let (skipped, _) = self.skipping.take_if(|(_, to_come)| *to_come == 0)?;
+        Some(Incoming::Skipped(skipped))
     }
 }
 
@@ -210,7 +232,9 @@ mod tests {
         for piece in bytes.chunks(piece) {
             buffer.extend_from_slice(piece);
             while let Some(incoming) = codec.decode(&mut buffer)? {
-                decoded.push(incoming);
+                if incoming != Incoming::Part {
+                    decoded.push(incoming);
+                }
             }
             held = held.max(buffer.len());
         }
@@ -239,6 +263,30 @@ mod tests {
                 );
                 assert!(is_taken || held < 1000, "{held}");
             }
+        }
+    }
+
+    #[test]
+    fn tells_once_of_more_bytes_of_a_packet_that_is_not_whole() {
+        let whole = |size| Packet::Publish(message("s/ds", QoS::AtLeastOnce, size));
+        for size in [1000, 1 << 20] {
+            let next = Packet::PubAck(PubAck::new(1));
+            let bytes = written(&[whole(size), next.clone()]);
+            let (mut codec, mut buffer) = (PacketCodec::default(), BytesMut::new());
+            let (pieces, end) = bytes.split_at(bytes.len() - next.size() - 1);
+            for piece in pieces.chunks(size / 7) {
+                buffer.extend_from_slice(piece);
+                let told = [(); 3].map(|()| codec.decode(&mut buffer).unwrap());
+                assert_eq!(told, [Some(Incoming::Part), None, None], "{size}");
+            }
+            // The last byte, and the half of the next packet.
+            buffer.extend_from_slice(&end[..2]);
+            let told = [(); 3].map(|()| codec.decode(&mut buffer).unwrap());
+            assert!(!matches!(told[0], None | Some(Incoming::Part)), "{size}");
+            assert_eq!(told[1..], [Some(Incoming::Part), None], "{size}");
+            buffer.extend_from_slice(&end[2..]);
+            let told = [(); 2].map(|()| codec.decode(&mut buffer).unwrap());
+            assert_eq!(told, [Some(Incoming::Packet(next)), None]);
         }
     }
 
@@ -291,6 +339,7 @@ mod tests {
                 let Packet::Publish(publish) = &packet else { unreachable!() };
                 match incoming {
                     Incoming::Packet(decoded) => prop_assert!(decoded == packet),
+                    Incoming::Part => unreachable!(),
                     Incoming::Skipped(skipped) => {
                         prop_assert!(skipped.size > INCOMING_LIMIT);
                         prop_assert!(skipped.topic == publish.topic);

@@ -160,7 +160,13 @@ impl Account {
             ..Connect::new(client_id)
         });
         link.send(packet).await?;
-        match link.next().await? {
+        let answer = loop {
+            match link.next().await? {
+                Incoming::Part => {}
+                answer => break answer,
+            }
+        };
+        match answer {
             Incoming::Packet(Packet::ConnAck(answer)) => match answer.code {
                 ConnectReturnCode::Success => Ok(link),
                 code => Err(Lost::Refused(code)),

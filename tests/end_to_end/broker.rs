@@ -195,6 +195,24 @@ async fn skips_a_message_that_is_too_large_and_goes_on() {
 }
 
 #[tokio::test]
+async fn lets_a_large_message_take_longer_than_the_answer_to_a_ping() {
+    // The message takes six seconds, and the broker has four for the answer to the first ping.
+    let habits = Habits {
+        delay: Duration::from_millis(40),
+        piece: Some(2 << 10),
+        ..Habits::default()
+    };
+    let site = Site::new().await;
+    publish_retained(&site, "s/ds", TOO_LARGE).await;
+    let line = Middlebox::before(site.broker.port(), habits).await;
+    let adit = site.start_adit(&[&line.setting(), "mqtt.keep_alive=2s"]);
+    adit.wait_for_log("message skipped: it is larger than any")
+        .await;
+    let adit = adit.ready().await;
+    assert!(!adit.log().contains("connection to the broker lost"));
+}
+
+#[tokio::test]
 async fn pings_more_often_where_idle_connections_are_cut() {
     let habits = Habits {
         cuts_after: Some(Duration::from_secs(4)),

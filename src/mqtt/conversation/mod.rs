@@ -22,6 +22,16 @@ use super::outbox::Message;
 /// How long the broker may take to acknowledge a message, or a subscription that is needed, before
 /// the connection counts as broken.
 const ACKNOWLEDGE_LIMIT: Duration = Duration::from_secs(60);
+/// An answer that is late stands behind other bytes as long as the pauses between them are shorter
+/// than this.
+const FLOOD_PAUSE: Duration = Duration::from_secs(5);
+/// The longest that an answer may stand behind other bytes: a broker that never gives one is noticed
+/// however much else it sends.
+const LONGEST_FLOOD: Duration = Duration::from_mins(10);
+/// The longest time from the first byte of a packet to its last. The largest that is taken comes in
+/// it at half a kilobyte a second, over a bad mobile network; a peer that sends byte after byte
+/// without an end is left behind it.
+const PACKET_TIME_LIMIT: Duration = Duration::from_mins(5);
 /// A SUBSCRIBE without an answer is sent again after this time, then after twice as long each time.
 const FIRST_REPEAT: Duration = Duration::from_secs(5);
 /// The longest time until a SUBSCRIBE without an answer is sent again.
@@ -99,6 +109,9 @@ pub enum ConversationError {
     /// A subscription that is needed was neither granted nor refused; its topic.
     #[error("the broker did not answer SUBSCRIBE to {0} within {ACKNOWLEDGE_LIMIT:?}")]
     NoSubAck(String),
+    /// The rest of a packet did not come.
+    #[error("the broker began a packet and did not end it within {PACKET_TIME_LIMIT:?}")]
+    HalfAPacket,
     /// So the platform ends a connection.
     #[error("the connection was closed by the broker with a second CONNACK")]
     SecondConnAck,
@@ -172,8 +185,11 @@ pub(crate) struct Conversation {
     next_ping: Instant,
     ping: Option<Ping>,
     has_ponged: bool,
-    /// When the last packet came or went.
-    last_packet: Instant,
+    /// When the last bytes came.
+    last_received: Instant,
+    last_sent: Instant,
+    /// Until when the packet that has come in part must be whole.
+    whole_by: Option<Instant>,
     held: Vec<Event>,
     left_out: bool,
     packets: VecDeque<Packet>,
@@ -207,7 +223,9 @@ impl Conversation {
             next_ping: now + pings.interval,
             ping: None,
             has_ponged: false,
-            last_packet: now,
+            last_received: now,
+            last_sent: now,
+            whole_by: None,
             held: Vec::new(),
             left_out: false,
             packets: VecDeque::new(),
@@ -259,15 +277,20 @@ impl Conversation {
         incoming: Incoming,
         now: Instant,
     ) -> Result<(), ConversationError> {
-        self.last_packet = now;
+        self.last_received = now;
         if let Some(ping) = &mut self.ping {
-            // Whoever speaks is there, even where the answer stands behind other packets.
+            // Whoever speaks is there, even where the answer stands behind other bytes.
             *ping = Ping {
                 answer_by: now + self.pings.answer_limit,
                 silence: Duration::ZERO,
             };
         }
+        self.whole_by = match incoming {
+            Incoming::Part => self.whole_by.or(Some(now + PACKET_TIME_LIMIT)),
+            Incoming::Packet(_) | Incoming::Skipped(_) => None,
+        };
         match incoming {
+            Incoming::Part => {}
             Incoming::Packet(Packet::Publish(publish)) => self.received(publish, now),
             Incoming::Packet(Packet::PubAck(PubAck { pkid })) => self.acknowledged(pkid, now),
             Incoming::Packet(Packet::SubAck(answer)) => {
@@ -296,11 +319,18 @@ impl Conversation {
 
     /// When [`Self::time_passed`] is to be called at the latest.
     pub(crate) fn next_deadline(&self) -> Instant {
-        let subscriptions = self.subscriptions.iter().filter_map(|s| s.next_deadline());
-        let ping = self.ping.as_ref().map(|ping| ping.answer_by);
-        subscriptions
-            .chain(ping)
+        let answers = self
+            .subscriptions
+            .iter()
+            .filter_map(Subscription::answer_by)
             .chain(self.acknowledge_by)
+            .map(|answer_by| self.behind_a_flood(answer_by));
+        let subscriptions = self.subscriptions.iter().filter_map(|s| s.next_request());
+        let ping = self.ping.as_ref().map(|ping| ping.answer_by);
+        answers
+            .chain(subscriptions)
+            .chain(ping)
+            .chain(self.whole_by)
             .fold(self.next_ping, Instant::min)
     }
 
@@ -312,13 +342,21 @@ impl Conversation {
         if self.ping.as_ref().is_some_and(|ping| ping.answer_by <= now) {
             return Err(ConversationError::NoPong(self.pings.answer_limit));
         }
-        if self.acknowledge_by.is_some_and(|at| at <= now) {
+        if self.whole_by.is_some_and(|at| at <= now) {
+            return Err(ConversationError::HalfAPacket);
+        }
+        let is_late = |answer_by| self.behind_a_flood(answer_by) <= now;
+        if self.acknowledge_by.is_some_and(is_late) {
             return Err(ConversationError::Unacknowledged);
         }
-        self.ask_again(now)?;
+        let unanswered = |s: &&Subscription| s.answer_by().is_some_and(is_late);
+        if let Some(Subscription { topic, .. }) = self.subscriptions.iter().find(unanswered) {
+            return Err(ConversationError::NoSubAck(topic.clone()));
+        }
+        self.ask_again(now);
         if self.next_ping <= now {
             self.next_ping = now + self.pings.interval;
-            let silence = now.saturating_duration_since(self.last_packet);
+            let silence = now.saturating_duration_since(self.last_bytes());
             self.ping.get_or_insert(Ping {
                 answer_by: now + self.pings.answer_limit,
                 silence,
@@ -333,7 +371,7 @@ impl Conversation {
     pub(crate) fn silence(&self, now: Instant) -> Duration {
         match &self.ping {
             Some(ping) => ping.silence,
-            None => now.saturating_duration_since(self.last_packet),
+            None => now.saturating_duration_since(self.last_bytes()),
         }
     }
 
@@ -354,6 +392,16 @@ impl Conversation {
             [sent] => now.saturating_duration_since(sent.at) <= margin + 2 * self.slowest_answer,
             _ => false,
         }
+    }
+
+    fn last_bytes(&self) -> Instant {
+        self.last_received.max(self.last_sent)
+    }
+
+    /// Gives an answer more time while other bytes come.
+    fn behind_a_flood(&self, answer_by: Instant) -> Instant {
+        let until = (self.last_received + FLOOD_PAUSE).min(answer_by + LONGEST_FLOOD);
+        until.max(answer_by)
     }
 
     /// Begins the next phase if the present one is complete.
@@ -482,22 +530,16 @@ impl Conversation {
     }
 
     /// Asks again where a subscription was refused or not answered.
-    fn ask_again(&mut self, now: Instant) -> Result<(), ConversationError> {
+    fn ask_again(&mut self, now: Instant) {
         let mut subscriptions = std::mem::take(&mut self.subscriptions);
-        let asked = subscriptions.iter_mut().try_for_each(|subscription| {
+        for subscription in &mut subscriptions {
             let Subscription {
                 topic,
-                is_needed,
                 had_its_time,
                 state,
                 ..
             } = subscription;
             match state {
-                SubscriptionState::Asked { since, .. }
-                    if *is_needed && *since + ACKNOWLEDGE_LIMIT <= now =>
-                {
-                    return Err(ConversationError::NoSubAck(topic.clone()));
-                }
                 SubscriptionState::Asked {
                     packet_id,
                     repeat_at,
@@ -518,10 +560,8 @@ impl Conversation {
                 | SubscriptionState::Refused { .. }
                 | SubscriptionState::Granted => {}
             }
-            Ok(())
-        });
+        }
         self.subscriptions = subscriptions;
-        asked
     }
 
     /// Acknowledges a message and holds it until the opening is complete: an operation that began
@@ -546,7 +586,7 @@ impl Conversation {
     }
 
     fn send(&mut self, packet: Packet, now: Instant) {
-        self.last_packet = now;
+        self.last_sent = now;
         self.packets.push_back(packet);
     }
 
@@ -579,11 +619,19 @@ impl Subscription {
         }
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    /// When the broker must have answered, if it must.
+    fn answer_by(&self) -> Option<Instant> {
         match self.state {
-            SubscriptionState::Asked {
-                since, repeat_at, ..
-            } if self.is_needed => Some(repeat_at.min(since + ACKNOWLEDGE_LIMIT)),
+            SubscriptionState::Asked { since, .. } if self.is_needed => {
+                Some(since + ACKNOWLEDGE_LIMIT)
+            }
+            _ => None,
+        }
+    }
+
+    /// When it is asked for again.
+    fn next_request(&self) -> Option<Instant> {
+        match self.state {
             SubscriptionState::Asked { repeat_at, .. } => Some(repeat_at),
             SubscriptionState::Refused { retry_at } => Some(retry_at),
             SubscriptionState::Granted => None,

@@ -62,6 +62,10 @@ impl Line {
         self.conversation.receive(incoming, self.now).unwrap();
     }
 
+    fn receive_part(&mut self) {
+        self.conversation.receive(Incoming::Part, self.now).unwrap();
+    }
+
     fn acknowledge(&mut self, id: u16) {
         self.receive(Packet::PubAck(PubAck::new(id)));
     }
@@ -318,6 +322,77 @@ fn takes_any_packet_for_a_sign_of_life() {
         line.receive(message("s/ds"));
     }
     assert_eq!(line.fail().1, LONGEST_PONG_LIMIT);
+}
+
+#[test]
+fn takes_any_bytes_for_a_sign_of_life_and_no_packet_without_an_end() {
+    let mut line = Line::ready(KEEP_ALIVE);
+    let drip = |line: &mut Line, time: Duration| {
+        for _ in 0..time.as_secs() / 15 {
+            line.receive_part();
+            line.wait(15 * SECOND).unwrap();
+        }
+    };
+    for _ in 0..3 {
+        drip(&mut line, PACKET_TIME_LIMIT - 15 * SECOND);
+        line.receive(message("s/ds"));
+    }
+    drip(&mut line, PACKET_TIME_LIMIT - 15 * SECOND);
+    line.receive_part();
+    assert_eq!(line.fail(), (ConversationError::HalfAPacket, 15 * SECOND));
+}
+
+#[test]
+fn waits_for_an_answer_that_stands_behind_other_bytes() {
+    type Say = fn(&mut Line);
+    let asked: [(Say, ConversationError); 2] = [
+        (
+            |line| {
+                line.acknowledge(1);
+                line.grant(3);
+            },
+            ConversationError::NoSubAck("s/ds".into()),
+        ),
+        (|_| {}, ConversationError::Unacknowledged),
+    ];
+    for (say, error) in asked {
+        // A flood that ends without an answer behind it, and one that never ends.
+        for (flood, then) in [
+            (4 * ACKNOWLEDGE_LIMIT, FLOOD_PAUSE),
+            (2 * LONGEST_FLOOD, Duration::ZERO),
+        ] {
+            let mut line = Line::new(opening());
+            say(&mut line);
+            let began = line.now;
+            let ended = loop {
+                if line.now - began < flood {
+                    line.receive(message("s/ds"));
+                }
+                line.events();
+                if let Err(ended) = line.wait(SECOND) {
+                    break ended;
+                }
+            };
+            assert_eq!(ended, error);
+            let expected = match then {
+                Duration::ZERO => ACKNOWLEDGE_LIMIT + LONGEST_FLOOD,
+                pause => flood - SECOND + pause,
+            };
+            assert_eq!(line.now - began, expected);
+        }
+        // Messages with longer pauses hide nothing.
+        let mut line = Line::new(opening());
+        say(&mut line);
+        let began = line.now;
+        let ended = loop {
+            line.receive(message("s/ds"));
+            if let Err(ended) = line.wait(FLOOD_PAUSE + 2 * SECOND) {
+                break ended;
+            }
+        };
+        assert_eq!(ended, error);
+        assert!(line.now - began <= ACKNOWLEDGE_LIMIT + FLOOD_PAUSE);
+    }
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub(crate) struct Habits {
     pub(crate) delay: Duration,
     /// A connection that was silent for so long is closed.
     pub(crate) cuts_after: Option<Duration>,
+    /// At most so many bytes go on at a time, each with the delay.
+    pub(crate) piece: Option<usize>,
 }
 
 /// Carries TCP connections to a port of 127.0.0.1.
@@ -93,8 +95,8 @@ async fn carry(mut near: TcpStream, port: u16, habits: Habits, orders: watch::Re
     let (from_far, to_far) = far.split();
     let mut cut = orders.clone();
     tokio::select! {
-        _ = pass(from_near, to_far, habits.delay, &last, orders.clone()) => {}
-        _ = pass(from_far, to_near, habits.delay, &last, orders) => {}
+        _ = pass(from_near, to_far, habits, &last, orders.clone()) => {}
+        _ = pass(from_far, to_near, habits, &last, orders) => {}
         () = silence(habits.cuts_after, &last) => {}
         _ = cut.wait_for(|orders| orders.cuts > cuts) => {}
     }
@@ -103,18 +105,18 @@ async fn carry(mut near: TcpStream, port: u16, habits: Habits, orders: watch::Re
 async fn pass(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
-    delay: Duration,
+    habits: Habits,
     last: &Mutex<Instant>,
     mut orders: watch::Receiver<Orders>,
 ) -> io::Result<Infallible> {
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = vec![0; habits.piece.unwrap_or(64 << 10)];
     loop {
         let n = from.read(&mut buffer).await?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         *last.lock().unwrap() = Instant::now();
-        sleep(delay).await;
+        sleep(habits.delay).await;
         let _ = orders.wait_for(|orders| !orders.holds).await;
         to.write_all(&buffer[..n]).await?;
     }
