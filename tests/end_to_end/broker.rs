@@ -11,6 +11,8 @@ use adit::net::{BrokerEndpoint, Endpoint, Transport};
 use adit::password::Password;
 use adit::secret::Secret;
 use rumqttc::{ConnAck, ConnectReturnCode, Packet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -271,6 +273,50 @@ async fn says_that_the_port_speaks_tls() {
         line.contains("speaks TLS (write mqtts:// in mqtt.url)"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn says_what_answers_in_the_place_of_a_broker() {
+    for (answer, error) in [
+        // An alert: TLS 1.2, two bytes, fatal, "unexpected message".
+        (
+            &[0x15, 3, 3, 0, 2, 2, 10][..],
+            "\"this port speaks TLS (write mqtts:// in mqtt.url)\"",
+        ),
+        (
+            b"",
+            "\"the broker closed the connection before it answered CONNECT: this port probably speaks \
+             TLS (write mqtts:// in mqtt.url)\"",
+        ),
+        (
+            b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n",
+            "\"the broker does not speak MQTT: it answers in HTTP\"",
+        ),
+        (
+            &[0xd0, 0],
+            "\"the broker does not speak MQTT: it answered CONNECT with another packet\"",
+        ),
+    ] {
+        let site = Site::new().await;
+        let port = answers_with(answer).await;
+        let adit = site.start_adit(&[&format!("mqtt.url=mqtt://127.0.0.1:{port}")]);
+        let line = adit.wait_for_log("no connection to the broker").await;
+        assert!(line.contains(&format!("error={error}")), "{line}");
+    }
+}
+
+/// Listens at a port of 127.0.0.1, and answers whatever comes first with these bytes and an end.
+async fn answers_with(answer: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer).await;
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    port
 }
 
 #[tokio::test]
