@@ -88,6 +88,7 @@ impl Agent {
                 }
             }
             session::Event::Delivered => self.dialogue.delivered(backlog, now),
+            session::Event::Lost => self.dialogue.disconnected(),
         }
     }
 

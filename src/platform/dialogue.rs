@@ -99,6 +99,13 @@ impl Dialogue {
         self.has_cloud(backlog, now);
     }
 
+    /// Takes note that the connection is lost.
+    pub(crate) fn disconnected(&mut self) {
+        if let Some(collection) = &mut self.collection {
+            collection.disconnected();
+        }
+    }
+
     fn has_cloud(&mut self, backlog: Backlog, now: Instant) {
         self.steps.push_back(Step::AskForTokenAgain);
         self.collect(backlog, |collection, _| collection.connected(now));
@@ -133,7 +140,10 @@ impl Dialogue {
     /// keeps what was published meanwhile, so the question goes behind that.
     fn bridge_state(&mut self, has_cloud: bool, backlog: Backlog, now: Instant) {
         match self.bridge.told(has_cloud) {
-            Some(News::Lost) => warn!("the bridge of the local broker has no cloud"),
+            Some(News::Lost) => {
+                warn!("the bridge of the local broker has no cloud");
+                self.disconnected();
+            }
             Some(News::Back) => {
                 info!("the bridge of the local broker has the cloud again");
                 if self.collection.is_none() {
@@ -350,6 +360,11 @@ impl Dialogue {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use smartrest::CollectionAnswer;
+
+    use super::super::uplink::CollectionTopics;
     use super::*;
 
     const ROOM: Backlog = Backlog {
@@ -360,6 +375,19 @@ mod tests {
     fn dialogue() -> Dialogue {
         let uplink = Uplink::new("gw".into(), Topics::default(), None, true, []);
         Dialogue::new(uplink, "gw".into(), 64, "allow private")
+    }
+
+    /// One whose collection stands.
+    fn dialogue_with_ids() -> Dialogue {
+        let topics = Topics::default();
+        let collection = CollectionTopics::of(&topics).unwrap();
+        let uplink = Uplink::new("gw".into(), topics, Some(collection), true, []);
+        let mut dialogue = Dialogue::new(uplink, "gw".into(), 64, "allow private");
+        dialogue.connected(ROOM, Instant::now());
+        let exists = Downlink::Collection(vec![CollectionAnswer::Exists]);
+        dialogue.heard(exists, ROOM, Instant::now());
+        steps(&mut dialogue);
+        dialogue
     }
 
     /// Hears rows on `s/ds`, and returns the steps in words.
@@ -462,6 +490,40 @@ mod tests {
         ] {
             dialogue.heard(Downlink::Bridge(has_cloud), ROOM, now);
             assert_eq!(steps(&mut dialogue), then);
+        }
+    }
+
+    #[test]
+    fn takes_a_row_once_though_the_connection_breaks_before_its_id_comes() {
+        type Lose = fn(&mut Dialogue);
+        let ways: [(Lose, Lose); 2] = [
+            (Dialogue::disconnected, |dialogue| {
+                dialogue.connected(ROOM, Instant::now());
+            }),
+            (
+                |dialogue| dialogue.heard(Downlink::Bridge(false), ROOM, Instant::now()),
+                |dialogue| dialogue.heard(Downlink::Bridge(true), ROOM, Instant::now()),
+            ),
+        ];
+        let nothing: [&str; 0] = [];
+        for (lose, come_back) in ways {
+            let mut dialogue = dialogue_with_ids();
+            let row = "530,gw,plc,22";
+            assert_eq!(hear(&mut dialogue, row, ROOM), nothing);
+            lose(&mut dialogue);
+            let later = Instant::now() + Duration::from_mins(1);
+            dialogue.deadline_passed(ROOM, later);
+            assert_eq!(steps(&mut dialogue), nothing);
+            come_back(&mut dialogue);
+            assert!(steps(&mut dialogue).contains(&"ask s/us500".to_owned()));
+            assert_eq!(hear(&mut dialogue, row, ROOM), nothing);
+            let by_id = smartrest::decode(b"901,gw,1,plc,22,");
+            let by_id = PendingOperation::from_collection_row(&by_id[0]).unwrap();
+            dialogue.heard(Downlink::OperationsById(vec![by_id]), ROOM, Instant::now());
+            let reason = "the connection key is missing";
+            assert_eq!(steps(&mut dialogue), ["504,1", &format!("505,1,{reason}")]);
+            dialogue.deadline_passed(ROOM, later);
+            assert_eq!(steps(&mut dialogue), nothing);
         }
     }
 

@@ -84,14 +84,20 @@ impl Default for Collection {
 }
 
 impl Collection {
-    /// Takes note of a connection that is ready. A collection that was there is still asked for,
-    /// since somebody may have deleted it, but nothing waits for the answer.
+    /// Takes note that there is no connection, or no cloud behind it: no answer and no id can come.
     ///
     /// What is held is forgotten: nothing was said of it, so the answer to `500` brings it again.
-    pub(crate) fn connected(&mut self, now: Instant) -> Vec<Action> {
+    pub(crate) fn disconnected(&mut self) {
+        self.answer_by = None;
         self.created = false;
         self.ask_again_at = None;
         self.held.clear();
+    }
+
+    /// Takes note of a connection that is ready. A collection that was there is still asked for,
+    /// since somebody may have deleted it, but nothing waits for the answer.
+    pub(crate) fn connected(&mut self, now: Instant) -> Vec<Action> {
+        self.disconnected();
         if self.state == State::Undecided {
             self.answer_by = Some(now + ANSWER_LIMIT);
             return vec![Action::Ask];
@@ -264,8 +270,8 @@ mod tests {
             }
         }
 
-        /// Does one thing, some seconds after the start, and returns what follows: `connect`, `wait`,
-        /// or a payload behind `s/dt`, `s/ds` or `s/dc`.
+        /// Does one thing, some seconds after the start, and returns what follows: `connect`, `lose`,
+        /// `wait`, or a payload behind `s/dt`, `s/ds` or `s/dc`.
         fn step(&mut self, at: f64, event: &str) -> Vec<String> {
             let now = self.start + Duration::from_secs_f64(at);
             let (topic, payload) = event.split_once(' ').unwrap_or((event, ""));
@@ -277,6 +283,11 @@ mod tests {
             let heard = Downlink::read(&Topics::default(), &full, payload.as_bytes());
             let actions = match topic {
                 "connect" => self.collection.connected(now),
+                "lose" => {
+                    self.collection.disconnected();
+                    assert_eq!(self.collection.next_deadline(), None);
+                    Vec::new()
+                }
                 "wait" => {
                     let deadline = self.collection.next_deadline();
                     assert!(deadline.is_some_and(|at| at <= now), "{at}: {deadline:?}");
@@ -497,6 +508,36 @@ mod tests {
     }
 
     #[test]
+    fn takes_nothing_without_its_id_while_no_id_can_come() {
+        tell(
+            Story::installed(),
+            &[
+                (1.0, "s/ds 530,gw,plc,22|530,gw,plc,23,k", &[]),
+                (1.1, "lose", &[]),
+                (9.0, "connect", &["ask", "resume"]),
+                (9.1, "s/dc 901,gw,1,plc,22,", &["take #1"]),
+                (9.2, "s/dc 901,gw,2,plc,23,k", &["take #2"]),
+                (9.3, "s/ds 530,gw,plc,22|530,gw,plc,23,k", &["take k"]),
+            ],
+        );
+    }
+
+    #[test]
+    fn does_not_do_without_ids_because_there_was_no_connection() {
+        tell(
+            Story::new(),
+            &[
+                (0.0, "connect", &["ask"]),
+                (0.1, "s/dt 41,ID", &["create", "ask"]),
+                (0.2, "s/dt 41,ID", &[]),
+                (0.3, "lose", &[]),
+                (60.0, "connect", &["ask"]),
+                (60.1, "s/dt 20,ID,8", &["resume"]),
+            ],
+        );
+    }
+
+    #[test]
     fn takes_a_row_of_the_collection_for_an_answer() {
         tell(
             Story::new(),
@@ -517,6 +558,8 @@ mod tests {
             assert!(story.step(1.0, &row).is_empty());
         }
         assert_eq!(story.step(1.0, "s/ds 530,gw,plc,22,x"), ["take x"]);
+        // Each would be held against all of the others.
+        let mut story = Story::installed();
         for number in 0..2 * HELD_LIMIT {
             story.step(1.0, &format!("s/dc 901,gw,{number},plc{number},22,"));
         }

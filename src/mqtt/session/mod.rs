@@ -65,6 +65,8 @@ pub enum Event {
     },
     /// Everything that was published is acknowledged.
     Delivered,
+    /// The connection is lost, whether it was set up or not.
+    Lost,
 }
 
 /// The task that keeps the session.
@@ -153,6 +155,8 @@ impl Session {
     }
 
     async fn connection_lost(&self, end: ConnectionEnd) {
+        // Whoever has gone notices with the next connection.
+        let _ = self.events.send(Event::Lost).await;
         let Some(aside) = self.publisher.outbox().connection_lost(end) else {
             return;
         };
@@ -164,7 +168,6 @@ impl Session {
             "message set aside: the broker closes the connection whenever it comes"
         );
         if self.publisher.outbox().is_empty() {
-            // Whoever has gone notices with the next connection.
             let _ = self.events.send(Event::Delivered).await;
         }
     }
