@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
+
+use super::tcp::{self, Tcp};
 
 /// How long an attempt runs alone: the "Connection Attempt Delay" of RFC 8305.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -20,11 +20,6 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried. More come from a mistake or from somebody who uses the
 /// gateway to knock on doors.
 pub(crate) const ADDRESS_LIMIT: usize = 16;
-
-/// Silence after which the kernel asks whether the other side still exists. A machine that was
-/// switched off would otherwise hold its tunnel for ever.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Returns the addresses in the order in which they are tried: the families in turn, the one that
 /// the resolver prefers first.
@@ -48,7 +43,7 @@ pub(crate) fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 /// What the most telling attempt failed with.
 ///
 /// Dropping the future closes what is half open.
-pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<Tcp> {
     let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
     let mut attempts = FuturesUnordered::new();
     let mut telling: Option<io::Error> = None;
@@ -56,7 +51,7 @@ pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<TcpStre
     loop {
         if next_at <= Instant::now() || attempts.is_empty() {
             match waiting.next() {
-                Some(address) => attempts.push(connect(address)),
+                Some(address) => attempts.push(tcp::connect(address)),
                 None if attempts.is_empty() => break,
                 None => {}
             }
@@ -87,25 +82,11 @@ fn weight(error: &io::Error) -> u8 {
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    // Where nobody listens on a port of this machine that is also in the range for outgoing
-    // connections, TCP can connect a socket to itself.
-    if stream.local_addr()? == address {
-        return Err(io::ErrorKind::ConnectionRefused.into());
-    }
-    stream.set_nodelay(true)?;
-    let probes = TcpKeepalive::new()
-        .with_time(PROBE_AFTER)
-        .with_interval(PROBE_INTERVAL);
-    SockRef::from(&stream).set_tcp_keepalive(&probes)?;
-    Ok(stream)
-}
-
 #[cfg(test)]
 pub(crate) mod testing {
     use std::net::Ipv4Addr;
 
+    use tokio::net::TcpStream;
     use tokio::time::timeout;
 
     use super::*;

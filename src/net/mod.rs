@@ -17,6 +17,7 @@ pub(crate) mod resolve;
 mod resumption;
 pub(crate) mod settings;
 mod stream;
+pub mod tcp;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -29,6 +30,8 @@ pub use address::{BrokerEndpoint, Endpoint};
 pub(crate) use credentials::basic;
 pub(crate) use error::{Awaited, Peer, TransportError};
 pub(crate) use stream::Stream;
+pub use tcp::Socket;
+pub(crate) use tcp::Tcp;
 pub(crate) use tls::TlsFault;
 pub use transport::Transport;
-pub use unbuffered::{Socket, UnbufferedStream};
+pub use unbuffered::UnbufferedStream;

@@ -10,10 +10,14 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
+
+#[cfg(feature = "simulation")]
+use super::tcp::simulated;
 
 /// Names of machines that are looked up at the same time. Whoever comes later waits in the queue,
 /// for as long as the tunnel has time.
@@ -116,23 +120,37 @@ impl Resolver {
         };
         asked.insert(name.clone(), question);
         let (shared, mine) = (Arc::clone(&self.0), answer.clone());
-        // Not waited for: it answers by the channel.
-        drop(spawn_blocking(move || {
-            let found = (shared.lookup)(&name);
+        let asked_for = name.clone();
+        let answered = move |found: io::Result<Vec<IpAddr>>| {
             let mut asked = shared.asked();
             // Whoever asks from now on asks anew, or has already.
-            if let Some(latest) = asked.get(&name)
+            if let Some(latest) = asked.get(&asked_for)
                 && latest.answer.same_channel(&mine)
             {
-                asked.remove(&name);
+                asked.remove(&asked_for);
             }
             drop(asked);
             sender.send_replace(Some(
                 found.map_err(|error| (error.kind(), error.to_string())),
             ));
             drop(lane);
-        }));
+        };
+        // Not waited for: it answers by the channel.
+        drop(self.ask(name, answered));
         answer
+    }
+
+    fn ask(
+        &self,
+        name: String,
+        answered: impl FnOnce(io::Result<Vec<IpAddr>>) + Send + 'static,
+    ) -> JoinHandle<()> {
+        #[cfg(feature = "simulation")]
+        if let Some(network) = simulated::installed() {
+            return tokio::spawn(async move { answered(network.resolve(&name).await) });
+        }
+        let shared = Arc::clone(&self.0);
+        spawn_blocking(move || answered((shared.lookup)(&name)))
     }
 }
 

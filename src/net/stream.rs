@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
 
+use super::tcp::{Socket, Tcp};
 use super::tls;
 use super::websocket::Messages;
 
@@ -15,7 +16,7 @@ use super::websocket::Messages;
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Plain(TcpStream),
+    Plain(Tcp),
     /// TLS over another stream.
     Tls(Box<TlsStream<Stream>>),
     /// The binary messages of a WebSocket over another stream.
@@ -24,12 +25,26 @@ pub enum Stream {
 
 impl Stream {
     /// Returns the connection at the bottom.
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &Tcp {
         match self {
             Self::Plain(tcp) => tcp,
             Self::Tls(tls) => tls.get_ref().0.tcp(),
             Self::WebSocket(messages) => messages.stream().tcp(),
         }
+    }
+}
+
+impl Socket for Stream {
+    fn held(&self, since: Instant) -> u64 {
+        self.tcp().held(since)
+    }
+
+    fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
+        self.tcp().read_now(room)
+    }
+
+    fn reset_when_closed(&self) -> io::Result<()> {
+        self.tcp().reset_when_closed()
     }
 }
 

@@ -504,7 +504,7 @@ async fn speaks_tls_to_a_proxy_and_tls_within_it() {
     let transport = authority.trusted().through(Some(proxy.clone()));
     let endpoint = with_tls("localhost", target);
     let mut stream = transport.connect(&endpoint, LIMIT).await.unwrap();
-    assert!(stream.tcp().nodelay().unwrap());
+    assert!(tcp::of_kernel(stream.tcp()).nodelay().unwrap());
     assert_echoes(&mut stream, b"").await;
 
     let words = complaint(&direct().through(Some(proxy)), &endpoint, LIMIT).await;

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -20,6 +19,7 @@ use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
 use super::resolve::Resolver;
 use super::stream::Stream;
+use super::tcp::Tcp;
 use super::tls::{Tls, TlsFault};
 use super::unbuffered::UnbufferedStream;
 use super::websocket;
@@ -227,7 +227,7 @@ async fn dial(
     names: &Resolver,
     peer: &Peer,
     deadline: Deadline<'_>,
-) -> Result<TcpStream, TransportError> {
+) -> Result<Tcp, TransportError> {
     let Endpoint { host, port, .. } = peer.endpoint();
     let resolve = names.resolve(host);
     let mut addresses: Vec<IpAddr> = Vec::new();

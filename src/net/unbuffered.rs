@@ -18,9 +18,7 @@ use rustls::pki_types::ServerName;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError};
 use rustls::{ClientConfig, CommonState};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
 
-use super::stream::Stream;
 use super::tls;
 
 /// Room for the plaintext of one record (RFC 8446, 5.1).
@@ -32,24 +30,6 @@ pub(crate) const OWN_ROOM: usize = 512;
 
 /// What one read of the handshake may return.
 const READ_SIZE: usize = 4 << 10;
-
-/// A byte stream over TCP whose connection can be looked at.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin {
-    /// Returns the connection at the bottom.
-    fn tcp(&self) -> &TcpStream;
-}
-
-impl Socket for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
-    }
-}
-
-impl Socket for Stream {
-    fn tcp(&self) -> &TcpStream {
-        Self::tcp(self)
-    }
-}
 
 /// A client's side of TLS, without a socket and without buffers.
 pub(crate) struct Session {

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 
 use crate::net::credentials::Hidden;
 use crate::net::head::{Head, HeadError, Step};
+use crate::net::tcp;
 use crate::net::upgrade::{self, UpgradeFault};
 use crate::net::{Endpoint, Stream, Transport, TransportError, UnbufferedStream};
 use crate::secret::Secret;
@@ -123,7 +124,7 @@ pub(crate) async fn connect(
 }
 
 fn limit_unsent(stream: &Stream) {
-    if let Err(error) = socket2::SockRef::from(stream.tcp()).set_tcp_notsent_lowat(UNSENT_LIMIT) {
+    if let Err(error) = tcp::limit_unsent(stream.tcp(), UNSENT_LIMIT) {
         tracing::debug!(%error, "the kernel does not limit unsent bytes");
     }
 }

@@ -9,11 +9,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use smartrest::Target;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::policy::{Denied, Policy};
+use crate::net::Tcp;
 use crate::net::dial;
 use crate::net::resolve::Resolver;
 
@@ -75,7 +75,7 @@ pub(crate) async fn connect(
     policy: &Policy,
     names: &Resolver,
     limit: Duration,
-) -> Result<TcpStream, DialError> {
+) -> Result<Tcp, DialError> {
     policy.check_name(target)?;
     connect_to(target, policy, limit, names.resolve(target.host())).await
 }
@@ -85,7 +85,7 @@ async fn connect_to(
     policy: &Policy,
     limit: Duration,
     addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
-) -> Result<TcpStream, DialError> {
+) -> Result<Tcp, DialError> {
     let began = Instant::now();
     let host = || target.host().to_owned();
     let addresses = timeout(limit, addresses)
@@ -149,6 +149,7 @@ mod tests {
     use super::*;
     use crate::net::dial::ADDRESS_LIMIT;
     use crate::net::dial::testing::black_hole;
+    use crate::net::tcp::of_kernel;
     use crate::words::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -193,8 +194,9 @@ mod tests {
         let stream = connect(&target, &policy(&["private"], &[]), &names, LIMIT)
             .await
             .unwrap();
+        let stream = of_kernel(&stream);
         assert!(stream.nodelay().unwrap());
-        assert!(SockRef::from(&stream).keepalive().unwrap());
+        assert!(SockRef::from(stream).keepalive().unwrap());
     }
 
     #[tokio::test]

@@ -12,14 +12,13 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use smartrest::{ConnectionKey, Target};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::debug;
 
 use crate::auth::authorization::{Authorization, Unauthorized};
 use crate::net::resolve::Resolver;
-use crate::net::{Endpoint, Stream, Transport};
+use crate::net::{Endpoint, Stream, Tcp, Transport};
 use crate::secret::Secret;
 use cloud::EndpointError;
 use lan::DialError;
@@ -50,7 +49,7 @@ pub struct Opener {
 /// A tunnel whose both ends stand. Bytes that came early wait in its sockets.
 #[derive(Debug)]
 pub struct OpenTunnel {
-    lan: TcpStream,
+    lan: Tcp,
     cloud: CloudSocket<Stream>,
     limits: Limits,
     key: ConnectionKey,
@@ -216,7 +215,7 @@ mod tests {
     use futures_util::{SinkExt, StreamExt};
     use smartrest::ConnectRequest;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio_tungstenite::accept_hdr_async;
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};

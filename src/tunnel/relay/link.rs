@@ -14,7 +14,6 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control
 
 use super::end::close_body;
 use super::frame::{Decoder, Item, append_control};
-use super::held::held;
 use super::room::{CLOUD_READ, Rest, Room};
 use crate::net::Socket;
 use crate::net::unbuffered::{Parts, RECORD, Session, UnbufferedStream};
@@ -163,7 +162,7 @@ impl<S: Socket> Link<S> {
 
     /// How many bytes the peer has taken so far, and how many it has not.
     pub(super) fn account(&self, since: Instant) -> (u64, u64) {
-        let held = held(self.stream.tcp(), since).saturating_sub(u64::from(self.shut));
+        let held = self.stream.held(since).saturating_sub(u64::from(self.shut));
         let taken = self.written.saturating_sub(held);
         (taken, self.owed.saturating_sub(taken))
     }

@@ -13,14 +13,13 @@
 
 mod end;
 pub mod frame;
-mod held;
 mod link;
 mod room;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice, Read};
+use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
 use std::pin::{Pin, pin};
@@ -28,9 +27,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
 use tracing::debug;
@@ -38,7 +35,6 @@ use tracing::debug;
 use crate::net::Socket;
 pub use end::{Cut, EndReason, Violation};
 use frame::{Decoder, HEADER_ROOM, Item};
-use held::held;
 pub use link::CloudSocket;
 use link::{Link, Received, StreamEnd};
 use room::{LAN_READ, Lease, Rest, Room};
@@ -109,8 +105,8 @@ pub struct Ended {
 ///
 /// Dropping the future closes both sockets at once; what was read and not yet written is lost, so
 /// an owner who can wait completes `stop` instead.
-pub async fn relay<S: Socket>(
-    lan: TcpStream,
+pub async fn relay<L: Socket, S: Socket>(
+    lan: L,
     cloud: CloudSocket<S>,
     limits: &Limits,
     traffic: &Traffic,
@@ -134,9 +130,9 @@ pub async fn relay<S: Socket>(
     .await
 }
 
-struct Relay<'a, S> {
+struct Relay<'a, L, S> {
     /// `None` once it is closed.
-    lan: Option<TcpStream>,
+    lan: Option<L>,
     lan_in: LanIn,
     lan_out: LanOut,
     /// What a write to the LAN side failed with. What the LAN side sent before is still read.
@@ -266,13 +262,8 @@ impl Progress {
     }
 }
 
-impl<'a, S: Socket> Relay<'a, S> {
-    fn new(
-        lan: TcpStream,
-        cloud: CloudSocket<S>,
-        limits: &'a Limits,
-        traffic: &'a Traffic,
-    ) -> Self {
+impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
+    fn new(lan: L, cloud: CloudSocket<S>, limits: &'a Limits, traffic: &'a Traffic) -> Self {
         let began = Instant::now();
         let keep_alive = Some(limits.keep_alive).filter(|time| !time.is_zero());
         Self {
@@ -397,26 +388,22 @@ impl<'a, S: Socket> Relay<'a, S> {
                 let result = ready!(Pin::new(lan).poll_read(cx, &mut read));
                 result.map(|()| read.filled().len())
             }
-            LanIn::Last(until) => {
-                // Past tokio, which only knows what its last look at the sockets has shown.
-                let read = (&*SockRef::from(&*lan)).read(place);
-                match read {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                        return Poll::Ready(());
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.lan_in = LanIn::Discard;
-                        self.cloud_out = CloudOut::Close;
-                        return Poll::Ready(());
-                    }
-                    Ok(_) if until <= Instant::now() => {
-                        self.lan_in = LanIn::Discard;
-                        self.cloud_out = CloudOut::Close;
-                        read
-                    }
-                    read => read,
+            LanIn::Last(until) => match lan.read_now(place) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    return Poll::Ready(());
                 }
-            }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.lan_in = LanIn::Discard;
+                    self.cloud_out = CloudOut::Close;
+                    return Poll::Ready(());
+                }
+                read @ Ok(_) if until <= Instant::now() => {
+                    self.lan_in = LanIn::Discard;
+                    self.cloud_out = CloudOut::Close;
+                    read
+                }
+                read => read,
+            },
             LanIn::Discard | LanIn::Done => return Poll::Pending,
         };
         match read {
@@ -488,7 +475,7 @@ impl<'a, S: Socket> Relay<'a, S> {
                     if now < when {
                         return Poll::Pending;
                     }
-                    if held(lan, when - RESET_DELAY) == 0 {
+                    if lan.held(when - RESET_DELAY) == 0 {
                         self.reset_lan();
                         return Poll::Ready(());
                     }
@@ -838,7 +825,7 @@ impl<'a, S: Socket> Relay<'a, S> {
 
     fn progress(&self, now: Instant) -> Progress {
         let rest = self.lan_rest.len() as u64;
-        let held = self.lan.as_ref().map_or(0, |lan| held(lan, now));
+        let held = self.lan.as_ref().map_or(0, |lan| lan.held(now));
         // An end that was sent counts as a byte.
         let held = held.saturating_sub(u64::from(self.lan_out == LanOut::Done));
         Progress {
@@ -907,7 +894,7 @@ impl<'a, S: Socket> Relay<'a, S> {
     /// Tells the LAN side that what it has received may be incomplete.
     fn reset_lan(&mut self) {
         if let Some(lan) = &self.lan
-            && let Err(error) = SockRef::from(lan).set_linger(Some(Duration::ZERO))
+            && let Err(error) = lan.reset_when_closed()
         {
             debug!(%error, "the LAN side is closed instead of reset");
         }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -19,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::*;
 use crate::net::UnbufferedStream;
+use crate::net::tcp::was_asked;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Time that nothing in these tests needs.
@@ -668,7 +670,7 @@ async fn asks_the_kernel_what_it_holds_only_where_the_end_is_a_cut() {
         tunnel.device_receives_all().await.1.unwrap();
         within(tunnel.device.shutdown()).await.unwrap();
         tunnel.ended().await;
-        assert!(!held::was_asked(), "{by_device}, {by_cloud}");
+        assert!(!was_asked(), "{by_device}, {by_cloud}");
     }
     let mut tunnel = start(limits(), None).await;
     let raw = tunnel.cloud.get_mut();
@@ -676,7 +678,7 @@ async fn asks_the_kernel_what_it_holds_only_where_the_end_is_a_cut() {
     within(raw.shutdown()).await.unwrap();
     assert_eq!(tunnel.device_receives(4).await, b"half");
     tunnel.device_receives_all().await.1.unwrap_err();
-    assert!(held::was_asked());
+    assert!(was_asked());
 }
 
 /// Many servers take the end of the stream for the end of everything.

@@ -55,7 +55,7 @@ pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
 
 /// Whether this thread has read a table.
 #[cfg(test)]
-pub(super) fn was_asked() -> bool {
+pub(crate) fn was_asked() -> bool {
     TABLES.with_borrow(|tables| tables.iter().any(Option::is_some))
 }
 
