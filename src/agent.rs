@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use smartrest::ConnectRequest;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
@@ -54,7 +54,9 @@ impl Agent {
         finish: CancellationToken,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut session = tokio::spawn(session.run());
+        // Whoever drops this future ends the session as well.
+        let mut running = JoinSet::new();
+        running.spawn(session.run());
         loop {
             let deadline = self.dialogue.next_deadline();
             tokio::select! {
@@ -62,21 +64,21 @@ impl Agent {
                 Some(event) = events.recv() => self.session_event(event),
                 Some(event) = self.tunnels.next() => self.tunnel_event(event),
                 () = self.tokens.wanted() => self.dialogue.ask_for_token(),
-                () = sleep_until(deadline.unwrap_or_else(Instant::now).into()),
+                () = sleep_until(deadline.unwrap_or_else(now).into()),
                     if deadline.is_some() => self.deadline_passed(),
-                ended = &mut session => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
+                Some(ended) = running.join_next() => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             }
-            self.dialogue.update_fragment(Instant::now());
+            self.dialogue.update_fragment(now());
             self.carry_out();
         }
         self.wind_up(&mut events).await;
         finish.cancel();
-        end_session(session, events, &self.publisher).await;
+        end_session(running, events, &self.publisher).await;
         Ok(())
     }
 
     fn session_event(&mut self, event: session::Event) {
-        let (backlog, now) = (self.backlog(), Instant::now());
+        let (backlog, now) = (self.backlog(), now());
         match event {
             session::Event::Ready => self.dialogue.connected(backlog, now),
             session::Event::Received { topic, payload } => {
@@ -104,7 +106,7 @@ impl Agent {
 
     fn deadline_passed(&mut self) {
         let backlog = self.backlog();
-        self.dialogue.deadline_passed(backlog, Instant::now());
+        self.dialogue.deadline_passed(backlog, now());
     }
 
     fn backlog(&self) -> Backlog {
@@ -159,33 +161,38 @@ impl Agent {
         if timeout(TUNNELS_END, ends).await.is_err() {
             warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
-        self.dialogue.finish_fragment(Instant::now());
+        self.dialogue.finish_fragment(now());
         self.carry_out();
     }
 }
 
 /// Waits until everything is delivered, for a limited time.
 async fn end_session(
-    mut session: JoinHandle<()>,
+    mut session: JoinSet<()>,
     mut events: mpsc::Receiver<session::Event>,
     publisher: &Publisher,
 ) {
     let delivered = async {
         loop {
             tokio::select! {
-                _ = &mut session => return,
+                _ = session.join_next() => return,
                 Some(_) = events.recv() => {}
             }
         }
     };
     let delivered = timeout(OUTBOX_END, delivered).await.is_ok();
-    session.abort();
+    session.shutdown().await;
     if !delivered && publisher.waiting() > 0 {
         warn!(
             unsent = publisher.waiting(),
             "the broker did not take everything in time; the next start fails what is left executing"
         );
     }
+}
+
+/// Tells the time by tokio's clock, as the session and the tunnels do.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 fn closed(ended: Ended) -> Closed {
