@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -58,9 +58,8 @@ pub(super) struct Core {
     /// To be woken when the core is let go.
     pub(super) wakers: Vec<Waker>,
     connections: BTreeMap<ConnectionId, Connection>,
-    broken: BTreeMap<ConnectionId, Fate>,
-    /// Bytes that the gateway has read of each connection.
-    taken: BTreeMap<ConnectionId, u64>,
+    /// What is left to know of connections that are over.
+    gone: BTreeMap<ConnectionId, (Fate, u64)>,
     made: u32,
     listeners: BTreeMap<SocketAddr, Listening>,
     /// The zones of addresses where somebody has ever listened.
@@ -94,6 +93,8 @@ struct Connection {
     /// A box on the way knows nothing of it any more.
     forgotten: bool,
     heard_at: Time,
+    /// Bytes that the gateway has read.
+    taken: u64,
 }
 
 /// What the kernel of one side knows.
@@ -170,8 +171,7 @@ impl Core {
             alarm: None,
             wakers: Vec::new(),
             connections: BTreeMap::new(),
-            broken: BTreeMap::new(),
-            taken: BTreeMap::new(),
+            gone: BTreeMap::new(),
             made: 0,
             listeners: BTreeMap::new(),
             zones: BTreeMap::new(),
@@ -333,6 +333,7 @@ impl Core {
             pipes: ways,
             forgotten: false,
             heard_at: self.now(),
+            taken: 0,
         };
         note!(
             self.trace,
@@ -391,7 +392,7 @@ impl Core {
             buf.put_slice(&back[..length - first]);
             side.inbox.drain(..length);
             if end.side == 0 {
-                *self.taken.entry(end.connection).or_default() += length as u64;
+                connection.taken += length as u64;
             }
             let way = 1 - end.side;
             let pipe = &mut connection.pipes[way];
@@ -418,7 +419,7 @@ impl Core {
         &mut self,
         cx: &Context<'_>,
         end: &End,
-        bytes: &[u8],
+        pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let Some(connection) = self.connections.get_mut(&end.connection) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -433,16 +434,22 @@ impl Core {
         }
         let pipe = &mut connection.pipes[end.side];
         let room = pipe.room();
-        if room == 0 && !bytes.is_empty() {
+        let given = pieces.iter().map(|piece| piece.len()).sum::<usize>();
+        if room == 0 && given > 0 {
             side.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let whole = room.min(bytes.len());
+        let whole = room.min(given);
         let length = match self.rng.u8(0..8) {
             0 if whole > 1 => self.rng.usize(1..=whole),
             _ => whole,
         };
-        pipe.unsent.extend(&bytes[..length]);
+        let mut left = length;
+        for piece in pieces {
+            let part = piece.len().min(left);
+            pipe.unsent.extend(&piece[..part]);
+            left -= part;
+        }
         self.pump(end.connection, end.side);
         Poll::Ready(Ok(length))
     }
@@ -524,9 +531,7 @@ impl Core {
             side.closed && (side.dead || matches!(pipe.end, PipeEnd::Sent | PipeEnd::Acknowledged))
         };
         if is_over(0) && is_over(1) {
-            if connection.fate != Fate::Untouched {
-                self.broken.insert(id, connection.fate);
-            }
+            self.gone.insert(id, (connection.fate, connection.taken));
             self.connections.remove(&id);
         }
     }
@@ -564,12 +569,18 @@ impl Core {
     }
 
     pub(super) fn fate(&self, id: ConnectionId) -> Fate {
-        let gone = self.broken.get(&id).copied().unwrap_or(Fate::Untouched);
-        self.connections.get(&id).map_or(gone, |held| held.fate)
+        self.known(id).0
     }
 
     pub(super) fn taken(&self, id: ConnectionId) -> u64 {
-        self.taken.get(&id).copied().unwrap_or_default()
+        self.known(id).1
+    }
+
+    fn known(&self, id: ConnectionId) -> (Fate, u64) {
+        let held = self.connections.get(&id);
+        let held = held.map(|held| (held.fate, held.taken));
+        held.or_else(|| self.gone.get(&id).copied())
+            .unwrap_or((Fate::Untouched, 0))
     }
 
     pub(super) fn reset_all(&mut self, zone: Zone) {

@@ -12,9 +12,10 @@ mod tests;
 
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -85,6 +86,7 @@ pub(crate) struct Network {
     core: Arc<Mutex<Core>>,
     faults: Faults,
     trace: Trace,
+    parties: Arc<Parties>,
 }
 
 impl Network {
@@ -95,6 +97,7 @@ impl Network {
             core: Arc::new(Mutex::new(core)),
             faults,
             trace,
+            parties: Arc::default(),
         }
     }
 
@@ -237,9 +240,31 @@ impl Network {
         self.with(|core| core.fate(connection))
     }
 
-    /// How many bytes of a connection the gateway has read.
+    /// Returns how many bytes of a connection the gateway has read so far; what it has not read when it
+    /// is killed or gives the connection up, it never knew.
     pub(crate) fn taken(&self, connection: ConnectionId) -> u64 {
         self.with(|core| core.taken(connection))
+    }
+
+    /// Runs a party's task. At the end of a schedule those of the parties are known from those that
+    /// adit has left behind.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let counted = Counted::new(&self.parties);
+        // Whoever is to know of its end is told by what it shares.
+        drop(tokio::spawn(async move {
+            let _counted = counted;
+            task.await;
+        }));
+    }
+
+    /// Whether a party has panicked, which is a fault of the simulation or of what adit told it.
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.parties.panicked.load(Ordering::Relaxed)
+    }
+
+    /// How many tasks of parties run.
+    pub(crate) fn parties(&self) -> usize {
+        self.parties.running.load(Ordering::Relaxed)
     }
 
     /// Wakes after the core is let go, so that whoever is dropped by that may close a socket.
@@ -252,6 +277,32 @@ impl Network {
             waker.wake();
         }
         result
+    }
+}
+
+/// The tasks of parties.
+#[derive(Default)]
+struct Parties {
+    running: AtomicUsize,
+    panicked: AtomicBool,
+}
+
+/// Counts a task for as long as it lives.
+struct Counted(Arc<Parties>);
+
+impl Counted {
+    fn new(parties: &Arc<Parties>) -> Self {
+        parties.running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(parties))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        if std::thread::panicking() {
+            self.0.panicked.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -350,8 +401,20 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.network
-            .with(|core| core.poll_write(cx, &self.end, buf))
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let write = |core: &mut Core| core.poll_write(cx, &self.end, pieces);
+        self.network.with(write)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
