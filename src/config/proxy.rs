@@ -4,7 +4,7 @@
 //! without TLS goes through none that only the environment names, and a broker on this machine that
 //! bridges to the platform through none at all. The rules of `NO_PROXY` hold for both.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -15,6 +15,8 @@ use crate::net::{BrokerEndpoint, Endpoint};
 
 /// As curl has it.
 const DEFAULT_PORT: u16 = 1080;
+/// Whichever is set to something first counts.
+const EXCEPTIONS: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
 /// What an operator and the environment say of proxies.
 pub(super) struct Proxies<'a> {
@@ -50,8 +52,8 @@ impl Proxies<'_> {
     }
 
     fn to_web(&self, server: &Endpoint) -> Result<Option<Proxy>, Unusable> {
-        let exceptions = self.variable(&["no_proxy", "NO_PROXY"]);
-        if exceptions.is_some_and(|(_, list)| is_excepted(&server.host, &list)) {
+        let exceptions = self.variable(&EXCEPTIONS);
+        if exceptions.is_some_and(|(_, list)| is_excepted(&server.host, &list.to_string_lossy())) {
             return Ok(None);
         }
         if let Some(configured) = &self.configured {
@@ -66,27 +68,37 @@ impl Proxies<'_> {
         let Some((variable, text)) = self.variable(names) else {
             return Ok(None);
         };
-        let text = if text.contains("://") {
-            text
-        } else {
-            format!("http://{text}")
-        };
-        values::any_proxy(&text, Some(DEFAULT_PORT))
-            .map(Some)
-            .map_err(|complaint| Unusable {
-                variable,
-                complaint,
-            })
+        read(text).map(Some).map_err(|complaint| Unusable {
+            variable,
+            complaint,
+        })
+    }
+
+    /// Returns the variable of exceptions, if some of it cannot be read.
+    pub(super) fn illegible_exceptions(&self) -> Option<&'static str> {
+        let (variable, list) = self.variable(&EXCEPTIONS)?;
+        list.to_str().is_none().then_some(variable)
     }
 
     /// Returns the first variable that is set to something, and what it says.
-    fn variable(&self, names: &[&'static str]) -> Option<(&'static str, String)> {
+    fn variable(&self, names: &[&'static str]) -> Option<(&'static str, &OsStr)> {
         names.iter().find_map(|&wanted| {
             let found = self.environment.iter().find(|(name, _)| name == wanted);
-            let text = found?.1.to_str()?.trim();
-            (!text.is_empty()).then(|| (wanted, text.to_owned()))
+            let text = found?.1.as_os_str();
+            let is_blank = text.to_str().is_some_and(|text| text.trim().is_empty());
+            (!is_blank).then_some((wanted, text))
         })
     }
+}
+
+/// Reads a proxy's URL, whose scheme may be left out, or says what is wrong with it.
+fn read(text: &OsStr) -> Result<Proxy, String> {
+    let text = text.to_str().ok_or("is not UTF-8 text")?.trim();
+    let text = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("http://{text}"),
+    };
+    values::any_proxy(&text, Some(DEFAULT_PORT))
 }
 
 pub(super) fn is_this_machine(host: &str) -> bool {
@@ -95,7 +107,7 @@ pub(super) fn is_this_machine(host: &str) -> bool {
 
 /// Whether a list as `NO_PROXY` names a host.
 fn is_excepted(host: &str, list: &str) -> bool {
-    if list == "*" {
+    if list.trim() == "*" {
         return true;
     }
     let mut entries = list

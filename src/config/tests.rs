@@ -772,6 +772,29 @@ fn goes_on_without_a_proxy_of_the_environment_that_it_cannot_use() {
     assert_eq!(config.warnings, [warning]);
 }
 
+#[test]
+fn goes_on_without_a_variable_about_proxies_that_is_no_text() {
+    let illegible = |start: &str| OsString::from_vec([start.as_bytes(), b"\xff"].concat());
+    let with = |name: &str, value: OsString| {
+        let mut machine = Machine::with("");
+        machine.environment.push((name.into(), value));
+        machine
+    };
+    for name in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let config = with(name, illegible("http://me:hunter2@proxy:1080/")).config();
+        assert_eq!((config.cloud.proxy, config.mqtt.proxy), (None, None));
+        let warning = format!("the proxy of {name} is not used: the value is not UTF-8 text");
+        assert_eq!(config.warnings, [warning]);
+    }
+    for name in ["no_proxy", "NO_PROXY"] {
+        let machine = with(name, illegible("tenant.example.com,hunter2"));
+        let config = machine.variable("HTTPS_PROXY", "proxy:3128").config();
+        assert_eq!(config.cloud.proxy, None, "what can be read counts");
+        let warning = format!("{name} is not UTF-8 text: what cannot be read excepts no host");
+        assert_eq!(config.warnings, [warning]);
+    }
+}
+
 /// A certificate for `name`, the PEM form of it and of its key.
 fn certificate(name: &str, until: i32) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();

@@ -38,10 +38,16 @@ impl<'a> SectionBuilder<'a> {
             Some(_) => Some(self.get_optional(&keys::CLOUD_PROXY)?),
             None => None,
         };
-        Some(Proxies {
+        let proxies = Proxies {
             configured,
             environment: &self.sources.environment,
-        })
+        };
+        if let Some(variable) = proxies.illegible_exceptions() {
+            self.gathered.warnings.push(format!(
+                "{variable} is not UTF-8 text: what cannot be read excepts no host"
+            ));
+        }
+        Some(proxies)
     }
 
     /// Goes on without a proxy that adit does not speak: the variable is meant for others too.
