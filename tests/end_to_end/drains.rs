@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::transfer::{Progress, content, read, write};
-use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, SiteOptions};
+use crate::support::{FarEnd, LIMIT, Lan, Site};
 
 /// What the kernel takes at once, and nobody has read yet.
 const LAST_WORDS: usize = 300_000;
@@ -21,22 +21,6 @@ const SIP: usize = 1000;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Longer than a side may take nothing, twice over.
 const DRAINED: Duration = Duration::from_secs(60);
-
-async fn site_with(tls: bool, settings: &[&str]) -> (Site, Adit) {
-    let options = SiteOptions {
-        tls,
-        ..SiteOptions::default()
-    };
-    let site = Site::with(options).await;
-    let adit = site.adit(settings).await;
-    (site, adit)
-}
-
-async fn open(site: &Site) -> (TcpStream, FarEnd) {
-    let (port, machine) = Lan::held().await;
-    let (_, far_end) = site.open(port).await;
-    (machine.accept().await, far_end)
-}
 
 /// Everything until the end, and how it ended.
 async fn all_of(machine: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
@@ -52,8 +36,8 @@ async fn all_of(machine: &mut TcpStream) -> (Vec<u8>, Option<ErrorKind>) {
 
 #[tokio::test]
 async fn delivers_the_last_bytes_to_a_machine_that_takes_them_slowly_and_answers() {
-    let (site, _adit) = site_with(false, &[]).await;
-    let (mut machine, mut far_end) = open(&site).await;
+    let (site, _adit) = Site::with_adit(false, &[]).await;
+    let (mut machine, mut far_end) = site.open_held().await;
     let sent = content(1, LAST_WORDS);
     far_end.send(sent.as_slice()).await;
     far_end.close().await;
@@ -74,8 +58,8 @@ async fn delivers_the_last_bytes_to_a_machine_that_takes_them_slowly_and_answers
 
 #[tokio::test]
 async fn delivers_the_last_bytes_to_a_cloud_that_takes_them_slowly_and_pings() {
-    let (site, _adit) = site_with(false, &[]).await;
-    let (mut machine, FarEnd(mut socket)) = open(&site).await;
+    let (site, _adit) = Site::with_adit(false, &[]).await;
+    let (mut machine, FarEnd(mut socket)) = site.open_held().await;
     let sent = content(2, LAST_WORDS);
     // The machine's bytes are in the kernel's hands before the cloud reads the first of them.
     machine.write_all(&sent).await.unwrap();
@@ -117,8 +101,8 @@ async fn delivers_the_last_bytes_to_a_cloud_that_takes_them_slowly_and_pings() {
 
 #[tokio::test]
 async fn counts_what_a_machine_does_not_take_and_resets_it() {
-    let (site, _adit) = site_with(false, &[]).await;
-    let (mut machine, mut far_end) = open(&site).await;
+    let (site, _adit) = Site::with_adit(false, &[]).await;
+    let (mut machine, mut far_end) = site.open_held().await;
     SockRef::from(&machine)
         .set_recv_buffer_size(8 << 10)
         .unwrap();
@@ -139,8 +123,8 @@ async fn counts_what_a_machine_does_not_take_and_resets_it() {
 #[tokio::test]
 async fn delivers_what_came_of_a_message_that_is_cut_and_resets_the_machine() {
     for tls in [false, true] {
-        let (site, _adit) = site_with(tls, &[]).await;
-        let (mut machine, FarEnd(mut socket)) = open(&site).await;
+        let (site, _adit) = Site::with_adit(tls, &[]).await;
+        let (mut machine, FarEnd(mut socket)) = site.open_held().await;
         let half = content(4, 500);
         let frame = [&[0x82, 126, 3, 232][..], &half].concat();
         let stream = socket.get_mut();
@@ -160,8 +144,8 @@ async fn delivers_what_came_of_a_message_that_is_cut_and_resets_the_machine() {
 
 #[tokio::test]
 async fn takes_tls_that_ends_without_saying_so_for_a_cut() {
-    let (site, _adit) = site_with(true, &[]).await;
-    let (mut machine, mut far_end) = open(&site).await;
+    let (site, _adit) = Site::with_adit(true, &[]).await;
+    let (mut machine, mut far_end) = site.open_held().await;
     far_end.send("all of it?").await;
     let tcp = SockRef::from(far_end.0.get_ref().tcp());
     tcp.shutdown(Shutdown::Write).unwrap();
@@ -178,8 +162,8 @@ async fn takes_tls_that_ends_without_saying_so_for_a_cut() {
 
 #[tokio::test]
 async fn says_that_a_record_of_tls_cannot_be_decrypted() {
-    let (site, _adit) = site_with(true, &[]).await;
-    let (mut machine, mut far_end) = open(&site).await;
+    let (site, _adit) = Site::with_adit(true, &[]).await;
+    let (mut machine, mut far_end) = site.open_held().await;
     far_end.send("right").await;
     read(&mut machine, b"right", SIP).await;
     let record = [&[0x17, 3, 3, 0, 32][..], &[0x5a; 32]].concat();
@@ -200,8 +184,8 @@ async fn says_that_a_record_of_tls_cannot_be_decrypted() {
 async fn lives_while_the_cloud_takes_something_however_slowly() {
     const PINGS: u32 = 12;
     const KEEP_ALIVE: Duration = Duration::from_millis(400);
-    let (site, _adit) = site_with(false, &["remote_access.keep_alive=400ms"]).await;
-    let (mut machine, FarEnd(mut socket)) = open(&site).await;
+    let (site, _adit) = Site::with_adit(false, &["remote_access.keep_alive=400ms"]).await;
+    let (mut machine, FarEnd(mut socket)) = site.open_held().await;
     let pouring = tokio::spawn(async move {
         let sent = content(5, 64 << 20);
         write(&mut machine, &sent, &Progress::default()).await;
@@ -224,10 +208,10 @@ async fn lives_while_the_cloud_takes_something_however_slowly() {
 
 #[tokio::test]
 async fn is_not_busied_by_empty_frames_and_pings() {
-    let (site, adit) = site_with(true, &[]).await;
+    let (site, adit) = Site::with_adit(true, &[]).await;
     let echo = Lan::echo().await;
     let (_, mut other) = site.open(echo.port).await;
-    let (_machine, FarEnd(mut socket)) = open(&site).await;
+    let (_machine, FarEnd(mut socket)) = site.open_held().await;
     other.echo("before").await;
     let before = adit.peak_memory();
     let (done, mut over) = tokio::sync::oneshot::channel::<()>();

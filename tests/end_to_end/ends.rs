@@ -14,29 +14,12 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::transfer::{Progress, content, read, read_to_end, send, write};
-use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, SiteOptions};
+use crate::support::{FarEnd, LIMIT, Lan, Site};
 
 const MIB: usize = 1 << 20;
 /// More than the kernel keeps for a connection, so that the end comes while bytes are on the way.
 const LAST_WORDS: usize = 8 * MIB;
 const MESSAGE: usize = 64 << 10;
-
-/// Opens a tunnel to a machine in the hands of the test.
-async fn open(site: &Site) -> (TcpStream, FarEnd) {
-    let (port, machine) = Lan::held().await;
-    let (_, far_end) = site.open(port).await;
-    (machine.accept().await, far_end)
-}
-
-async fn site_with(tls: bool, settings: &[&str]) -> (Site, Adit) {
-    let options = SiteOptions {
-        tls,
-        ..SiteOptions::default()
-    };
-    let site = Site::with(options).await;
-    let adit = site.adit(settings).await;
-    (site, adit)
-}
 
 /// Waits for the `n`th event and holds the reason of a Closed event against `reason`.
 async fn assert_closed(site: &Site, n: usize, reason: &str) {
@@ -58,8 +41,8 @@ async fn assert_reset(machine: &mut TcpStream) {
 #[tokio::test]
 async fn delivers_what_a_machine_sent_before_it_left() {
     for tls in [false, true] {
-        let (site, _adit) = site_with(tls, &[]).await;
-        let (mut machine, mut far_end) = open(&site).await;
+        let (site, _adit) = Site::with_adit(tls, &[]).await;
+        let (mut machine, mut far_end) = site.open_held().await;
         let sent = content(1, LAST_WORDS);
         let leaves = async {
             write(&mut machine, &sent, &Progress::default()).await;
@@ -94,8 +77,8 @@ async fn delivers_what_the_cloud_sent_before_it_left() {
         (true, Leave::End, 0),
         (true, Leave::End, CHATTER),
     ] {
-        let (site, _adit) = site_with(tls, &[]).await;
-        let (mut machine, FarEnd(mut socket)) = open(&site).await;
+        let (site, _adit) = Site::with_adit(tls, &[]).await;
+        let (mut machine, FarEnd(mut socket)) = site.open_held().await;
         let leaves = async {
             send(&mut socket, &sent, MESSAGE, &Progress::default()).await;
             match leave {
@@ -148,8 +131,8 @@ async fn raw_close(socket: &mut DeviceSocket) {
 async fn delivers_what_the_cloud_sends_until_it_answers_the_close() {
     const ANSWER: [u8; 4] = [0x88, 2, 0x03, 0xe8];
     for tls in [false, true] {
-        let (site, _adit) = site_with(tls, &[]).await;
-        let (mut machine, FarEnd(mut socket)) = open(&site).await;
+        let (site, _adit) = Site::with_adit(tls, &[]).await;
+        let (mut machine, FarEnd(mut socket)) = site.open_held().await;
         machine.shutdown().await.unwrap();
         timeout(LIMIT, raw_close(&mut socket)).await.unwrap();
         let late = content(3, MIB);
@@ -174,8 +157,8 @@ async fn delivers_what_the_cloud_sends_until_it_answers_the_close() {
 
 #[tokio::test]
 async fn tells_the_cloud_that_a_machine_has_reset() {
-    let (site, _adit) = site_with(false, &[]).await;
-    let (mut machine, mut far_end) = open(&site).await;
+    let (site, _adit) = Site::with_adit(false, &[]).await;
+    let (mut machine, mut far_end) = site.open_held().await;
     machine.write_all(b"hello").await.unwrap();
     far_end.expect("hello").await;
     SockRef::from(&machine)
@@ -195,8 +178,8 @@ async fn tells_the_cloud_that_a_machine_has_reset() {
 #[tokio::test]
 async fn resets_a_machine_when_the_cloud_has_reset() {
     for tls in [false, true] {
-        let (site, _adit) = site_with(tls, &[]).await;
-        let (mut machine, mut far_end) = open(&site).await;
+        let (site, _adit) = Site::with_adit(tls, &[]).await;
+        let (mut machine, mut far_end) = site.open_held().await;
         far_end.send("hello").await;
         read(&mut machine, b"hello", MESSAGE).await;
         reset(far_end.0).unwrap();
@@ -210,9 +193,9 @@ async fn waits_for_a_machine_that_pauses_longer_than_the_cloud_may() {
     /// Two that are missed end a tunnel.
     const PINGS: usize = 6;
     const BULK: usize = 32 * MIB;
-    let (site, _adit) = site_with(false, &["remote_access.keep_alive=400ms"]).await;
+    let (site, _adit) = Site::with_adit(false, &["remote_access.keep_alive=400ms"]).await;
     let bulk = content(4, BULK);
-    let (mut machine, FarEnd(socket)) = open(&site).await;
+    let (mut machine, FarEnd(socket)) = site.open_held().await;
     // The kernel lets a buffer grow to 32 MiB where it sees fit, and then holds back nobody.
     SockRef::from(&machine)
         .set_recv_buffer_size(MESSAGE)
@@ -245,13 +228,13 @@ async fn ends_a_tunnel_to_a_cloud_that_is_silent() {
     const BULK: usize = 64 * MIB;
     const SILENT: &str =
         "the cloud did not answer 2 pings; it neither took nor sent anything for 300ms";
-    let (site, _adit) = site_with(false, &["remote_access.keep_alive=150ms"]).await;
+    let (site, _adit) = Site::with_adit(false, &["remote_access.keep_alive=150ms"]).await;
     // A machine that waits, and one whose bytes nobody takes.
-    let (mut waits, _silent) = open(&site).await;
+    let (mut waits, _silent) = site.open_held().await;
     assert_reset(&mut waits).await;
     assert_closed(&site, 2, SILENT).await;
     let bulk = content(5, BULK);
-    let (mut sends, _silent) = open(&site).await;
+    let (mut sends, _silent) = site.open_held().await;
     let poured = async {
         let error = sends.write_all(&bulk).await.unwrap_err();
         assert!(
@@ -277,8 +260,8 @@ async fn ends_a_tunnel_at_its_limits_and_says_which() {
             "open for 1s, the longest allowed",
         ),
     ] {
-        let (site, _adit) = site_with(false, &[setting]).await;
-        let (mut machine, mut far_end) = open(&site).await;
+        let (site, _adit) = Site::with_adit(false, &[setting]).await;
+        let (mut machine, mut far_end) = site.open_held().await;
         far_end.send("hello").await;
         read(&mut machine, b"hello", MESSAGE).await;
         let (_, frame) = far_end.rest().await;
@@ -299,7 +282,7 @@ async fn ends_a_busy_tunnel_only_at_the_longest_duration() {
         "remote_access.idle_timeout=1s",
         "remote_access.max_duration=3s",
     ];
-    let (site, _adit) = site_with(false, &limits).await;
+    let (site, _adit) = Site::with_adit(false, &limits).await;
     let lan = Lan::echo().await;
     let (_, FarEnd(mut socket)) = site.open(lan.port).await;
     socket.send(Message::binary("round")).await.unwrap();

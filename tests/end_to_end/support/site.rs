@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rumqttc::{Publish, QoS};
 use simulated_cloud::{Cloud, Operation, OperationId, Options, Record, Status, Tunnel};
 use smartrest::encode;
+use tokio::net::TcpStream;
 
 use super::mosquitto::{self, Door, Mosquitto, Subscriptions, User};
 use super::pki::{Authority, Flaw, Issued};
 use super::temporary::Directory;
-use super::{Adit, FarEnd, LIMIT, Surroundings};
+use super::{Adit, FarEnd, LIMIT, Lan, Surroundings};
 
 /// How a site differs from the usual one.
 #[derive(Default)]
@@ -147,6 +148,17 @@ impl Site {
             options,
             directories,
         }
+    }
+
+    /// Makes a site, with TLS or without, and starts adit there.
+    pub(crate) async fn with_adit(tls: bool, settings: &[&str]) -> (Self, Adit) {
+        let options = SiteOptions {
+            tls,
+            ..SiteOptions::default()
+        };
+        let site = Self::with(options).await;
+        let adit = site.adit(settings).await;
+        (site, adit)
     }
 
     /// Starts adit, and waits until it takes operations and the platform has heard all of its
@@ -286,6 +298,13 @@ impl Site {
     /// Opens a tunnel to a port of 127.0.0.1.
     pub(crate) async fn open(&self, port: u16) -> (OperationId, FarEnd) {
         self.open_to("127.0.0.1", port).await
+    }
+
+    /// Opens a tunnel to a machine whose connection the test holds.
+    pub(crate) async fn open_held(&self) -> (TcpStream, FarEnd) {
+        let (port, machine) = Lan::held().await;
+        let (_, far_end) = self.open(port).await;
+        (machine.accept().await, far_end)
     }
 
     /// Opens a tunnel to a machine.
