@@ -113,7 +113,7 @@ async fn says_that_another_client_uses_the_same_id() {
         line = other.wait_for_log(words) => line,
     };
     assert!(
-        line.contains(&format!("client_id=\"{}\"", site.gateway)),
+        line.contains(&format!(" client_id=\"{}\"", site.gateway)),
         "{line}"
     );
 }
