@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::cli::Tunnel;
-use crate::tunnel::Opener;
+use crate::tunnel::{Opener, Traffic};
 use crate::words::{failure_reason, seconds};
 
 /// Bytes of a reason in the log.
@@ -37,7 +37,7 @@ pub(crate) async fn run(
     };
     // Whoever started this may wait for the line, or may have closed the pipe long ago.
     let _ = writeln!(io::stdout(), "CONNECTED").and_then(|()| io::stdout().flush());
-    let ended = tunnel.relay(stop.cancelled()).await;
+    let ended = tunnel.relay(&Traffic::default(), stop.cancelled()).await;
     info!(
         reason = ended.reason.to_string(),
         up = ended.up,

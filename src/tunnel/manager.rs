@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use smartrest::ConnectRequest;
 use tokio::sync::mpsc;
@@ -9,13 +10,16 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::{Ended, Opener};
+use super::{Ended, Opener, Traffic};
 use crate::words::{failure_reason, seconds};
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
 const REASON_LIMIT: usize = 500;
 /// Events that wait for the agent; a tunnel waits with its next word until there is room.
 const EVENT_QUEUE: usize = 16;
+/// Tunnels at their end that do not count: somebody may be slow to take the last bytes, and an
+/// operator who has lost a tunnel wants the next. They still cost sockets and buffers.
+const UNCOUNTED: usize = 16;
 /// What the operator reads when the fault is in adit itself.
 const OWN_FAULT: &str = "internal fault in adit, see its log";
 
@@ -53,6 +57,7 @@ pub(crate) struct Tunnels {
 struct Running {
     id: TunnelId,
     opened: bool,
+    traffic: Arc<Traffic>,
 }
 
 impl Tunnels {
@@ -75,20 +80,27 @@ impl Tunnels {
     /// # Errors
     /// The limit is reached.
     pub(crate) fn open(&mut self, id: TunnelId, request: ConnectRequest) -> Result<(), TooMany> {
-        if self.running.len() >= self.limit {
+        let ending = self.running.values().filter(|running| running.is_ending());
+        if counted(self.running.len(), ending.count()) >= self.limit {
             return Err(TooMany(self.limit));
         }
+        let traffic = Arc::new(Traffic::default());
         let span = info_span!("tunnel", id, target = %request.target);
         let tunnel = carry(
             id,
             request,
             Arc::clone(&self.opener),
+            Arc::clone(&traffic),
             self.sender.clone(),
             self.stop.clone(),
         );
         let task = self.tasks.spawn(tunnel.instrument(span));
-        self.running
-            .insert(task.id(), Running { id, opened: false });
+        let running = Running {
+            id,
+            opened: false,
+            traffic,
+        };
+        self.running.insert(task.id(), running);
         Ok(())
     }
 
@@ -127,7 +139,7 @@ impl Tunnels {
             Ok((task, ())) => (task, None),
             Err(fault) => (fault.id(), Some(fault)),
         };
-        let Running { id, opened } = self.running.remove(&task)?;
+        let Running { id, opened, .. } = self.running.remove(&task)?;
         fault?;
         error!(tunnel = id, "{OWN_FAULT}");
         Some(if opened {
@@ -153,11 +165,23 @@ impl Tunnels {
     }
 }
 
+impl Running {
+    fn is_ending(&self) -> bool {
+        self.traffic.is_ending.load(Ordering::Relaxed)
+    }
+}
+
+/// Returns how many tunnels count, of those that there are and of those of them that are ending.
+fn counted(running: usize, ending: usize) -> usize {
+    running.saturating_sub(ending.min(UNCOUNTED))
+}
+
 /// One tunnel from the request to its end.
 async fn carry(
     id: TunnelId,
     request: ConnectRequest,
     opener: Arc<Opener>,
+    traffic: Arc<Traffic>,
     events: mpsc::Sender<Event>,
     stop: CancellationToken,
 ) {
@@ -178,7 +202,7 @@ async fn carry(
     };
     info!("opened");
     let _ = events.send(Event::Opened(id)).await;
-    let ended = tunnel.relay(stop.cancelled()).await;
+    let ended = tunnel.relay(&traffic, stop.cancelled()).await;
     info!(
         reason = ended.reason.to_string(),
         up = ended.up,
@@ -187,4 +211,16 @@ async fn carry(
         "ended"
     );
     let _ = events.send(Event::Ended(id, Some(ended))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lets_tunnels_at_their_end_take_some_room_of_their_own() {
+        for (open, ending, count) in [(0, 0, 0), (3, 0, 3), (3, 1, 3), (0, 16, 0), (1, 18, 3)] {
+            assert_eq!(counted(open + ending, ending), count, "{open} {ending}");
+        }
+    }
 }

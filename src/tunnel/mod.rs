@@ -24,7 +24,8 @@ use cloud::EndpointError;
 use lan::DialError;
 use policy::{Denied, Policy};
 pub(crate) use relay::Ended;
-use relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic};
+pub(crate) use relay::Traffic;
+use relay::{CloudSocket, DRAIN_LIMIT, Limits};
 pub use settings::Settings;
 
 use crate::words::failure_reason;
@@ -181,7 +182,7 @@ impl Opener {
 
 impl OpenTunnel {
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
-    pub async fn relay(self, stop: impl Future) -> Ended {
+    pub async fn relay(self, traffic: &Traffic, stop: impl Future) -> Ended {
         let Self {
             lan,
             cloud,
@@ -189,8 +190,7 @@ impl OpenTunnel {
             key,
             authorization,
         } = self;
-        let traffic = Traffic::default();
-        let mut ended = relay::relay(lan, cloud, &limits, &traffic, stop).await;
+        let mut ended = relay::relay(lan, cloud, &limits, traffic, stop).await;
         // What the cloud says at the end goes into the log and into an event.
         ended
             .reason

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use futures_util::{SinkExt, StreamExt};
-use simulated_cloud::{DeviceSocket, reset};
+use simulated_cloud::{DeviceSocket, Misbehaviour, reset};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::transfer::{Progress, content, read, read_to_end, send, write};
 use crate::support::{FarEnd, LIMIT, Lan, Site};
@@ -249,6 +251,87 @@ async fn ends_a_tunnel_to_a_cloud_that_is_silent() {
     let (_, text) = site.event(&site.gateway, 4).await;
     assert!(!text.contains(" 0 bytes to the cloud"), "{text}");
     assert!(text.contains(SILENT), "{text}");
+}
+
+/// What the cloud does to a tunnel whose machine then waits for nothing.
+#[derive(Clone, Copy, Debug)]
+enum CloudFault {
+    /// A Close frame that tells of trouble.
+    Close,
+    Fin,
+    Reset,
+    /// A frame that is masked, and no answer to the Close frame.
+    Violation,
+    /// It takes nothing any more.
+    Silence,
+}
+
+#[tokio::test]
+async fn has_room_for_the_next_tunnel_as_soon_as_the_cloud_fails_the_last() {
+    const LIMITS: [&str; 3] = [
+        "remote_access.max_tunnels=1",
+        "remote_access.keep_alive=150ms",
+        "remote_access.connect_timeout=700ms",
+    ];
+    let (site, _adit) = Site::with_adit(false, &LIMITS).await;
+    let echo = Lan::echo().await;
+    for misbehaviour in [
+        Misbehaviour::status(500),
+        Misbehaviour::NeverAnswer,
+        Misbehaviour::Garbage,
+        Misbehaviour::ResetAtAccept,
+    ] {
+        site.cloud.misbehave(misbehaviour);
+        let failing = site.request("127.0.0.1", echo.port);
+        site.failed(failing.operation).await;
+        site.cloud.misbehave(None);
+        let (_, far_end) = site.open(echo.port).await;
+        far_end.close().await;
+    }
+    for fault in [
+        CloudFault::Close,
+        CloudFault::Fin,
+        CloudFault::Reset,
+        CloudFault::Violation,
+        CloudFault::Silence,
+    ] {
+        let (mut machine, FarEnd(mut socket)) = site.open_held().await;
+        match fault {
+            CloudFault::Close => {
+                let frame = CloseFrame {
+                    code: CloseCode::Error,
+                    reason: "".into(),
+                };
+                socket.close(Some(frame)).await.unwrap();
+            }
+            CloudFault::Fin => socket.get_mut().shutdown().await.unwrap(),
+            CloudFault::Reset => socket.get_ref().tcp().set_zero_linger().unwrap(),
+            CloudFault::Violation => {
+                let frame = b"\x82\x81mask!";
+                socket.get_mut().write_all(frame).await.unwrap();
+            }
+            CloudFault::Silence => {
+                // More than the kernel takes.
+                let bulk = vec![0; 64 * MIB];
+                let poured = timeout(LIMIT, machine.write_all(&bulk)).await;
+                assert!(poured.expect("in time").is_err());
+            }
+        }
+        let held = match fault {
+            CloudFault::Reset => {
+                drop(socket);
+                None
+            }
+            _ => Some(socket),
+        };
+        // The machine learns of the end, and does nothing of its own.
+        let mut end = [0];
+        let told = timeout(LIMIT, machine.read(&mut end)).await.unwrap();
+        assert!(matches!(told, Ok(0) | Err(_)), "{fault:?}");
+        let (_, far_end) = site.open(echo.port).await;
+        drop((held, machine));
+        far_end.close().await;
+    }
 }
 
 #[tokio::test]

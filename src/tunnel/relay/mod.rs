@@ -23,7 +23,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -79,13 +79,15 @@ pub struct Limits {
     pub max_duration: Option<Duration>,
 }
 
-/// The user's bytes that a tunnel has carried so far, for whoever wants to look while it runs.
+/// What a tunnel has carried so far, for whoever wants to look while it runs.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// From the LAN to the cloud.
+    /// The user's bytes from the LAN to the cloud.
     pub up: AtomicU64,
-    /// From the cloud to the LAN.
+    /// The user's bytes from the cloud to the LAN.
     pub down: AtomicU64,
+    /// Whether the end has begun, and only last bytes are waited for.
+    pub is_ending: AtomicBool,
 }
 
 /// How a tunnel ended.
@@ -811,6 +813,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
     /// From now on there must be progress.
     fn begin_end(&mut self) {
         if self.drain.is_none() {
+            self.traffic.is_ending.store(true, Ordering::Relaxed);
             let now = Instant::now();
             let look = now + self.limits.drain;
             self.drain = Some(Drain {
