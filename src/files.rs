@@ -4,15 +4,20 @@ use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::warn;
 
 /// No configuration, password or bundle of certificates is longer.
 const FILE_LIMIT: u64 = 4 << 20;
+/// How long a disk may take at the start before it is said what is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take at all; whoever has started adit may try again.
+const START_LIMIT: Duration = Duration::from_secs(15);
 /// Linux's number of `/dev/null`, which stands for an empty file.
 const DEV_NULL: u64 = 1 << 8 | 3;
 
@@ -47,6 +52,32 @@ pub fn read(path: &Path) -> io::Result<FileContent> {
         bytes,
         world_readable: mode & EVERYBODY_READS != 0 && metadata.is_file(),
     })
+}
+
+/// Reads a file as [`read`] does, but waits only so long for its disk, and says that it waits.
+///
+/// # Errors
+/// Those of [`read`], or that the disk hangs; a thread stays behind then.
+pub(crate) fn read_at_start(path: &Path) -> io::Result<FileContent> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let file = path.to_owned();
+    thread::Builder::new()
+        .name("files".to_owned())
+        .spawn(move || drop(sender.send(read(&file))))?;
+    if let Ok(read) = receiver.recv_timeout(PATIENCE) {
+        return read;
+    }
+    let file = path.display().to_string();
+    warn!(file, "still waiting for the disk to give a file");
+    receiver
+        .recv_timeout(START_LIMIT.saturating_sub(PATIENCE))
+        .unwrap_or_else(|_| {
+            let hung = NotRead::Hung { limit: START_LIMIT };
+            let words = format!(
+                "{hung}; look at the disk, or whether the server that it is on can be reached"
+            );
+            Err(io::Error::new(io::ErrorKind::TimedOut, words))
+        })
 }
 
 fn refuse_endless(metadata: &Metadata) -> io::Result<()> {

@@ -99,7 +99,7 @@ impl Sources<'static> {
             environment: std::env::vars_os().collect(),
             host_name,
             now: SystemTime::now(),
-            read: &files::read,
+            read: &files::read_at_start,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! A configuration that cannot be used is refused with all that is wrong with it.
 
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use tokio::time::timeout;
 
+use crate::support::process::Process;
 use crate::support::{Directory, LIMIT, Site, command, refused_configuration};
 
 const GOOD: &str = "[cloud]\nurl = \"https://tenant.example.com\"\n\
@@ -83,6 +86,82 @@ async fn refuses_to_wait_for_what_is_no_regular_file() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(said, format!("{shown}: {words}\n"));
+}
+
+/// Makes whoever opens a file wait, as a disk that hangs does. Dropping it lets them go on.
+struct Hung(Child);
+
+impl Hung {
+    fn new(file: &Path) -> Self {
+        // A lease (fcntl(2)), which the system takes away after 45 seconds. No crate of the tests
+        // knows how to take one.
+        const LEASE: &str = "$SIG{IO} = 'IGNORE'; $| = 1; open(F, '+<', $ARGV[0]) or die; \
+                             fcntl(F, 1024, 1) or die $!; print qq(held\\n); <STDIN>";
+        let mut holder = Command::new("perl")
+            .args(["-e", LEASE])
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let said = holder.stdout.take().unwrap();
+        BufReader::new(said).read_line(&mut line).unwrap();
+        assert_eq!(line, "held\n");
+        Self(holder)
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+#[tokio::test]
+async fn says_that_it_waits_for_the_disk_and_not_for_ever() {
+    const WAITS: &str = "still waiting for the disk to give a file file=";
+    const WORDS: &str = "cannot be read: the disk does not answer (not within 15s); look at the disk, \
+                         or whether the server that it is on can be reached";
+    let directory = Directory::new();
+    let good = GOOD.replace("password = \"hunter2\"\n", "");
+    let file = directory.write("adit.toml", &good);
+    let password = directory.write("password", "hunter2");
+    let shown = |path: &Path| format!("{WAITS}{:?}", path.display().to_string());
+
+    // A disk that is slow is waited for.
+    let hung = Hung::new(&file);
+    let mut slow = Process::start("adit", &mut command("run", &file));
+    assert!(slow.find_line(1, &shown(&file)).await.is_some());
+    drop(hung);
+    assert_eq!(slow.wait_for_exit(LIMIT).await.code(), Some(2));
+    let said = slow.lines().join("\n");
+    assert!(said.contains("auth.password: is not set"), "{said}");
+
+    let other = directory.write("other.toml", &good);
+    let _hung = [Hung::new(&other), Hung::new(&password)];
+    let mut whole = Process::start("adit", &mut command("run", &other));
+    let setting = format!("auth.password_file={}", password.display());
+    let mut secret = Process::start("adit", command("run", &file).args(["--set", &setting]));
+    for (process, path, place) in [
+        (&mut whole, &other, format!("{}:", other.display())),
+        (
+            &mut secret,
+            &password,
+            format!(
+                "--set auth.password_file: {:?}",
+                password.display().to_string()
+            ),
+        ),
+    ] {
+        assert_eq!(process.wait_for_exit(LIMIT).await.code(), Some(2));
+        let [waits, fault] = &process.lines()[..] else {
+            panic!("{:?}", process.lines());
+        };
+        assert!(waits.ends_with(&shown(path)), "{waits}");
+        assert_eq!(fault, &format!("{place} {WORDS}"));
+    }
 }
 
 #[tokio::test]
