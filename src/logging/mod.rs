@@ -5,6 +5,7 @@
 
 mod output;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, OnceLock};
@@ -48,7 +49,10 @@ pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
     let ours = Targets::new().with_target("adit", LevelFilter::from_level(level.into()));
     let layer = match format {
         LogFormat::Text => layers::layer()
-            .with_ansi(wants_colour())
+            .with_ansi(wants_colour(
+                io::stderr().is_terminal(),
+                std::env::var_os("NO_COLOR").as_deref(),
+            ))
             .fmt_fields(TextFields)
             .with_writer(lines)
             .with_target(false)
@@ -88,9 +92,8 @@ fn tell_dropped(lines: u64) {
 }
 
 /// Colour is for a terminal, unless `NO_COLOR` says otherwise (<https://no-color.org>).
-fn wants_colour() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !refused
+fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+    is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Fields as people read them.
@@ -185,6 +188,19 @@ mod tests {
 
     fn layers() -> tracing_subscriber::fmt::SubscriberBuilder {
         tracing_subscriber::fmt()
+    }
+
+    #[test]
+    fn colours_a_terminal_whose_owner_does_not_object() {
+        for (is_terminal, no_color, colour) in [
+            (true, None, true),
+            (true, Some(""), true),
+            (true, Some("1"), false),
+            (false, None, false),
+        ] {
+            let no_color = no_color.map(OsStr::new);
+            assert_eq!(wants_colour(is_terminal, no_color), colour, "{no_color:?}");
+        }
     }
 
     #[test]
