@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::error;
 
 use crate::cli::Tunnel;
 use crate::tunnel::{Opener, Traffic};
-use crate::words::{failure_reason, seconds};
+use crate::words::failure_reason;
 
 /// Bytes of a reason in the log.
 const REASON_LIMIT: usize = 1024;
@@ -38,13 +38,7 @@ pub(crate) async fn run(
     // Whoever started this may wait for the line, or may have closed the pipe long ago.
     let _ = writeln!(io::stdout(), "CONNECTED").and_then(|()| io::stdout().flush());
     let ended = tunnel.relay(&Traffic::default(), stop.cancelled()).await;
-    info!(
-        reason = ended.reason.to_string(),
-        up = ended.up,
-        down = ended.down,
-        lasted_s = seconds(ended.lasted),
-        "the tunnel has ended"
-    );
+    ended.log("the tunnel has ended");
     if ended.reason.is_orderly() {
         ExitCode::SUCCESS
     } else {

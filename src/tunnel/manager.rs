@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::{Ended, Opener, Traffic};
-use crate::words::{failure_reason, seconds};
+use crate::words::failure_reason;
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
 const REASON_LIMIT: usize = 500;
@@ -203,13 +203,7 @@ async fn carry(
     info!("opened");
     let _ = events.send(Event::Opened(id)).await;
     let ended = tunnel.relay(&traffic, stop.cancelled()).await;
-    info!(
-        reason = ended.reason.to_string(),
-        up = ended.up,
-        down = ended.down,
-        lasted_s = seconds(ended.lasted),
-        "ended"
-    );
+    ended.log("ended");
     let _ = events.send(Event::Ended(id, Some(ended))).await;
 }
 

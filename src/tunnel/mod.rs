@@ -14,7 +14,7 @@ use futures_util::future::{Either, select};
 use smartrest::{ConnectionKey, Target};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::auth::authorization::{Authorization, Unauthorized};
 use crate::net::resolve::Resolver;
@@ -28,7 +28,7 @@ pub(crate) use relay::Traffic;
 use relay::{CloudSocket, DRAIN_LIMIT, Limits};
 pub use settings::Settings;
 
-use crate::words::failure_reason;
+use crate::words::{failure_reason, seconds};
 
 /// HTTP status of a refused `Authorization` header.
 const UNAUTHORIZED: u16 = 401;
@@ -196,6 +196,19 @@ impl OpenTunnel {
             .reason
             .forget_words_if(&|words| cloud::repeats_secret(words, &key, &authorization));
         ended
+    }
+}
+
+impl Ended {
+    /// Logs the end, behind words that say what has ended.
+    pub(crate) fn log(&self, words: &str) {
+        info!(
+            reason = self.reason.to_string(),
+            up = self.up,
+            down = self.down,
+            lasted_s = seconds(self.lasted),
+            "{words}"
+        );
     }
 }
 
