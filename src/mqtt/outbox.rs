@@ -43,6 +43,9 @@ pub struct Message {
     /// Whether a second copy does no harm. A row that names its operation is so; one that the
     /// platform applies to the oldest operation is not.
     pub is_repeatable: bool,
+    /// The payload that is sent in the place of one that no broker takes, before the group is given
+    /// up.
+    pub instead: Option<String>,
 }
 
 impl Message {
@@ -53,6 +56,7 @@ impl Message {
             payload: payload.into(),
             group: None,
             is_repeatable: false,
+            instead: None,
         }
     }
 
@@ -60,6 +64,12 @@ impl Message {
     pub fn in_group(self, group: u64) -> Self {
         let group = Some(group);
         Self { group, ..self }
+    }
+
+    /// Says what is sent in its place where no broker takes it.
+    pub fn or_instead(self, payload: impl Into<String>) -> Self {
+        let instead = Some(payload.into());
+        Self { instead, ..self }
     }
 
     /// Says that a second copy does no harm, so that others may be on their way beside it.
@@ -83,12 +93,20 @@ pub(crate) enum ConnectionEnd {
     Failed,
 }
 
-/// A message that a broker takes from nobody, and what was to follow it.
+/// A message that a broker takes from nobody.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct SetAside {
     pub(crate) message: Message,
-    /// How many others of its group were left out with it.
-    pub(crate) others: usize,
+    pub(crate) then: Then,
+}
+
+/// What follows where a message is set aside.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Then {
+    /// What it has [instead](Message::instead) is the next to be sent.
+    Replaced,
+    /// So many others of its group are left out with it.
+    LeftOut(usize),
 }
 
 /// The messages that no broker has acknowledged.
@@ -242,7 +260,15 @@ impl Outbox {
             .queue
             .front()
             .is_some_and(|entry| entry.trials >= TRIALS);
-        let message = self.queue.pop_front_if(|_| is_decided)?.message;
+        let mut entry = self.queue.pop_front_if(|_| is_decided)?;
+        let message = entry.message.clone();
+        if let Some(payload) = entry.message.instead.take() {
+            entry.message.payload = payload;
+            entry.trials = 0;
+            self.queue.push_front(entry);
+            let then = Then::Replaced;
+            return Some(SetAside { message, then });
+        }
         let before = self.queue.len();
         if let Some(group) = message.group {
             self.queue
@@ -252,10 +278,8 @@ impl Outbox {
             }
             self.set_aside.push_back(group);
         }
-        Some(SetAside {
-            message,
-            others: before - self.queue.len(),
-        })
+        let then = Then::LeftOut(before - self.queue.len());
+        Some(SetAside { message, then })
     }
 }
 
@@ -419,12 +443,38 @@ mod tests {
             assert_eq!(aside.is_some(), trial == 3);
             if let Some(aside) = aside {
                 assert_eq!(aside.message.payload, "501");
-                assert_eq!(aside.others, 1);
+                assert_eq!(aside.then, Then::LeftOut(1));
             }
         }
         assert!(!line.outbox.push(message("event").in_group(1)));
         assert!(line.outbox.push(message("501 of a third").in_group(3)));
         assert_eq!(line.send(), ["503 of another"]);
+    }
+
+    #[test]
+    fn sends_something_else_in_the_place_of_what_a_broker_does_not_take() {
+        let mut line = Line::new([
+            message("501").in_group(1),
+            message("502,reason").in_group(1).or_instead("502,none"),
+            message("501 of another").in_group(2),
+        ]);
+        line.send();
+        assert!(line.outbox.acknowledge(1));
+        let mut refuse = |payload: &str| {
+            for trial in 1..=3 {
+                assert_eq!(line.send(), [payload], "trial {trial}");
+                let aside = line.outbox.connection_lost(ConnectionEnd::ClosedAtMessage);
+                assert_eq!(aside.is_some(), trial == 3);
+                if let Some(aside) = aside {
+                    assert_eq!(aside.message.payload, payload);
+                    return aside.then;
+                }
+            }
+            unreachable!()
+        };
+        assert_eq!(refuse("502,reason"), Then::Replaced);
+        assert_eq!(refuse("502,none"), Then::LeftOut(0));
+        assert_eq!(line.send(), ["501 of another"]);
     }
 
     #[test]

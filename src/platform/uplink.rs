@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use smartrest::{
-    COLLECTION, COLLECTION_ID, Fragment, OperationRef, REMOTE_ACCESS, Request, Target, TopicError,
-    Topics, encode, plain_text,
+    COLLECTION, COLLECTION_ID, Fragment, OperationRef, REMOTE_ACCESS, Request, Status, Target,
+    TopicError, Topics, encode, plain_text,
 };
 
 use super::operations::Report;
@@ -14,6 +14,9 @@ use crate::mqtt::outbox::Message;
 
 /// What the platform shows on operations that a former life of adit left executing.
 const ORPHAN_REASON: &str = "begun before adit started; connect again";
+/// What the platform shows on an operation whose own result no broker takes.
+const UNSENT_REASON: &str = "the reason could not be sent";
+const UNSENT_SUCCESS: &str = "the tunnel opened but that could not be sent";
 /// Bytes of an event's text.
 const EVENT_LIMIT: usize = 500;
 /// More children than a gateway has; their names come from outside.
@@ -124,8 +127,15 @@ impl Uplink {
             messages.push(message(&topic, &fail_orphans()));
             self.cleared.insert(device);
         }
-        let status = message(&topic, &Request::Status { operation, status });
-        messages.push(status.in_group(id.0));
+        let instead = instead_of(&status).map(|reason| Request::Status {
+            operation: operation.clone(),
+            status: Status::Failed(reason.to_owned()),
+        });
+        let mut status = message(&topic, &Request::Status { operation, status }).in_group(id.0);
+        if let Some(instead) = instead {
+            status = status.or_instead(encode([&instead.to_row()]));
+        }
+        messages.push(status);
         Ok(messages)
     }
 
@@ -193,6 +203,16 @@ impl Uplink {
     }
 }
 
+/// Returns the reason of the failure that is reported where no broker takes a status. Without a
+/// result an operation stays executing, and those that name none fall on it.
+fn instead_of(status: &Status) -> Option<&'static str> {
+    match status {
+        Status::Executing => None,
+        Status::Failed(_) => Some(UNSENT_REASON),
+        Status::Successful => Some(UNSENT_SUCCESS),
+    }
+}
+
 /// Makes a message of one row.
 pub(super) fn message(topic: &str, request: &Request) -> Message {
     let message = Message::new(topic, encode([&request.to_row()]));
@@ -221,8 +241,6 @@ fn is_repeatable(request: &Request) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use smartrest::Status;
-
     use super::super::operations::OperationId;
     use super::*;
 
@@ -279,6 +297,37 @@ mod tests {
             assert_eq!(status.is_repeatable, is_repeatable);
             // What is said of the child itself belongs to no operation.
             assert!(messages.len() == 1 || messages[0].group.is_none());
+        }
+    }
+
+    #[test]
+    fn has_another_result_for_a_broker_that_does_not_take_the_first() {
+        let mut uplink = uplink(true);
+        let failed = || Status::Failed("the reason".to_owned());
+        for (operation, status, instead) in [
+            (OperationRef::oldest_tunnel(), Status::Executing, None),
+            (
+                OperationRef::oldest_tunnel(),
+                failed(),
+                Some("502,c8y_RemoteAccessConnect,the reason could not be sent"),
+            ),
+            (
+                OperationRef::Id("47".to_owned()),
+                failed(),
+                Some("505,47,the reason could not be sent"),
+            ),
+            (
+                OperationRef::Id("47".to_owned()),
+                Status::Successful,
+                Some("505,47,the tunnel opened but that could not be sent"),
+            ),
+        ] {
+            let mut report = report("gw", operation);
+            report.status = status;
+            let [message] = &uplink.report(report).unwrap()[..] else {
+                panic!("more than the status");
+            };
+            assert_eq!(message.instead.as_deref(), instead);
         }
     }
 

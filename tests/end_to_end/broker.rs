@@ -10,7 +10,7 @@ use adit::mqtt::session::{Event, Options, Session};
 use adit::net::{BrokerEndpoint, Endpoint, Transport};
 use adit::password::Password;
 use adit::secret::Secret;
-use rumqttc::{ConnAck, ConnectReturnCode, Packet};
+use rumqttc::{ConnAck, ConnectReturnCode, Packet, Publish, QoS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -121,6 +121,47 @@ async fn sets_aside_the_message_at_which_the_broker_closes_the_connection() {
         .filter_map(|record| record.row.get(2).map(str::to_owned))
         .collect();
     assert_eq!(texts, ["before", "behind", "at the end"]);
+}
+
+#[tokio::test]
+async fn fails_an_operation_with_other_words_where_the_broker_does_not_take_its_reason() {
+    let site = Site::new().await;
+    let row = format!("530,{},127.0.0.1,0,k", site.gateway);
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let mut is_asked = false;
+    let broker = ScriptedBroker::start(move |_, packet| {
+        let mut answers = usual_answer(packet);
+        let Packet::Publish(publish) = packet else {
+            return answers;
+        };
+        let payload = String::from_utf8_lossy(&publish.payload).into_owned();
+        if payload == "500" && !std::mem::replace(&mut is_asked, true) {
+            let operation = Publish::new("s/ds", QoS::AtMostOnce, row.as_bytes());
+            answers.push(Packet::Publish(operation));
+        }
+        if payload.contains("port 0") {
+            answers = vec![Packet::Disconnect];
+        }
+        if payload.starts_with("501") || payload.starts_with("502") {
+            said.send(payload).unwrap();
+        }
+        answers
+    })
+    .await;
+    let adit = site.start_adit(&[&broker.setting()]);
+    let refused = "502,c8y_RemoteAccessConnect,port 0 is not from 1 to 65535";
+    for status in [
+        "501,c8y_RemoteAccessConnect",
+        refused,
+        refused,
+        refused,
+        "502,c8y_RemoteAccessConnect,the reason could not be sent",
+    ] {
+        let heard = timeout(LIMIT, heard.recv()).await.expect("in time");
+        assert_eq!(heard.unwrap(), status);
+    }
+    let line = adit.wait_for_log("message set aside").await;
+    assert!(line.contains("another is sent in its place"), "{line}");
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::conversation::{self, Conversation, Opening, Pings};
 use super::link::{Account, LOGIN_LIMIT, Link, Lost};
-use super::outbox::{ConnectionEnd, Message};
+use super::outbox::{ConnectionEnd, Message, Then};
 use super::publisher::Publisher;
 use super::reconnect::{Loss, NextStep, Reconnects, Suspicion};
 use crate::net::Transport;
@@ -161,12 +161,21 @@ impl Session {
             return;
         };
         let Message { topic, payload, .. } = aside.message;
-        warn!(
-            topic = legible(&topic),
-            bytes = payload.len(),
-            left_out_with_it = aside.others,
-            "message set aside: the broker closes the connection whenever it comes"
-        );
+        let (topic, bytes) = (legible(&topic), payload.len());
+        match aside.then {
+            Then::Replaced => warn!(
+                topic,
+                bytes,
+                "message set aside: the broker closes the connection whenever it comes; another is \
+                 sent in its place"
+            ),
+            Then::LeftOut(others) => warn!(
+                topic,
+                bytes,
+                left_out_with_it = others,
+                "message set aside: the broker closes the connection whenever it comes"
+            ),
+        }
         if self.publisher.outbox().is_empty() {
             let _ = self.events.send(Event::Delivered).await;
         }

@@ -18,7 +18,7 @@ pub(crate) struct ScriptedBroker {
 
 impl ScriptedBroker {
     /// Serves one connection after the other. `answer` gets the number of the connection, from 1,
-    /// and each packet.
+    /// and each packet. A DISCONNECT, which no broker sends, stands for the end of the connection.
     pub(crate) async fn start(
         mut answer: impl FnMut(usize, &Packet) -> Vec<Packet> + Send + 'static,
     ) -> Self {
@@ -32,8 +32,11 @@ impl ScriptedBroker {
                     max_outgoing_size: 1 << 16,
                 };
                 let mut link = Framed::new(stream, codec);
-                while let Some(Ok(packet)) = link.next().await {
+                'connection: while let Some(Ok(packet)) = link.next().await {
                     for answer in answer(number, &packet) {
+                        if answer == Packet::Disconnect {
+                            break 'connection;
+                        }
                         let _ = link.send(answer).await;
                     }
                 }
