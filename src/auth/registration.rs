@@ -270,6 +270,11 @@ mod tests {
                 "70,t/1,device_gw,secret\n70,t1,gw,secret",
                 Some("gw"),
             ),
+            (
+                "s/dcr",
+                "70,t1,device\u{7}_gw,secret\n70,t1,gw,secret",
+                Some("gw"),
+            ),
             ("s/dcr", "", None),
             ("s/ds", "70,t1,device_gw,secret", None),
         ] {

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::row::{FieldError, Row};
+use crate::topic::is_noncharacter;
 
 /// Characters of a token; a larger one fits into no HTTP header that servers take.
 const TOKEN_LIMIT: usize = 8 * 1024;
@@ -37,6 +38,10 @@ pub enum CredentialsError {
     /// The tenant has a `/`, or the user a `:`: the login would be read as that of another.
     #[error("the {0} has a character that logins use as a separator")]
     Separator(&'static str),
+    /// The tenant or the user has a character over which a broker may end the connection, at every
+    /// login.
+    #[error("the {0} has a character that no broker takes")]
+    Impossible(&'static str),
 }
 
 impl Credentials {
@@ -54,6 +59,11 @@ impl Credentials {
         }
         if user.contains(':') {
             return Err(CredentialsError::Separator("user"));
+        }
+        for (text, name) in [(tenant, "tenant"), (user, "user")] {
+            if text.contains(|c: char| c.is_control() || is_noncharacter(c)) {
+                return Err(CredentialsError::Impossible(name));
+            }
         }
         Ok(Self {
             tenant: tenant.to_owned(),
@@ -152,6 +162,22 @@ mod tests {
             (
                 "70,t1,u:hunter2,p",
                 "the user has a character that logins use as a separator",
+            ),
+            (
+                "70,t1\u{1},hunter2,p",
+                "the tenant has a character that no broker takes",
+            ),
+            (
+                "70,t1,hunter2\u{7f},p",
+                "the user has a character that no broker takes",
+            ),
+            (
+                "70,t1,\"hunter2\n\",p",
+                "the user has a character that no broker takes",
+            ),
+            (
+                "70,t1,hunter2\u{ffff},p",
+                "the user has a character that no broker takes",
             ),
         ] {
             let error = Credentials::from_row(&row(line)).unwrap_err();
