@@ -1,5 +1,6 @@
 //! The `adit` command: command line, log and configuration to the agent, to one tunnel or to a check.
 
+use std::alloc::System;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
@@ -11,6 +12,12 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
+use zeroizing_alloc::ZeroAlloc;
+
+/// Wipes whatever is freed. Libraries copy passwords, tokens and keys into memory of their own, as the
+/// packet of a login or the buffers of TLS, and know nothing of what they carry.
+#[global_allocator]
+static WIPING: ZeroAlloc<System> = ZeroAlloc(System);
 
 /// Exit code of a bad configuration or command line.
 const BAD_CONFIGURATION: u8 = 2;

@@ -93,10 +93,11 @@ impl PasswordFile {
         let mut state = self.state();
         match read {
             Ok(password) => {
+                // Whoever holds the one that it was goes on sharing its place.
                 if password != state.last {
                     info!(file, "the password has been renewed");
+                    state.last = password;
                 }
-                state.last = password;
                 state.is_warned = false;
             }
             Err(error) if !state.is_warned => {

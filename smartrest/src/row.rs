@@ -18,6 +18,8 @@
 
 use std::fmt;
 
+use zeroize::{Zeroize, Zeroizing};
+
 use crate::text::plain_text;
 
 /// Bytes of the largest MQTT packet that the platform takes, header included, as documented at
@@ -38,7 +40,7 @@ const PLAIN_BACKSLASH: u8 = 0xff;
 /// One message: the template id and its values.
 ///
 /// `Debug` shows the template id only, because values may be connection keys and passwords; there
-/// is no `Display` for the same reason.
+/// is no `Display` for the same reason, and they are wiped when the row is dropped.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct Row {
     fields: Vec<String>,
@@ -90,6 +92,12 @@ impl Row {
     }
 }
 
+impl Drop for Row {
+    fn drop(&mut self) {
+        self.fields.zeroize();
+    }
+}
+
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let template = plain_text(self.template(), SHOWN_TEMPLATE);
@@ -103,7 +111,7 @@ impl fmt::Debug for Row {
 /// become U+FFFD. A quoted value that is never closed reaches to the end of the payload. A byte
 /// order mark is a character like any other.
 pub fn decode(payload: &[u8]) -> Vec<Row> {
-    let marked = mark_plain_backslashes(&String::from_utf8_lossy(payload));
+    let marked = Zeroizing::new(mark_plain_backslashes(&String::from_utf8_lossy(payload)));
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use smartrest::Credentials;
+use zeroize::Zeroizing;
 
 const OWNER_ONLY: u32 = 0o600;
 /// Bytes that are reserved: what the platform sends at most (16,184), with every character escaped.
@@ -18,10 +19,10 @@ const RESERVED: usize = 100 << 10;
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Content {
-    tenant: String,
-    username: String,
-    password: String,
+struct Content<T> {
+    tenant: T,
+    username: T,
+    password: T,
 }
 
 /// Why a credentials file is of no use. Says nothing of its content.
@@ -47,7 +48,7 @@ pub(crate) enum CredentialsFileError {
 pub(crate) fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError> {
     let text = str::from_utf8(content).map_err(|_| CredentialsFileError::Content)?;
     // The library's error repeats the line, and a line may be the password.
-    let Content {
+    let Content::<String> {
         tenant,
         username,
         password,
@@ -55,7 +56,7 @@ pub(crate) fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError>
     Ok(Credentials {
         tenant,
         user: username,
-        password,
+        password: Zeroizing::new(password),
     })
 }
 
@@ -127,18 +128,19 @@ pub(crate) fn write(path: &Path, credentials: &Credentials) -> Result<(), Creden
     put_in_place(path)
 }
 
-fn text(credentials: &Credentials) -> Result<String, CredentialsFileError> {
+fn text(credentials: &Credentials) -> Result<Zeroizing<String>, CredentialsFileError> {
     let Credentials {
         tenant,
         user,
         password,
-    } = credentials.clone();
+    } = credentials;
     let content = Content {
         tenant,
         username: user,
         password,
     };
-    toml::to_string(&content).map_err(|_| CredentialsFileError::Content)
+    let text = toml::to_string(&content).map_err(|_| CredentialsFileError::Content)?;
+    Ok(Zeroizing::new(text))
 }
 
 /// Moves what was written beside to its place, and has that on the disk too.
@@ -186,7 +188,7 @@ mod tests {
         Credentials {
             tenant,
             user,
-            password: password.to_owned(),
+            password: password.to_owned().into(),
         }
     }
 

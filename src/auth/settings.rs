@@ -1,5 +1,6 @@
 //! The kinds of credentials.
 
+use std::mem;
 use std::path::PathBuf;
 
 use smartrest::Credentials;
@@ -60,10 +61,10 @@ pub(crate) fn login_of(credentials: Credentials) -> Login {
     let Credentials {
         tenant,
         user,
-        password,
+        mut password,
     } = credentials;
     (
         format!("{tenant}/{user}"),
-        Password::new(Secret::new(password)),
+        Password::new(Secret::new(mem::take(&mut *password))),
     )
 }

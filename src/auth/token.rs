@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use smartrest::{CredentialsError, Token};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
 use crate::secret::Secret;
@@ -102,9 +102,19 @@ impl Tokens {
         self.still_good().ok_or(failure)
     }
 
-    /// Waits until a token is to be asked for. Dropping the future loses nothing.
+    /// Waits until a token is to be asked for, and forgets one whose life ends meanwhile. Dropping the
+    /// future loses nothing.
     pub async fn wanted(&self) {
-        self.wanted.notified().await;
+        loop {
+            let end = self.known().held.as_ref().map(|held| held.ends_at);
+            tokio::select! {
+                () = self.wanted.notified() => break,
+                () = sleep_until(end.unwrap_or_else(Instant::now)), if end.is_some() => {
+                    let now = Instant::now();
+                    self.known().held.take_if(|held| held.ends_at <= now);
+                }
+            }
+        }
         debug!("asking for a token");
     }
 

@@ -3,6 +3,9 @@
 //! The MQTT library reads and writes the packets. It ends the connection at a packet that is too
 //! large, which a broker that keeps the message then sends again at every connect. So the fixed
 //! header is read here, and of a message that is too large only the topic and the packet id.
+//!
+//! A packet may carry a connection key, a token or a password. Of what was read, nothing stays in the
+//! buffer, which lives as long as the connection: each packet gets memory of its own.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
@@ -13,6 +16,7 @@ use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{Codec, Packet, QoS, qos};
 use smartrest::row::PACKET_LIMIT;
 use tokio_util::codec::{Decoder, Encoder};
+use zeroize::Zeroize;
 
 /// Bytes behind the fixed header of the largest packet taken. The platform sends 16,184 at most, and
 /// its MQTT Service 128 KiB; what is added is room for what each counts to it.
@@ -173,7 +177,17 @@ impl PacketCodec {
             return Ok(None);
         };
         if header.remaining <= INCOMING_LIMIT || !header.is_publish() {
-            let packet = self.packets.decode(bytes)?;
+            let whole = header.size + header.remaining;
+            let packet = match bytes.get_mut(..whole) {
+                Some(packet) => {
+                    let mut own = BytesMut::from(&*packet);
+                    packet.zeroize();
+                    bytes.advance(whole);
+                    self.packets.decode(&mut own)?
+                }
+                // It says how much is missing, or that it will take no such packet.
+                None => self.packets.decode(bytes)?,
+            };
             return Ok(packet.map(Incoming::Packet));
         }
         // The limit is larger than any topic, so the head of the message lies within it.

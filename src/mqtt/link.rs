@@ -3,13 +3,16 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use rumqttc::mqttbytes::Error as PacketError;
 use rumqttc::{Connect, ConnectReturnCode, Login, Packet};
 use smartrest::row::PACKET_LIMIT;
+use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
-use tokio_util::codec::Framed;
+use tokio_util::codec::{Encoder, Framed};
 use tracing::{debug, info};
+use zeroize::Zeroize;
 
 use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
@@ -159,7 +162,7 @@ impl Account {
             login,
             ..Connect::new(client_id)
         });
-        link.send(packet).await?;
+        link.send_alone(packet).await?;
         let answer = loop {
             match link.next().await? {
                 Incoming::Part => {}
@@ -245,6 +248,24 @@ impl Link {
             within_limit(self.framed.feed(packet)).await?;
         }
         within_limit(SinkExt::<Packet>::flush(&mut self.framed)).await
+    }
+
+    /// Sends a packet that holds a secret, of which nothing is to stay in the buffer.
+    async fn send_alone(&mut self, packet: Packet) -> Result<(), Lost> {
+        let mut bytes = BytesMut::new();
+        self.framed
+            .codec_mut()
+            .encode(packet, &mut bytes)
+            .map_err(broken)?;
+        let stream = self.framed.get_mut();
+        let sent = within_limit(async {
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+            Ok(())
+        })
+        .await;
+        bytes.zeroize();
+        sent
     }
 
     /// Says good-bye; whether it arrives changes nothing.

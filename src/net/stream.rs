@@ -6,10 +6,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
 use super::tcp::{Socket, Tcp};
-use super::tls;
+use super::unbuffered::UnbufferedStream;
 use super::websocket::Messages;
 
 /// A byte stream to a server. Layers are nested: TLS to a server may run within TLS to a proxy.
@@ -18,7 +17,7 @@ pub enum Stream {
     /// TCP.
     Plain(Tcp),
     /// TLS over another stream.
-    Tls(Box<TlsStream<Stream>>),
+    Tls(Box<UnbufferedStream<Stream>>),
     /// The binary messages of a WebSocket over another stream.
     WebSocket(Box<Messages<Stream>>),
 }
@@ -28,7 +27,7 @@ impl Stream {
     pub fn tcp(&self) -> &Tcp {
         match self {
             Self::Plain(tcp) => tcp,
-            Self::Tls(tls) => tls.get_ref().0.tcp(),
+            Self::Tls(tls) => tls.stream().tcp(),
             Self::WebSocket(messages) => messages.stream().tcp(),
         }
     }
@@ -56,8 +55,7 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            // In TLS 1.3 a server refuses a client certificate after the handshake.
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf).map_err(tls::in_words),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::WebSocket(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }

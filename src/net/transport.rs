@@ -9,7 +9,6 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::TlsConnector;
 
 use super::address::{BrokerEndpoint, Endpoint};
 use super::dial;
@@ -105,15 +104,7 @@ impl Transport {
             return Ok(UnbufferedStream::plain(stream));
         }
         let config = self.tls.for_server(endpoint).await;
-        let name = name(&server)?;
-        let shaking = UnbufferedStream::encrypt(stream, config, name);
-        let shaken = deadline.bound(&server, Awaited::Tls, shaking).await?;
-        let stream = shaken.map_err(|error| TransportError::Tls {
-            peer: server,
-            source: TlsFault::of(&error),
-        })?;
-        deadline.saw(|| self.tls.seen(stream.session()?.state()));
-        Ok(stream)
+        encrypt(stream, &server, &self.tls, config, deadline).await
     }
 
     /// Connects within `limit` to a broker that is ready to take MQTT's CONNECT.
@@ -153,7 +144,8 @@ impl Transport {
         }
         // Read before the handshake: files may lie on a disk that sleeps.
         let config = self.tls.for_server(endpoint).await;
-        encrypt(stream, &server, &self.tls, config, deadline).await
+        let stream = encrypt(stream, &server, &self.tls, config, deadline).await?;
+        Ok(Stream::Tls(Box::new(stream)))
     }
 
     /// Connects to a server, through the proxy if there is one.
@@ -174,7 +166,9 @@ impl Transport {
         let peer = Peer::Proxy(proxy.server.clone());
         let mut stream = Stream::Plain(dial(&self.names, &peer, deadline).await?);
         if proxy.server.tls {
-            stream = encrypt(stream, &peer, &self.tls, self.tls.anonymous(), deadline).await?;
+            let config = self.tls.anonymous();
+            let encrypted = encrypt(stream, &peer, &self.tls, config, deadline).await?;
+            stream = Stream::Tls(Box::new(encrypted));
         }
         let opening = proxy.open(&mut stream, endpoint);
         deadline.bound(&peer, Awaited::Tunnel, opening).await??;
@@ -265,15 +259,15 @@ async fn encrypt(
     tls: &Tls,
     config: Arc<ClientConfig>,
     deadline: Deadline<'_>,
-) -> Result<Stream, TransportError> {
-    let shaking = TlsConnector::from(config).connect(name(peer)?, stream);
+) -> Result<UnbufferedStream<Stream>, TransportError> {
+    let shaking = UnbufferedStream::encrypt(stream, config, name(peer)?);
     let shaken = deadline.bound(peer, Awaited::Tls, shaking).await?;
     let stream = shaken.map_err(|error| TransportError::Tls {
         peer: peer.clone(),
         source: TlsFault::of(&error),
     })?;
-    deadline.saw(|| tls.seen(stream.get_ref().1));
-    Ok(Stream::Tls(Box::new(stream)))
+    deadline.saw(|| tls.seen(stream.session()?.state()));
+    Ok(stream)
 }
 
 fn name(peer: &Peer) -> Result<ServerName<'static>, TransportError> {

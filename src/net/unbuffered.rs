@@ -1,5 +1,6 @@
-//! TLS without buffers of its own, for a tunnel: it reads and writes where its owner keeps the
-//! bytes, so that an idle tunnel keeps none.
+//! TLS without buffers of its own: it reads and writes where its owner keeps the bytes, so that an
+//! idle tunnel keeps none, and that no row with a connection key lies in one for as long as the
+//! connection to the broker stands.
 //!
 //! [`Session`] is TLS without a socket. rustls keeps places in the bytes that it has seen and that
 //! are not a whole record yet, so it wants to see them again whenever it is called, even to encrypt:
@@ -377,6 +378,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for UnbufferedStream<S> {
                 let length = this.opened.len().min(buf.remaining());
                 buf.put_slice(&this.opened[..length]);
                 this.opened.drain(..length);
+                if this.opened.is_empty() {
+                    // It may be days until something else takes its place.
+                    this.opened = Vec::new();
+                }
                 break Poll::Ready(Ok(()));
             }
             if session.has_ended() {

@@ -1,13 +1,17 @@
 //! Nothing that opens a door stands in a log, on an operation or in an event.
 
+use std::io::{self, ErrorKind};
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
+use simulated_cloud::{Misbehaviour, REMOTE_ACCESS, TokenAnswer};
 use smartrest::{Row, encode};
+use tokio::time::{Instant, sleep};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, refusing_port};
+use crate::support::{Adit, FarEnd, LIMIT, Lan, Login, Site, SiteOptions, memory, refusing_port};
 
 /// A connection key where none belongs.
 const MISPLACED: &str = "4f3a-misplaced-key";
@@ -160,4 +164,120 @@ async fn sends_the_password_to_the_websocket_and_nowhere_else() {
     assert_eq!(handshake.protocols, ["binary"]);
     assert_eq!(handshake.host, Some(site.cloud.address().to_string()));
     assert_hidden(&site, &adit.log());
+}
+
+/// Counts how often a text lies in the memory of adit.
+fn copies(adit: &Adit, text: &str) -> io::Result<usize> {
+    memory::count(adit.process_id(), text)
+}
+
+/// Whether whoever runs the test may look into the memory of adit, as only root may.
+fn can_look_into(adit: &Adit) -> bool {
+    match copies(adit, "adit") {
+        Ok(_) => true,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            eprintln!("not tested: only root may read the memory of adit");
+            false
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Waits until no more than `most` copies of a secret lie in the memory of adit.
+async fn assert_copies(adit: &Adit, secret: &str, most: usize) {
+    let give_up_at = Instant::now() + LIMIT;
+    loop {
+        let copies = copies(adit, secret).unwrap();
+        if copies <= most {
+            return;
+        }
+        assert!(
+            Instant::now() < give_up_at,
+            "{copies} copies of {secret} where {most} are needed"
+        );
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A site that is all TLS or not at all.
+async fn site(login: Login, tls: bool) -> Site {
+    Site::with(SiteOptions {
+        login,
+        tls,
+        ..SiteOptions::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn keeps_no_connection_key_of_a_tunnel_that_has_ended() {
+    for tls in [false, true] {
+        let site = site(Login::User, tls).await;
+        let adit = site.adit(&[]).await;
+        if !can_look_into(&adit) {
+            return;
+        }
+        let lan = Lan::echo().await;
+        let mut keys = Vec::new();
+        for n in 1..=2 {
+            let (id, mut far_end) = site.open(lan.port).await;
+            far_end.echo("hello").await;
+            let key = site.cloud.operation(id).unwrap().key().unwrap();
+            keys.push(key.expose().to_owned());
+            // So one that is there is found.
+            assert_ne!(copies(&adit, &keys[n - 1]).unwrap(), 0);
+            far_end.close().await;
+            site.event(&site.gateway, 2 * n).await;
+        }
+        let failed = site.request("127.0.0.1", refusing_port().number).operation;
+        site.failed(failed).await;
+        let key = site.cloud.operation(failed).unwrap().key().unwrap();
+        keys.push(key.expose().to_owned());
+        for key in keys {
+            assert_copies(&adit, &key, 0).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn keeps_its_password_in_one_place() {
+    for tls in [false, true] {
+        let mut site = site(Login::User, tls).await;
+        let adit = site.adit(&[]).await;
+        if !can_look_into(&adit) {
+            return;
+        }
+        let lan = Lan::echo().await;
+        let (_, far_end) = site.open(lan.port).await;
+        site.broker.kill();
+        site.broker.restart().await;
+        site.wait_for_rows(2, "500").await;
+        far_end.close().await;
+        site.event(&site.gateway, 2).await;
+        let (user, password) = site.user();
+        assert_ne!(copies(&adit, &password).unwrap(), 0);
+        assert_copies(&adit, &password, 1).await;
+        let basic = STANDARD.encode(format!("{user}:{password}"));
+        assert_copies(&adit, &basic, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn keeps_no_token_whose_life_is_over() {
+    for tls in [false, true] {
+        let site = site(Login::LocalUser, tls).await;
+        let life = Duration::from_secs(4);
+        site.cloud.answer_token_requests(TokenAnswer::Good(life));
+        let adit = site.adit(&[]).await;
+        if !can_look_into(&adit) {
+            return;
+        }
+        let lan = Lan::echo().await;
+        let (_, far_end) = site.open(lan.port).await;
+        // All tokens of the platform have the same signature.
+        let signature = ".c2lnbmF0dXJl";
+        assert_ne!(copies(&adit, signature).unwrap(), 0);
+        far_end.close().await;
+        assert_copies(&adit, signature, 0).await;
+    }
 }

@@ -10,6 +10,8 @@
 
 use std::fmt;
 
+use zeroize::Zeroize;
+
 use crate::row::{FieldError, Row};
 use crate::target::{Target, TargetError};
 
@@ -33,7 +35,8 @@ pub struct ConnectRequest {
     pub key: ConnectionKey,
 }
 
-/// The shared secret of one tunnel; its `Debug` shows nothing of it.
+/// The shared secret of one tunnel; its `Debug` shows nothing of it, and it is wiped when it is
+/// dropped.
 #[derive(Clone, Eq, Hash, PartialEq)]
 pub struct ConnectionKey(String);
 
@@ -82,7 +85,7 @@ impl ConnectRequest {
             &self.device,
             self.target.host(),
             &self.target.port().to_string(),
-            &self.key.0,
+            self.key.expose(),
         ])
     }
 }
@@ -102,6 +105,12 @@ impl ConnectionKey {
     /// The key itself, for the URL of the tunnel and nothing else.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+}
+
+impl Drop for ConnectionKey {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 

@@ -1,9 +1,12 @@
 //! `70` and `71`: the platform hands over credentials and tokens.
 //!
-//! Both arrive once and are secrets; their `Debug` shows nothing of them. Where they are kept, and
+//! Both arrive once and are secrets; their `Debug` shows nothing of them, and they are wiped when
+//! they are dropped. Where they are kept, and
 //! when a new token is fetched, is left to the caller.
 
 use std::fmt;
+
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::row::{FieldError, Row};
 use crate::topic::is_noncharacter;
@@ -19,7 +22,7 @@ pub struct Credentials {
     /// The user name without the tenant, as `device_gateway-7`.
     pub user: String,
     /// The password: for the login and its file, and nothing else.
-    pub password: String,
+    pub password: Zeroizing<String>,
 }
 
 /// `71`: a token that stands for the device's credentials for some time.
@@ -68,7 +71,7 @@ impl Credentials {
         Ok(Self {
             tenant: tenant.to_owned(),
             user: user.to_owned(),
-            password: password.to_owned(),
+            password: Zeroizing::new(password.to_owned()),
         })
     }
 
@@ -117,6 +120,12 @@ impl Token {
     }
 }
 
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
@@ -137,7 +146,7 @@ mod tests {
         let credentials = Credentials {
             tenant: "t12345".to_owned(),
             user: "device_gw-1".to_owned(),
-            password: "p,\"\\ w".to_owned(),
+            password: "p,\"\\ w".to_owned().into(),
         };
         let line = "70,t12345,device_gw-1,\"p,\\\"\\\\ w\"";
         assert_eq!(Credentials::from_row(&row(line)), Ok(credentials.clone()));

@@ -85,6 +85,11 @@ impl Adit {
         self.process.threads()
     }
 
+    /// Returns the id of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Returns how many files may be open.
     pub(crate) fn open_files_limit(&self) -> u64 {
         self.process.open_files_limit()

@@ -5,6 +5,7 @@ mod check;
 mod connect;
 mod far_end;
 mod lan;
+pub(crate) mod memory;
 mod middlebox;
 mod mosquitto;
 mod network;

@@ -82,7 +82,7 @@ impl Access {
             Credentials {
                 tenant,
                 user,
-                password,
+                password: password.into(),
             }
             .to_row(),
         )
