@@ -63,6 +63,14 @@ impl Resolver {
         Self::new(SERVER_LOOKUPS, STALE_AFTER, system)
     }
 
+    /// Returns one that is answered by a test.
+    #[cfg(test)]
+    pub(crate) fn answered_by(
+        lookup: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(MACHINE_LOOKUPS, STALE_AFTER, lookup)
+    }
+
     fn new(
         lanes: usize,
         stale_after: Duration,

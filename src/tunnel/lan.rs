@@ -76,7 +76,6 @@ pub(crate) async fn connect(
     names: &Resolver,
     limit: Duration,
 ) -> Result<Tcp, DialError> {
-    policy.check_name(target)?;
     connect_to(target, policy, limit, names.resolve(target.host())).await
 }
 
@@ -87,6 +86,31 @@ async fn connect_to(
     addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
 ) -> Result<Tcp, DialError> {
     let began = Instant::now();
+    let addresses = find(target, policy, limit, addresses).await?;
+    let count = addresses.len();
+    let left = limit.saturating_sub(began.elapsed());
+    let target = target.clone();
+    match timeout(left, dial::first(&addresses, target.port())).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) if count == 1 => Err(DialError::Reach { target, source }),
+        Ok(Err(source)) => Err(DialError::ReachAny {
+            target,
+            count,
+            source,
+        }),
+        Err(_) => Err(DialError::Timeout { target, limit }),
+    }
+}
+
+/// Returns the addresses that are dialled for a target, and no others are; `addresses` is asked only
+/// where one of them could be.
+pub(super) async fn find(
+    target: &Target,
+    policy: &Policy,
+    limit: Duration,
+    addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
+) -> Result<Vec<IpAddr>, DialError> {
+    policy.check_name(target)?;
     let host = || target.host().to_owned();
     let addresses = timeout(limit, addresses)
         .await
@@ -102,20 +126,7 @@ async fn connect_to(
             host: host(),
             source,
         })?;
-    let addresses = admit(target, policy, &addresses)?;
-    let count = addresses.len();
-    let left = limit.saturating_sub(began.elapsed());
-    let target = target.clone();
-    match timeout(left, dial::first(&addresses, target.port())).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) if count == 1 => Err(DialError::Reach { target, source }),
-        Ok(Err(source)) => Err(DialError::ReachAny {
-            target,
-            count,
-            source,
-        }),
-        Err(_) => Err(DialError::Timeout { target, limit }),
-    }
+    Ok(admit(target, policy, &addresses)?)
 }
 
 /// Returns the addresses that may be dialled in the order in which they are, or why none may.

@@ -1,6 +1,8 @@
 //! Everything between two sockets: the machine on the LAN and the cloud's WebSocket.
 
 pub(crate) mod cloud;
+#[cfg(test)]
+mod evasion;
 pub(crate) mod lan;
 pub(crate) mod manager;
 pub(crate) mod policy;

@@ -58,7 +58,7 @@ const METADATA: &str = "a metadata address of a cloud";
 
 /// Reached under no policy. The metadata services hand out credentials to whoever asks from the
 /// machine itself; some of their addresses lie within fc00::/7 and would pass for private.
-const NEVER: [(IpNet, &str); 12] = [
+const NEVER: [(IpNet, &str); 15] = [
     (v4([0, 0, 0, 0], 8), UNSPECIFIED),
     (v4([169, 254, 0, 0], 16), LINK_LOCAL),
     (v4([224, 0, 0, 0], 4), MULTICAST),
@@ -71,6 +71,9 @@ const NEVER: [(IpNet, &str); 12] = [
     (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0], 32), METADATA),
     (v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128), METADATA),
     (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), METADATA),
+    (v4([192, 0, 0, 192], 32), METADATA),
+    (v6([0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1], 128), METADATA),
+    (v6([0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200], 128), METADATA),
 ];
 
 const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
@@ -172,8 +175,9 @@ fn literal(target: &Target) -> Option<IpAddr> {
     target.host().parse().ok()
 }
 
-/// The IPv4 addresses that an IPv6 address may lead to: as IPv4-compatible, by 6to4, or through a
-/// translator (NAT64), in each of the forms of RFC 6052, 2.2 that it may be meant in.
+/// The IPv4 addresses that an IPv6 address may lead to: as IPv4-compatible, through a tunnel (6to4,
+/// Teredo, ISATAP), or through a translator: SIIT (RFC 2765, 2.1), or NAT64 in each of the forms of
+/// RFC 6052, 2.2 that it may be meant in.
 ///
 /// Which prefix a site's own translator has is not known here. So every address counts as one of
 /// its, whose form says nothing against it: octet 8 is zero, and so is what stands behind the IPv4
@@ -188,8 +192,13 @@ fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
         let certain = match address.segments() {
             // `::` and `::1` are addresses of their own.
             [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
-            [0, 0, 0, 0, 0, 0, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => at(address, 96),
+            [0, 0, 0, 0, 0, 0, _, _]
+            | [0, 0, 0, 0, 0xffff, 0, _, _]
+            | [0x64, 0xff9b, 0, 0, 0, 0, _, _]
+            | [_, _, _, _, 0 | ISATAP_UNIQUE, ISATAP, _, _] => at(address, 96),
             [0x2002, ..] => at(address, 16),
+            // The machine's address has every bit turned around (RFC 4380, 4).
+            [0x2001, 0, ..] => at(address, 96).map(|found| Ipv4Addr::from(!u32::from(found))),
             _ => None,
         };
         let possible = FORMS.into_iter().filter_map(move |prefix_length| {
@@ -203,6 +212,10 @@ fn embedded(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     })
 }
 
+/// Of an interface whose link is an IPv4 network (RFC 5214, 6.1): in front of the address, and in
+/// front of that where the address is no private one.
+const ISATAP: u16 = 0x5efe;
+const ISATAP_UNIQUE: u16 = 0x0200;
 /// Lengths of the prefix in front of an IPv4 address (RFC 6052, 2.2).
 const FORMS: [u32; 6] = [32, 40, 48, 56, 64, 96];
 /// Bits 64 to 71, around which the IPv4 address goes in all forms but the last.
@@ -216,7 +229,7 @@ fn at(address: Ipv6Addr, prefix_length: u32) -> Option<Ipv4Addr> {
     const BEHIND: u128 = (1 << 56) - 1;
     let bits = u128::from(address);
     let bits = match prefix_length {
-        // 6to4 and the last form know no reserved octet.
+        // Tunnels and the last form know no reserved octet.
         16 | 96 => bits,
         // Closes the gap, so that the address stands in one piece; its end moves by an octet.
         _ => (bits & !(RESERVED | BEHIND)) | ((bits & BEHIND) << 8),
