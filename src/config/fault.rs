@@ -1,7 +1,9 @@
 //! What is wrong with a configuration, and where it stands.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::words::legible;
 
 /// Everything that is wrong with a configuration, in the order of its sources, a fault a line.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]
@@ -70,18 +72,20 @@ impl fmt::Display for Fault {
     }
 }
 
+/// Names may come from anywhere, and what they hold is not to move the cursor of a terminal.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |file: &Path| legible(&file.display().to_string());
         match self {
-            Self::File(file) => write!(f, "{}", file.display()),
+            Self::File(file) => f.write_str(&shown(file)),
             Self::Point { file, line, column } => {
-                write!(f, "{}, line {line}, column {column}", file.display())
+                write!(f, "{}, line {line}, column {column}", shown(file))
             }
             Self::Line { file, line, name } => {
-                write!(f, "{}, line {line}, {name}", file.display())
+                write!(f, "{}, line {line}, {}", shown(file), legible(name))
             }
-            Self::Variable(name) => f.write_str(name),
-            Self::Flag(key) => write!(f, "--set {key}"),
+            Self::Variable(name) => f.write_str(&legible(name)),
+            Self::Flag(key) => write!(f, "--set {}", legible(key)),
             Self::Key(key) => f.write_str(key),
         }
     }

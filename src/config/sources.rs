@@ -230,7 +230,7 @@ impl Gathered {
                         let complaint = unknown(slip.as_slice());
                         self.faults.push(Fault { place, complaint });
                     } else {
-                        strangers.push(name.to_string());
+                        strangers.push(legible(&name));
                     }
                 }
             }

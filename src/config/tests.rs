@@ -1020,6 +1020,24 @@ fn reports_all_faults_in_one_go() {
 }
 
 #[test]
+fn shows_names_without_what_moves_a_cursor() {
+    let escape = "\u{1b}[2K\u{8}";
+    let machine = Machine::with("[\"a\\u001b[31mb\"]\nx = 1\n[device]\n\"c\\nd\" = 1\n")
+        .variable(&format!("ADIT_MQTT_{escape}"), "1")
+        .set(&format!("mqtt.{escape}\n=1"));
+    let complaint = machine.complaint();
+    let lines: Vec<_> = complaint.lines().collect();
+    assert_eq!(lines.len(), 4, "{complaint:?}");
+    for line in lines {
+        assert!(!line.contains(char::is_control), "{line:?}");
+    }
+    let machine = Machine::with("").variable(&format!("ADIT_STRANGER{escape}"), "1");
+    let warning = machine.load().unwrap().warnings.join("\n");
+    assert!(warning.starts_with("ADIT_STRANGER"), "{warning:?}");
+    assert!(!warning.contains(char::is_control), "{warning:?}");
+}
+
+#[test]
 fn refuses_keys_that_have_no_effect_yet() {
     let machine = Machine::with_file("admin.listen = \"127.0.0.1:9590\"");
     assert!(machine.complaint().contains(": no such "));
