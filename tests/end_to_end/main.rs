@@ -19,6 +19,7 @@ mod configuration;
 mod connect;
 mod drains;
 mod ends;
+mod exhaustion;
 mod failures;
 #[path = "../judge/mod.rs"]
 mod judge;

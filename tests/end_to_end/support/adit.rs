@@ -80,6 +80,21 @@ impl Adit {
         self.process.peak_memory()
     }
 
+    /// Returns the memory that it has now, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        self.process.memory()
+    }
+
+    /// Returns how many files it has open.
+    pub(crate) fn open_files(&self) -> u64 {
+        self.process.open_files()
+    }
+
+    /// Sets how many files may be open from now on, no more than when it was started.
+    pub(crate) fn limit_open_files(&self, limit: u64) {
+        self.process.limit_open_files(limit);
+    }
+
     /// Returns how many threads it has.
     pub(crate) fn threads(&self) -> usize {
         self.process.threads()

@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -73,6 +74,28 @@ impl Process {
         kilobytes.parse::<usize>().unwrap() << 10
     }
 
+    /// Returns the memory that the process has now, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let now = self.status("VmRSS:");
+        now.strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
+    }
+
+    /// Returns how many files the process has open.
+    pub(crate) fn open_files(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        files.count().try_into().unwrap()
+    }
+
+    /// Sets how many files the process may have open from now on, no more than it was started with.
+    pub(crate) fn limit_open_files(&self, limit: u64) {
+        let limits = Rlimit {
+            current: Some(limit),
+            maximum: Some(self.open_files_limits()[1]),
+        };
+        let id = Pid::from_child(&self.child);
+        prlimit(Some(id), Resource::Nofile, limits).unwrap();
+    }
+
     /// Returns how many threads the process has.
     pub(crate) fn threads(&self) -> usize {
         self.status("Threads:").parse().unwrap()
@@ -90,12 +113,17 @@ impl Process {
 
     /// Returns how many files the process may have open.
     pub(crate) fn open_files_limit(&self) -> u64 {
+        self.open_files_limits()[0]
+    }
+
+    /// The limit of now, and how far it may be raised.
+    fn open_files_limits(&self) -> [u64; 2] {
         let limits = fs::read_to_string(format!("/proc/{}/limits", self.child.id())).unwrap();
         let files = limits
             .lines()
             .find_map(|line| line.strip_prefix("Max open files"));
-        let soft = files.and_then(|files| files.split_whitespace().next());
-        soft.unwrap().parse().unwrap()
+        let mut numbers = files.unwrap().split_whitespace();
+        [(); 2].map(|()| numbers.next().unwrap().parse().unwrap())
     }
 
     /// Returns all lines so far.
