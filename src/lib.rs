@@ -10,6 +10,9 @@ pub mod cli;
 pub mod config;
 mod connect;
 pub mod files;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 pub mod logging;
 pub mod mqtt;

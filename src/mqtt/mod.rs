@@ -1,7 +1,7 @@
 //! How messages get to the broker and back. Knows no tunnel and no template.
 
 pub(crate) mod conversation;
-mod framing;
+pub(crate) mod framing;
 pub mod link;
 pub mod outbox;
 pub mod publisher;

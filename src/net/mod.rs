@@ -24,7 +24,7 @@ mod tls;
 mod transport;
 pub(crate) mod unbuffered;
 pub(crate) mod upgrade;
-mod websocket;
+pub(crate) mod websocket;
 
 pub use address::{BrokerEndpoint, Endpoint};
 pub(crate) use credentials::basic;

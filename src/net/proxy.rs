@@ -105,7 +105,7 @@ impl Proxy {
     /// Asks the proxy at the other end of `stream` for a connection to `target`.
     ///
     /// What the target sends stays in the stream: not a byte is read beyond the answer's head.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         &self,
         stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         target: &Endpoint,

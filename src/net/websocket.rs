@@ -73,7 +73,7 @@ pub struct Messages<S> {
 }
 
 /// Opens a WebSocket at `path` of the broker at the other end of `stream`.
-pub(super) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     broker: &Endpoint,
     path: &str,

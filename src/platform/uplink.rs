@@ -49,7 +49,7 @@ pub(crate) struct Closed {
 
 /// The topics of adit's template collection.
 #[derive(Clone, Debug)]
-pub(super) struct CollectionTopics {
+pub(crate) struct CollectionTopics {
     create: String,
     up: String,
     pub(super) down: String,
@@ -57,7 +57,7 @@ pub(super) struct CollectionTopics {
 }
 
 impl CollectionTopics {
-    pub(super) fn of(topics: &Topics) -> Result<Self, TopicError> {
+    pub(crate) fn of(topics: &Topics) -> Result<Self, TopicError> {
         Ok(Self {
             create: topics.templates_request(COLLECTION_ID)?,
             up: topics.custom_up(COLLECTION_ID)?,
@@ -70,7 +70,7 @@ impl CollectionTopics {
 impl Uplink {
     /// Speaks for a gateway. Of `cleared` children it is said elsewhere that nothing that a former
     /// life left is executing.
-    pub(super) fn new(
+    pub(crate) fn new(
         gateway: String,
         topics: Topics,
         collection: Option<CollectionTopics>,

@@ -129,7 +129,7 @@ fn limit_unsent(stream: &Stream) {
     }
 }
 
-async fn open<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn open<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: UnbufferedStream<S>,
     cloud: &Endpoint,
     key: &ConnectionKey,

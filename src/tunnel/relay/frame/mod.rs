@@ -7,8 +7,12 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-#[cfg(test)]
-mod oracle;
+#[cfg(any(test, feature = "fuzzing"))]
+#[expect(
+    clippy::expect_used,
+    reason = "a panic is how it says that the two disagree"
+)]
+pub(crate) mod oracle;
 #[cfg(test)]
 mod tests;
 
