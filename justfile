@@ -20,9 +20,17 @@ bench:
 wire *arguments:
     cargo bench --locked --bench wire -- {{arguments}}
 
-# Random bytes against the reader of rows, for a minute.
-fuzz seconds="60":
-    cargo +nightly fuzz run rows -- -max_total_time={{seconds}}
+# Random bytes against what reads them, as rows, session, heads: fuzz/README.md.
+fuzz target="session" seconds="60":
+    cargo +nightly fuzz run -s none {{target}} fuzz/corpus/{{target}} -- \
+        -max_total_time={{seconds}} -max_len=8192 -dict=fuzz/dictionaries/{{target}}
+
+# The tests of what decides and of what reads bytes, in an interpreter that sees undefined behaviour.
+miri:
+    PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest
+    PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p adit --lib -- \
+        tunnel::policy tunnel::relay::frame net::head net::certificate mqtt::framing \
+        platform::downlink platform::dialogue platform::ids platform::uplink
 
 # Licences, sources and advisories of everything that is linked.
 deny:
