@@ -155,6 +155,7 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
     use socket2::SockRef;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -208,6 +209,28 @@ mod tests {
         let stream = of_kernel(&stream);
         assert!(stream.nodelay().unwrap());
         assert!(SockRef::from(stream).keepalive().unwrap());
+    }
+
+    #[tokio::test]
+    async fn leaves_an_urgent_byte_in_its_place() {
+        // As a Telnet server drops what it was about to say (RFC 854, SYNCH): the mark is urgent.
+        const INTERRUPT: u8 = 255;
+        const DATA_MARK: u8 = 242;
+        let (listener, port) = listener(1).await;
+        let names = Resolver::for_machines();
+        let target = target("127.0.0.1", port);
+        let mut stream = connect(&target, &policy(&["private"], &[]), &names, LIMIT)
+            .await
+            .unwrap();
+        let (mut machine, _) = listener.accept().await.unwrap();
+        machine.write_all(&[b'a', INTERRUPT]).await.unwrap();
+        let sent = SockRef::from(&machine).send_out_of_band(&[DATA_MARK]);
+        assert_eq!(sent.unwrap(), 1);
+        machine.write_all(b"b").await.unwrap();
+        drop(machine);
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).await.unwrap();
+        assert_eq!(received, [b'a', INTERRUPT, DATA_MARK, b'b']);
     }
 
     #[tokio::test]

@@ -84,7 +84,10 @@ pub(super) async fn connect(address: SocketAddr) -> io::Result<Tcp> {
     let probes = TcpKeepalive::new()
         .with_time(PROBE_AFTER)
         .with_interval(PROBE_INTERVAL);
-    SockRef::from(&stream).set_tcp_keepalive(&probes)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_keepalive(&probes)?;
+    // Urgent bytes, as Telnet has them, would be taken out of the stream (RFC 6093, 5).
+    socket.set_out_of_band_inline(true)?;
     #[cfg(feature = "simulation")]
     let stream = Tcp::Kernel(stream);
     Ok(stream)
