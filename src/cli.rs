@@ -151,7 +151,7 @@ struct Common {
     /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
-    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info]
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info, for check warn]
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
@@ -164,7 +164,10 @@ enum Subcommands {
     /// Runs the agent until SIGTERM or SIGINT
     #[command(after_help = "\
 Example:
-  adit run --config /etc/adit/adit.toml --log-level debug")]
+  adit run --config /etc/adit/adit.toml --log-level debug
+
+Exit status: 0 after SIGTERM or SIGINT, 2 for a bad command line or configuration; never for a reason
+of the network.")]
     Run,
     /// Opens one tunnel without MQTT, prints CONNECTED when both ends stand, and exits at its end
     #[command(after_help = "\
@@ -174,7 +177,9 @@ Examples:
   adit connect - < row.csv
 
 Every user of the machine sees a command line, and whoever holds the connection key can take the
-tunnel; a row on standard input is seen by nobody.")]
+tunnel; a row on standard input is seen by nobody.
+Exit status: 0 if one side ended the tunnel, 1 if it did not open or broke, 2 for a bad row, command
+line or configuration.")]
     Connect(ConnectArgs),
     /// Tries every hop to the cloud, says which is broken and what to do, and exits
     #[command(after_help = "\
@@ -184,9 +189,8 @@ Examples:
   adit check --no-login --json
 
 The platform allows one connection for a client id, so the MQTT login throws a running agent out for
-a moment; it comes back by itself, and its tunnels stay. Logs only warnings unless --log-level says
-otherwise.
-Exit status: 0 if nothing is broken, 1 if something is.")]
+a moment; it comes back by itself, and its tunnels stay.
+Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line or configuration.")]
     Check(CheckArgs),
 }
 
@@ -585,6 +589,11 @@ mod tests {
             help.to_string()
                 .contains("adit connect --target plc-7.lan:22 --key")
         );
+        for command in ["run", "connect", "check"] {
+            let help = parsed(&[command, "--help"]).unwrap_err().to_string();
+            assert!(help.contains("[default: info, for check warn]"), "{help}");
+            assert!(help.contains("2 for a bad"), "{help}");
+        }
         assert_eq!(parsed(&["--version"]).unwrap_err().exit_code(), 0);
     }
 
