@@ -1,8 +1,4 @@
-//! How much of what was written the kernel still holds, because the other side has not taken it.
-//!
-//! `SIOCOUTQ` says so of one socket, but no safe call leads there. The same number stands in the
-//! kernel's table of all sockets; it is read for many tunnels at once, and only when one of them
-//! ends, or seems to be dead.
+//! The kernel's table of all TCP connections (`proc_pid_net(5)`). It is read for many tunnels at once.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,15 +6,14 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::Ends;
 
 /// How old the table may be.
 const MAX_AGE: Duration = Duration::from_millis(100);
 const IPV4: &str = "/proc/thread-self/net/tcp";
 const IPV6: &str = "/proc/thread-self/net/tcp6";
-
-type Connection = (SocketAddr, SocketAddr);
 
 thread_local! {
     static TABLES: RefCell<[Option<Table>; 2]> = const { RefCell::new([None, None]) };
@@ -27,21 +22,17 @@ thread_local! {
 struct Table {
     read: Instant,
     /// Connections with bytes that the other side has not acknowledged.
-    held: HashMap<Connection, u64>,
+    held: HashMap<Ends, u64>,
 }
 
-/// Returns the bytes that the other side has not acknowledged, with one more for an end that was
-/// sent; 0 where the system does not tell.
+/// Returns the bytes that the other side has not acknowledged; 0 where there is no table.
 ///
 /// What was written after `since` may be missing.
-pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
-    let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
-        return 0;
-    };
-    let connection = (canonical(local), canonical(peer));
+pub(super) fn held((near, far): Ends, since: Instant) -> u64 {
+    let ends = (canonical(near), canonical(far));
     let now = Instant::now();
     TABLES.with_borrow_mut(|[ipv4, ipv6]| {
-        let (table, path) = match local {
+        let (table, path) = match near {
             SocketAddr::V4(_) => (ipv4, IPV4),
             SocketAddr::V6(_) => (ipv6, IPV6),
         };
@@ -49,16 +40,19 @@ pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
             .take()
             .filter(|table| table.read >= since && now.duration_since(table.read) < MAX_AGE);
         let current = table.insert(current.unwrap_or_else(|| Table::read(path)));
-        current.held.get(&connection).copied().unwrap_or(0)
+        current.held.get(&ends).copied().unwrap_or(0)
     })
 }
 
+<<<<<<<< HEAD:src/net/tcp/held.rs
 /// Whether this thread has read a table.
 #[cfg(test)]
 pub(crate) fn was_asked() -> bool {
     TABLES.with_borrow(|tables| tables.iter().any(Option::is_some))
 }
 
+========
+>>>>>>>> ed6f72e (Ask the kernel about one connection instead of reading its table):src/tunnel/relay/held/table.rs
 impl Table {
     fn read(path: &str) -> Self {
         let read = Instant::now();
@@ -71,7 +65,7 @@ impl Table {
 }
 
 /// Reads a line of the table, `None` if nothing is held.
-fn entry(line: &str) -> Option<(Connection, u64)> {
+fn entry(line: &str) -> Option<(Ends, u64)> {
     let mut words = line.split_ascii_whitespace().skip(1);
     let (local, peer) = (words.next()?, words.next()?);
     let (outgoing, _) = words.nth(1)?.split_once(':')?;
@@ -107,38 +101,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
-    use tokio::time::timeout;
-
     use super::*;
-
-    #[tokio::test]
-    async fn knows_what_the_other_side_has_not_taken() {
-        for any in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(any).await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let mut near = TcpStream::connect(address).await.unwrap();
-            let (far, _) = listener.accept().await.unwrap();
-            assert_eq!(held(&near, Instant::now()), 0);
-            let piece = [0; 64 << 10];
-            let mut written = 0;
-            while let Ok(more) = timeout(Duration::from_millis(100), near.write(&piece)).await {
-                written += more.unwrap() as u64;
-            }
-            let before = held(&near, Instant::now());
-            assert!(before > 0 && before < written, "{before} of {written}");
-            let mut room = vec![0; 64 << 10];
-            let mut read = 0;
-            while held(&near, Instant::now()) > 0 {
-                far.readable().await.unwrap();
-                if let Ok(more) = far.try_read(&mut room) {
-                    read += more as u64;
-                }
-            }
-            assert!(read > 0 && read <= written);
-        }
-    }
 
     #[test]
     fn reads_what_the_kernel_prints() {
