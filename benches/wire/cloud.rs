@@ -50,6 +50,9 @@ fn accept(listener: &TcpListener, tls: &Arc<ServerConfig>, arrivals: &Sender<Clo
     }
 }
 
+/// A Close frame of the code 1000.
+const CLOSE_FRAME: [u8; 4] = [0x88, 2, 0x03, 0xe8];
+
 /// The cloud's end of a tunnel.
 pub(crate) struct CloudEnd {
     pub(crate) stream: TcpStream,
@@ -148,6 +151,14 @@ impl CloudEnd {
         self.received.shrink_to_fit();
     }
 
+    /// Sends a Close frame. What comes after this is not looked at.
+    pub(crate) fn begin_close(mut self) -> Ending {
+        let sealed = self.seal(&CLOSE_FRAME);
+        // Whoever was asked to end may have ended already.
+        let _ = self.stream.write_all(&sealed);
+        Ending(self)
+    }
+
     fn unseal(&mut self, mut sealed: &[u8]) {
         let mut piece = [0; 16 << 10];
         while !sealed.is_empty() {
@@ -160,5 +171,19 @@ impl CloudEnd {
                 left -= count;
             }
         }
+    }
+}
+
+/// A cloud's end that has sent a Close frame.
+pub(crate) struct Ending(CloudEnd);
+
+impl Ending {
+    /// Waits for the end of the stream, and ends TLS and the connection as the platform does.
+    pub(crate) fn finish(self) {
+        let Self(mut end) = self;
+        let _ = end.stream.read_to_end(&mut Vec::new());
+        end.tls.send_close_notify();
+        let sealed = end.seal(&[]);
+        let _ = end.stream.write_all(&sealed);
     }
 }

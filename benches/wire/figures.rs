@@ -188,6 +188,7 @@ fn down(options: &Options, frames: &str, frame: usize, target: Target) -> Vec<Fi
         });
         let used = account::processor_time(contender.pid()) - before;
         assert!(arrived == load, "{} has changed bytes", contender.name());
+        close(tunnel);
         [used.as_secs_f64() / (load.len() as f64 / GB)]
     })
 }
@@ -211,6 +212,7 @@ fn up(options: &Options) -> Vec<Figure> {
         });
         let used = account::processor_time(contender.pid()) - before;
         assert!(arrived == load, "{} has changed bytes", contender.name());
+        close(tunnel);
         [used.as_secs_f64() / (load.len() as f64 / GB)]
     })
 }
@@ -246,6 +248,7 @@ fn echo(options: &Options) -> Vec<Figure> {
             };
             let times: Vec<_> = (0..options.round_trips).map(&mut trip).collect();
             let used = account::processor_time(contender.pid()) - before;
+            close(tunnel);
             [
                 percentile(&times, 0.5),
                 percentile(&times, 0.99),
@@ -472,7 +475,8 @@ fn exchange(tunnel: &mut Tunnel, load: &[u8]) {
 /// Ends a tunnel and waits until whoever carried it has let go of both ends.
 fn close(tunnel: Tunnel) {
     let Tunnel { cloud, mut lan } = tunnel;
-    drop(cloud);
-    lan.shutdown(Shutdown::Write).unwrap();
+    let ending = cloud.begin_close();
     let _ = lan.read_to_end(&mut Vec::new());
+    let _ = lan.shutdown(Shutdown::Write);
+    ending.finish();
 }

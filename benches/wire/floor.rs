@@ -152,7 +152,7 @@ impl Floor {
                 payload.clear();
                 let flow = self.receive(|plain| unframer.feed(plain, &mut payload));
                 if lan.write_all(&payload).is_err() || flow == Flow::Ended || unframer.is_closed() {
-                    return;
+                    return self.end();
                 }
             }
             if from_lan {
@@ -169,6 +169,22 @@ impl Floor {
                     return;
                 }
             }
+        }
+    }
+
+    /// Answers a Close frame, and ends TLS.
+    fn end(mut self) {
+        let key = fastrand::u32(..).to_ne_bytes();
+        let [a, b, c, d] = key;
+        let mut code = 1000_u16.to_be_bytes();
+        mask(&mut code, key);
+        let answer = [0x88, 0x82, a, b, c, d, code[0], code[1]];
+        if self.send(&answer)
+            && let status = self.tls.process_tls_records(&mut [])
+            && let ConnectionState::WriteTraffic(mut traffic) = status.state.unwrap()
+        {
+            let length = traffic.queue_close_notify(&mut self.outgoing).unwrap();
+            let _ = self.cloud.write_all(&self.outgoing[..length]);
         }
     }
 
