@@ -19,7 +19,26 @@ const SERVERS: usize = 8;
 const NAMES: usize = 1;
 
 #[derive(Default)]
-pub(super) struct Sessions(Mutex<HashMap<(String, u16), Resumption>>);
+pub(super) struct Sessions(Mutex<HashMap<(String, u16), Server>>);
+
+/// What connections to one server share.
+struct Server {
+    /// What the last of them was made from.
+    base: Arc<ClientConfig>,
+    /// The same with the tickets of this server.
+    config: Arc<ClientConfig>,
+}
+
+impl Server {
+    fn new(base: &Arc<ClientConfig>, resumption: Resumption) -> Self {
+        let mut config = ClientConfig::clone(base);
+        config.resumption = resumption;
+        Self {
+            base: Arc::clone(base),
+            config: Arc::new(config),
+        }
+    }
+}
 
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,17 +50,18 @@ impl Sessions {
     /// Returns a configuration that takes up sessions with this server.
     ///
     /// The library takes up none that began with other trust or another certificate of adit's own.
-    pub(super) fn with(&self, config: &ClientConfig, server: &Endpoint) -> Arc<ClientConfig> {
+    pub(super) fn with(&self, base: &Arc<ClientConfig>, server: &Endpoint) -> Arc<ClientConfig> {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (server.host.clone(), server.port);
         if servers.len() >= SERVERS && !servers.contains_key(&place) {
             servers.clear();
         }
-        let resumption = servers
+        let server = servers
             .entry(place)
-            .or_insert_with(|| Resumption::in_memory_sessions(NAMES));
-        let mut config = config.clone();
-        config.resumption = resumption.clone();
-        Arc::new(config)
+            .or_insert_with(|| Server::new(base, Resumption::in_memory_sessions(NAMES)));
+        if !Arc::ptr_eq(&server.base, base) {
+            *server = Server::new(base, server.config.resumption.clone());
+        }
+        Arc::clone(&server.config)
     }
 }

@@ -195,7 +195,7 @@ impl Tls {
 
     /// For a server: [`Tls::current`], and sessions with it are taken up again.
     pub(super) async fn for_server(&self, server: &Endpoint) -> Arc<ClientConfig> {
-        self.sessions.with(&*self.current().await, server)
+        self.sessions.with(&self.current().await, server)
     }
 
     /// Returns what there was to see at a handshake.
