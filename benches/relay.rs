@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use adit::net::UnbufferedStream;
 use adit::tunnel::relay::{CloudSocket, DRAIN_LIMIT, Limits, Traffic, relay};
+use tracing::Span;
 
 const PIECE: usize = 64 << 10;
 const ROUND_TRIPS: u32 = 20_000;
@@ -211,7 +212,8 @@ async fn carry(carrier: Carrier, lan: TcpStream, client: TcpStream) {
                 idle: None,
                 max_duration: None,
             };
-            relay(lan, cloud, &limits, &Traffic::default(), pending::<()>()).await;
+            let traffic = Traffic::default();
+            relay(lan, cloud, &limits, &traffic, Span::none(), pending::<()>()).await;
         }
     }
 }

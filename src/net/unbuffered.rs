@@ -317,7 +317,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> UnbufferedStream<S> {
         }
     }
 
-    pub(crate) fn into_parts(self) -> Parts<S> {
+    pub(crate) fn into_parts(mut self) -> Parts<S> {
+        // What the handshake needed would be kept as long as the tunnel.
+        self.sealed.shrink_to_fit();
+        self.unsent.shrink_to_fit();
         Parts {
             stream: self.stream,
             session: self.session,

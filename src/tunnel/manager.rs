@@ -8,9 +8,9 @@ use smartrest::ConnectRequest;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info, info_span, warn};
 
-use super::{Ended, Opener, Traffic};
+use super::{Ended, OpenTunnel, Opener, Traffic};
 use crate::words::failure_reason;
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
@@ -93,8 +93,9 @@ impl Tunnels {
             Arc::clone(&traffic),
             self.sender.clone(),
             self.stop.clone(),
+            span,
         );
-        let task = self.tasks.spawn(tunnel.instrument(span));
+        let task = self.tasks.spawn(tunnel);
         let running = Running {
             id,
             opened: false,
@@ -184,27 +185,37 @@ async fn carry(
     traffic: Arc<Traffic>,
     events: mpsc::Sender<Event>,
     stop: CancellationToken,
+    span: Span,
 ) {
-    let opened = tokio::select! {
-        opened = opener.open(&request.target, &request.key) => {
-            opened.map_err(|error| failure_reason(&error, REASON_LIMIT))
-        }
-        () = stop.cancelled() => Err("adit is stopping".to_owned()),
-    };
+    // On the heap, because this future is kept for as long as the tunnel lives.
+    let opened = Box::pin(open(request, opener, stop.clone()).instrument(span.clone())).await;
     let tunnel = match opened {
         Ok(tunnel) => tunnel,
         Err(reason) => {
-            warn!(reason, "did not open");
+            span.in_scope(|| warn!(reason, "did not open"));
             // The receiver lives as long as the list that owns this task.
             let _ = events.send(Event::Failed(id, reason)).await;
             return;
         }
     };
-    info!("opened");
+    span.in_scope(|| info!("opened"));
     let _ = events.send(Event::Opened(id)).await;
     let ended = tunnel.relay(&traffic, stop.cancelled()).await;
-    ended.log("ended");
+    span.in_scope(|| ended.log("ended"));
     let _ = events.send(Event::Ended(id, Some(ended))).await;
+}
+
+async fn open(
+    request: ConnectRequest,
+    opener: Arc<Opener>,
+    stop: CancellationToken,
+) -> Result<OpenTunnel, String> {
+    tokio::select! {
+        opened = opener.open(&request.target, &request.key) => {
+            opened.map_err(|error| failure_reason(&error, REASON_LIMIT))
+        }
+        () = stop.cancelled() => Err("adit is stopping".to_owned()),
+    }
 }
 
 #[cfg(test)]

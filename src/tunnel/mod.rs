@@ -16,7 +16,7 @@ use futures_util::future::{Either, select};
 use smartrest::{ConnectionKey, Target};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tracing::{debug, info};
+use tracing::{Span, debug, info};
 
 use crate::auth::authorization::{Authorization, Unauthorized};
 use crate::net::resolve::Resolver;
@@ -57,6 +57,8 @@ pub struct OpenTunnel {
     limits: Limits,
     key: ConnectionKey,
     authorization: Secret,
+    /// The one in which it was opened.
+    span: Span,
 }
 
 /// Why a tunnel did not open.
@@ -146,6 +148,7 @@ impl Opener {
             limits: self.limits.clone(),
             key: key.clone(),
             authorization,
+            span: Span::current(),
         })
     }
 }
@@ -191,8 +194,9 @@ impl OpenTunnel {
             limits,
             key,
             authorization,
+            span,
         } = self;
-        let mut ended = relay::relay(lan, cloud, &limits, traffic, stop).await;
+        let mut ended = relay::relay(lan, cloud, &limits, traffic, span, stop).await;
         // What the cloud says at the end goes into the log and into an event.
         ended
             .reason

@@ -11,6 +11,7 @@
 //! ends by itself: what it owes is written, its end is passed on, and the socket is read empty
 //! before it is closed. That goes on for as long as somebody takes something.
 
+mod bell;
 mod end;
 pub mod frame;
 mod link;
@@ -30,9 +31,10 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
-use tracing::debug;
+use tracing::{Span, debug};
 
 use crate::net::Socket;
+use bell::Bell;
 pub use end::{Cut, EndReason, Violation};
 use frame::{Decoder, HEADER_ROOM, Item};
 pub use link::CloudSocket;
@@ -106,22 +108,28 @@ pub struct Ended {
 /// Carries bytes both ways until one side ends, a limit is reached or `stop` completes.
 ///
 /// Dropping the future closes both sockets at once; what was read and not yet written is lost, so
-/// an owner who can wait completes `stop` instead.
+/// an owner who can wait completes `stop` instead. `span` is for log lines only: to enter it at each
+/// wake-up would cost about what the relay itself does then.
 pub async fn relay<L: Socket, S: Socket>(
     lan: L,
     cloud: CloudSocket<S>,
     limits: &Limits,
     traffic: &Traffic,
+    span: Span,
     stop: impl Future,
 ) -> Ended {
     let mut stop = pin!(stop);
     let mut stopping = false;
     let lease = Lease::new();
-    let mut relay = Relay::new(lan, cloud, limits, traffic);
+    let mut relay = Relay::new(lan, cloud, limits, traffic, span);
     poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            relay.stop();
+        if relay.bell.has_rung(cx) {
+            let mut bell = Context::from_waker(relay.bell.waker());
+            if !stopping && stop.as_mut().poll(&mut bell).is_ready() {
+                stopping = true;
+                relay.stop();
+            }
+            relay.alarmed = true;
         }
         lease.with(|room| {
             let ended = relay.poll(cx, room);
@@ -143,6 +151,8 @@ struct Relay<'a, L, S> {
     lan_rest: Rest,
     /// Reads of the LAN side that returned something.
     lan_life: u64,
+    /// Whether the LAN side had nothing to read since adit was woken.
+    lan_waits: bool,
     cloud: Link<S>,
     cloud_in: CloudIn,
     cloud_out: CloudOut,
@@ -157,11 +167,14 @@ struct Relay<'a, L, S> {
     /// Set once, when the end begins.
     drain: Option<Drain>,
     alarm: Pin<Box<Sleep>>,
-    /// Whether the alarm must be looked at, because it was set or may ring.
+    /// Whether the alarm must be looked at, because it was set or may have rung.
     alarmed: bool,
+    /// For what is seldom ready: the alarm, and the wish to stop.
+    bell: Bell,
     began: Instant,
     limits: &'a Limits,
     traffic: &'a Traffic,
+    span: Span,
     up: u64,
     down: u64,
     /// What was given up, up and down.
@@ -265,7 +278,13 @@ impl Progress {
 }
 
 impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
-    fn new(lan: L, cloud: CloudSocket<S>, limits: &'a Limits, traffic: &'a Traffic) -> Self {
+    fn new(
+        lan: L,
+        cloud: CloudSocket<S>,
+        limits: &'a Limits,
+        traffic: &'a Traffic,
+        span: Span,
+    ) -> Self {
         let began = Instant::now();
         let keep_alive = Some(limits.keep_alive).filter(|time| !time.is_zero());
         Self {
@@ -275,6 +294,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
             lan_failure: None,
             lan_rest: Rest::default(),
             lan_life: 0,
+            lan_waits: false,
             cloud: Link::new(cloud),
             cloud_in: CloudIn::Open,
             cloud_out: CloudOut::Open,
@@ -298,9 +318,11 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
             drain: None,
             alarm: Box::pin(sleep_until(began)),
             alarmed: true,
+            bell: Bell::new(),
             began,
             limits,
             traffic,
+            span,
             up: 0,
             down: 0,
             undelivered: (0, 0),
@@ -308,10 +330,9 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Ended> {
-        // It may have rung.
-        self.alarmed = true;
+        self.lan_waits = false;
         for _ in 0..TURN {
-            let mut moved = mem::take(&mut self.alarmed) && self.poll_alarm(cx).is_ready();
+            let mut moved = mem::take(&mut self.alarmed) && self.poll_alarm().is_ready();
             // One step each way, so that a busy direction does not starve the other.
             moved |= self.poll_up(cx, room).is_ready();
             moved |= self.poll_down(cx, room).is_ready();
@@ -385,10 +406,12 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
         let place = HEADER_ROOM..HEADER_ROOM + LAN_READ;
         let place = room.outgoing.get_mut(place).unwrap_or_default();
         let read = match self.lan_in {
+            LanIn::Open if self.lan_waits => return Poll::Pending,
             LanIn::Open => {
                 let mut read = ReadBuf::new(place);
-                let result = ready!(Pin::new(lan).poll_read(cx, &mut read));
-                result.map(|()| read.filled().len())
+                let result = Pin::new(lan).poll_read(cx, &mut read);
+                self.lan_waits = result.is_pending();
+                ready!(result).map(|()| read.filled().len())
             }
             LanIn::Last(until) => match lan.read_now(place) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
@@ -693,8 +716,9 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
         self.alarmed = true;
     }
 
-    fn poll_alarm(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.alarm.as_mut().poll(cx));
+    fn poll_alarm(&mut self) -> Poll<()> {
+        let mut bell = Context::from_waker(self.bell.waker());
+        ready!(self.alarm.as_mut().poll(&mut bell));
         let now = Instant::now();
         if self.reason.is_none() && self.drain.is_none() {
             self.beat(now);
@@ -861,7 +885,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
 
     /// The last bytes are not taken in time.
     fn give_up(&mut self, progress: Progress) {
-        debug!(limit = ?self.limits.drain, "last bytes not accepted in time");
+        debug!(parent: &self.span, limit = ?self.limits.drain, "last bytes not accepted in time");
         if self.cloud_out != CloudOut::Done {
             self.undelivered.0 = progress.cloud.1.min(self.up);
         }
@@ -899,7 +923,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
         if let Some(lan) = &self.lan
             && let Err(error) = lan.reset_when_closed()
         {
-            debug!(%error, "the LAN side is closed instead of reset");
+            debug!(parent: &self.span, %error, "the LAN side is closed instead of reset");
         }
         self.close_lan();
     }

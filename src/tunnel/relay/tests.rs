@@ -105,7 +105,10 @@ async fn start_between(
             std::future::pending::<()>().await;
         }
     };
-    let relay = tokio::spawn(async move { relay(lan, client, &limits, &counted, stopped).await });
+    let relay =
+        tokio::spawn(
+            async move { relay(lan, client, &limits, &counted, Span::none(), stopped).await },
+        );
     Tunnel {
         device,
         cloud,
@@ -1075,7 +1078,8 @@ async fn delivers_what_is_under_way_when_it_is_stopped() {
     let traffic = Arc::new(Traffic::default());
     let counted = Arc::clone(&traffic);
     let relay = tokio::spawn(async move {
-        relay(lan, client, &limits(), &counted, std::future::ready(())).await
+        let stop = std::future::ready(());
+        relay(lan, client, &limits(), &counted, Span::none(), stop).await
     });
     let mut tunnel = Tunnel {
         device,

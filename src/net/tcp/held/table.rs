@@ -44,15 +44,6 @@ pub(super) fn held((near, far): Ends, since: Instant) -> u64 {
     })
 }
 
-<<<<<<<< HEAD:src/net/tcp/held.rs
-/// Whether this thread has read a table.
-#[cfg(test)]
-pub(crate) fn was_asked() -> bool {
-    TABLES.with_borrow(|tables| tables.iter().any(Option::is_some))
-}
-
-========
->>>>>>>> ed6f72e (Ask the kernel about one connection instead of reading its table):src/tunnel/relay/held/table.rs
 impl Table {
     fn read(path: &str) -> Self {
         let read = Instant::now();
