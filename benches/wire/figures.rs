@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::account;
 use crate::contender::{Agent, Contender, Floor};
@@ -18,10 +18,6 @@ pub(crate) const KIB: f64 = 1024.0;
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 /// What an operator's key and its echo come to, with what SSH adds.
 const KEY_STROKE: usize = 64;
-/// How long an agent may take to give memory back.
-const REST: Duration = Duration::from_secs(5);
-/// How long the agent is left alone before it counts as idle.
-const START: Duration = Duration::from_secs(3);
 
 /// What a figure is to reach.
 #[derive(Clone, Copy)]
@@ -300,7 +296,7 @@ fn open(options: &Options) -> Vec<Figure> {
 fn idle_agent(options: &Options) -> Vec<Figure> {
     let site = Site::new();
     let agent = Agent::start(&site, &options.adit);
-    thread::sleep(START);
+    thread::sleep(options.rest);
     let before = account::wake_ups(agent.pid());
     thread::sleep(options.idle);
     let wake_ups = account::wake_ups(agent.pid()) - before;
@@ -332,22 +328,23 @@ fn idle_tunnel(options: &Options) -> Vec<Figure> {
     // One tunnel pays what all of them share.
     let mut first = site.open(&mut agent);
     exchange(&mut first, &load(options.burst));
-    thread::sleep(REST);
+    thread::sleep(options.rest);
     let bare = account::memory(agent.pid());
     let mut tunnels: Vec<_> = (0..options.idle_tunnels)
         .map(|_| site.open(&mut agent))
         .collect();
-    thread::sleep(REST);
+    thread::sleep(options.rest);
     let each = |memory: f64| (memory - bare) / KIB / options.idle_tunnels as f64;
     let idle = each(account::memory(agent.pid()));
     let burst = load(options.burst);
     for tunnel in &mut tunnels {
         exchange(tunnel, &burst);
     }
-    thread::sleep(REST);
+    thread::sleep(options.rest);
     let rested = each(account::memory(agent.pid()));
     let after = format!(
-        "idle tunnel, memory, 5 s after {} MiB each way",
+        "idle tunnel, memory, {} s after {} MiB each way",
+        options.rest.as_secs(),
         options.burst >> 20
     );
     vec![

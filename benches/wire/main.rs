@@ -5,6 +5,9 @@
 //! floor relay does the same work, which is this program once more; ratios to it say more than
 //! seconds, which tell of the machine. Processor time is what the kernel has booked for the process
 //! that is measured.
+//!
+//! `cargo test` runs it too, with the agent that the tests have and next to no work, so that a change
+//! that breaks it is seen.
 
 #![expect(
     clippy::unwrap_used,
@@ -43,7 +46,13 @@ fn main() {
         let authority = arguments.next().expect("the bench names a file");
         return floor::run(&authority);
     }
-    let options = Options::read(build);
+    let options = if std::env::args().any(|argument| argument == options::BENCH) {
+        Options::read(build)
+    } else if is_left_out() {
+        return;
+    } else {
+        Options::trial(env!("CARGO_BIN_EXE_adit").into())
+    };
     raise_file_limit();
     let mut measured = Vec::new();
     for name in &options.figures {
@@ -54,6 +63,13 @@ fn main() {
     if options.whole {
         page::write(&measured, &options);
     }
+}
+
+/// Whether the arguments of `cargo test` name other tests.
+fn is_left_out() -> bool {
+    let mut names = std::env::args().skip(1);
+    let is_name = |argument: &String| !argument.starts_with('-');
+    names.any(|argument| is_name(&argument) && !env!("CARGO_CRATE_NAME").contains(&argument))
 }
 
 /// Makes the agent as it is released, without what tests and benches switch on in its libraries.

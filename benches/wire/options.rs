@@ -8,6 +8,9 @@ use clap::builder::PossibleValuesParser;
 
 use crate::figures::NAMES;
 
+/// The argument that cargo gives to a bench, and not to a test.
+pub(crate) const BENCH: &str = "--bench";
+
 /// What a tunnel costs, measured from outside beside a floor relay that runs in turns with it. A whole run
 /// writes its results into docs/ and README.md.
 #[derive(Parser)]
@@ -50,6 +53,8 @@ pub(crate) struct Options {
     pub(crate) many: usize,
     /// How long wake-ups are counted.
     pub(crate) idle: Duration,
+    /// How long an agent may take to begin, and to give memory back.
+    pub(crate) rest: Duration,
 }
 
 impl Options {
@@ -74,6 +79,7 @@ impl Options {
             idle_tunnels: 100,
             many: 5000,
             idle: Duration::from_secs(60),
+            rest: Duration::from_secs(5),
         };
         if !line.quick {
             return whole;
@@ -89,6 +95,25 @@ impl Options {
             idle: Duration::from_secs(5),
             whole: false,
             ..whole
+        }
+    }
+
+    /// Measures everything once with as little work as there can be.
+    pub(crate) fn trial(adit: PathBuf) -> Self {
+        Self {
+            figures: NAMES.map(str::to_owned).to_vec(),
+            rounds: 1,
+            adit,
+            given: true,
+            whole: false,
+            bulk: 1 << 20,
+            burst: 1 << 20,
+            round_trips: 10,
+            openings: 2,
+            idle_tunnels: 2,
+            many: 20,
+            idle: Duration::from_millis(100),
+            rest: Duration::from_millis(100),
         }
     }
 }
