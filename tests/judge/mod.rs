@@ -216,7 +216,11 @@ impl Case<'_> {
         let last_life = self.record.last().map_or(0, |seen| seen.life);
         for place in 0..sent.len() {
             let status = &sent[place];
-            if status.acknowledged || !status.is_status() {
+            if !status.is_status() {
+                continue;
+            }
+            if status.acknowledged {
+                self.mark_kept_order(sent, place);
                 continue;
             }
             let is_rival = |other: &Sent| {
@@ -237,6 +241,25 @@ impl Case<'_> {
                     status.row, status.connection
                 )),
             }
+        }
+    }
+
+    /// A status that names its operation is sent again behind an older message that was not
+    /// acknowledged, so that both come in order.
+    fn mark_kept_order(&self, sent: &mut [Sent], place: usize) {
+        let status = &sent[place];
+        let on_it = |other: &&Sent| other.connection == status.connection;
+        let is_behind = sent[..place]
+            .iter()
+            .filter(on_it)
+            .any(|other| !other.acknowledged);
+        if status.is_nameless() || !is_behind {
+            return;
+        }
+        let mut later = place + 1..sent.len();
+        let is_copy = |other: &Sent| other.is_same(status) && other.connection > status.connection;
+        if let Some(copy) = later.find(|&later| is_copy(&sent[later])) {
+            sent[copy].again = true;
         }
     }
 

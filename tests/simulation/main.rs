@@ -69,6 +69,14 @@ mod tests {
     }
 
     #[test]
+    fn plays_schedules() {
+        for seed in 0..3 {
+            let outcome = Run::of(seed).play(crate::world::play);
+            assert_eq!(outcome.faults, [""; 0], "seed {seed}");
+        }
+    }
+
+    #[test]
     fn plays_a_schedule_and_leaves_nothing() {
         for seed in 0..100 {
             let outcome = Run::of(seed).play(logs_in_again_and_again);

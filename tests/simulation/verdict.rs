@@ -7,7 +7,7 @@ use simulated_cloud::{OperationId, Status};
 
 use crate::cloud::Answer;
 use crate::judge::{self, Case, Expected, is_end};
-use crate::network::Fate;
+use crate::network::{ConnectionId, Fate};
 use crate::places;
 use crate::schedule::{Machine, Wish};
 use crate::side::{End, Heard, Left, Notes, Pace, Part, note};
@@ -126,7 +126,11 @@ impl<'a> Tunnel<'a> {
             if one.visits > 1 && !self.played.is_stopped {
                 faults.push(format!("the {name} had {} visits", one.visits));
             }
-            if one.began.is_some() && one.over.is_none() {
+            // A machine whose connection is dead may wait for ever.
+            let is_dead = one
+                .connection
+                .is_some_and(|id| self.fate(id) == Fate::Broken);
+            if one.began.is_some() && one.over.is_none() && !is_dead {
                 faults.push(format!("the {name} still holds its connection"));
             }
         }
@@ -153,6 +157,10 @@ impl<'a> Tunnel<'a> {
             .iter()
             .all(|notes| fate(notes) == Fate::Untouched && notes.visits == 1);
         is_untouched && !self.played.is_stopped && self.carried()
+    }
+
+    fn fate(&self, id: ConnectionId) -> Fate {
+        self.world.network.fate(id)
     }
 
     /// Whether both ends met: adit may have given up at the last moment.

@@ -1,6 +1,5 @@
 //! All parties of a schedule, and what is done with them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::{self, Broker};
 use crate::cloud::{Answer, Cloud, Place};
+use crate::gateway::Gateway;
 use crate::judge::{Asked, is_end};
 use crate::lan;
 use crate::network::{Network, Process};
@@ -23,18 +23,10 @@ use crate::side::{self, Stream};
 pub(crate) const SETTLED: Duration = Duration::from_secs(120);
 /// How long the ends of tunnels may take after the farewell: somebody may be slow.
 const ENDS: Duration = Duration::from_secs(20 * 60);
+/// How long after its row a copy of it may come.
+const COPY_AGE: Duration = Duration::from_secs(3);
 /// How often is looked whether they have ended.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// The agent, as the world sees it.
-pub(crate) trait Gateway {
-    /// Starts it.
-    fn start(&mut self) -> Process;
-    /// Ends it at once.
-    fn kill(&mut self);
-    /// Asks it to end, and waits until it has.
-    fn stop(&mut self) -> impl Future<Output = ()>;
-}
 
 /// What is known of an operation.
 pub(crate) struct Played {
@@ -45,6 +37,18 @@ pub(crate) struct Played {
     pub(crate) cloud: side::Shared,
     /// Adit ended in some way while its tunnel may have been open or opening.
     pub(crate) is_stopped: bool,
+}
+
+/// Plays the schedule of a network, and returns what is wrong.
+pub(crate) async fn play(network: &Network) -> Vec<String> {
+    let schedule = Schedule::draw(network.faults());
+    crate::note!(network.trace(), "schedule", "{schedule}");
+    let settings = schedule.settings.for_adit();
+    let settings: Vec<_> = settings.iter().map(String::as_str).collect();
+    let mut gateway = Gateway::new(network, &settings);
+    World::new(network.clone(), schedule)
+        .play(&mut gateway)
+        .await
 }
 
 /// A world. Clones are the same.
@@ -81,17 +85,14 @@ impl World {
         };
         let life = Arc::clone(&world.life);
         let life = move || life.load(Ordering::Relaxed);
-        tokio::spawn(broker::serve(
-            world.network.clone(),
-            world.broker.clone(),
-            life,
-        ));
-        tokio::spawn(world.cloud.clone().serve());
+        let (network, broker) = (world.network.clone(), world.broker.clone());
+        world.network.spawn(broker::serve(network, broker, life));
+        world.network.spawn(world.cloud.clone().serve());
         world
     }
 
     /// Plays the schedule, and returns what is wrong.
-    pub(crate) async fn play(&self, gateway: &mut impl Gateway) -> Vec<String> {
+    pub(crate) async fn play(&self, gateway: &mut Gateway) -> Vec<String> {
         let mut process = gateway.start();
         for (wait, deed) in self.schedule.deeds.clone() {
             sleep(wait).await;
@@ -108,8 +109,6 @@ impl World {
                         false => gateway.stop().await,
                     }
                     self.disturb();
-                    let held = self.network.held_by(process);
-                    self.faults().extend(held);
                     sleep(after).await;
                     // Others can have come meanwhile, and they are not disturbed by this.
                     self.life.fetch_add(1, Ordering::Relaxed);
@@ -120,9 +119,8 @@ impl World {
         self.settle().await;
         self.part(process).await;
         gateway.stop().await;
-        let held = self.network.held_by(process);
-        self.faults().extend(held);
         let mut faults = std::mem::take(&mut *self.faults());
+        faults.extend(gateway.take_faults());
         faults.extend(crate::verdict::judge(self));
         faults
     }
@@ -138,7 +136,13 @@ impl World {
                     let machine = machine.clone();
                     let farewell = self.farewell.clone();
                     let network = self.network.clone();
-                    tokio::spawn(lan::serve(network, number, part.clone(), machine, farewell));
+                    self.network.spawn(lan::serve(
+                        network,
+                        number,
+                        part.clone(),
+                        machine,
+                        farewell,
+                    ));
                 }
                 Machine::Silent => self.network.swallow(places::machine(number).ip(), true),
                 Machine::Refuses => {}
@@ -185,10 +189,18 @@ impl World {
         });
     }
 
+    /// A copy is never much younger than what it copies, and no other connection brings it.
     fn repeat(&self, number: usize) {
         let id = self.played().get(number).and_then(|played| played.id);
-        if let Some(id) = id {
-            self.broker.with(|broker, now| broker.redeliver(id, now));
+        let life = self.life.load(Ordering::Relaxed);
+        let now = Instant::now().into_std();
+        let is_recent = |asked: &Asked| asked.life == life && now - asked.at < COPY_AGE;
+        let asked = self.asked();
+        if let Some(asked) = asked.iter().find(|asked| Some(asked.id) == id)
+            && is_recent(asked)
+        {
+            self.broker
+                .with(|broker, now| broker.redeliver(asked.id, now));
         }
     }
 
@@ -253,13 +265,4 @@ impl World {
     fn faults(&self) -> MutexGuard<'_, Vec<String>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Kept for the judge: which operation has which number.
-pub(crate) fn by_id(played: &[Played]) -> BTreeMap<u64, &Played> {
-    let with_id = |played: &'_ Played| played.id.map(|id| id.0);
-    played
-        .iter()
-        .filter_map(|played| Some((with_id(played)?, played)))
-        .collect()
 }

@@ -5,6 +5,8 @@
 //! of the schedule. Everything that it took and sent is on record, for the judge.
 
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -54,6 +56,8 @@ pub(crate) struct Broker {
     dice: Rng,
     lines: Vec<Line>,
     record: Vec<Seen>,
+    /// Entries of the record that were asked for.
+    told: usize,
     /// Of what was sent, by its place on record: where it ends in the bytes of its connection.
     ends: BTreeMap<usize, u64>,
     /// What was sent and acknowledged, by its place on record.
@@ -121,6 +125,7 @@ impl Broker {
             faults,
             lines: Vec::new(),
             record: Vec::new(),
+            told: 0,
             ends: BTreeMap::new(),
             certain: BTreeSet::new(),
             poison: None,
@@ -192,6 +197,12 @@ impl Broker {
     /// What the platform knows.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// What was taken and sent since this was last asked.
+    pub(crate) fn news(&mut self) -> &[Seen] {
+        let from = std::mem::replace(&mut self.told, self.record.len());
+        self.record.get(from..).unwrap_or_default()
     }
 
     /// All that was taken and sent.

@@ -64,7 +64,7 @@ pub(crate) async fn serve(network: Network, shared: Shared, life: impl Fn() -> u
                     let number = shared.with(|broker, now| {
                         broker.accepted(Some(socket.connection()), life(), now)
                     });
-                    tokio::spawn(connection(network.clone(), shared.clone(), socket, number));
+                    network.spawn(connection(network.clone(), shared.clone(), socket, number));
                 }
                 () = changed => {}
             }
@@ -148,12 +148,12 @@ async fn converse(
     }
 }
 
-/// Writes the last entry of the record into the trace.
+/// Writes what is new on record into the trace.
 fn note(network: &Network, shared: &Shared) {
     let trace = network.trace();
-    if trace.is_kept()
-        && let Some(seen) = shared.lock().record().last()
-    {
-        crate::note!(trace, "mqtt", "{}", judge::line(seen));
+    if trace.is_kept() {
+        for seen in shared.lock().news() {
+            crate::note!(trace, "mqtt", "{}", judge::line(seen));
+        }
     }
 }

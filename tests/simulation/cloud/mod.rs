@@ -101,7 +101,8 @@ impl Cloud {
         loop {
             let socket = listener.accept().await;
             let cloud = self.clone();
-            tokio::spawn(async move { cloud.connection(socket).await });
+            self.network
+                .spawn(async move { cloud.connection(socket).await });
         }
     }
 
@@ -195,7 +196,7 @@ impl Cloud {
             write: &mut write,
             control: &control,
             style,
-            turn: 0,
+            rest: Vec::new(),
         };
         let left = tokio::select! {
             biased;
@@ -277,8 +278,8 @@ struct Out<'a> {
     write: &'a mut WriteHalf<Socket>,
     control: &'a Control,
     style: Style,
-    /// Frames so far.
-    turn: usize,
+    /// What is to be written next.
+    rest: Vec<u8>,
 }
 
 impl Out<'_> {
@@ -295,11 +296,12 @@ impl Out<'_> {
             let said = note(notes, |notes| notes.said);
             let bytes = Stream::down(number).bytes(said, piece.bytes);
             for body in bytes.chunks(self.style.frame.max(1)) {
+                // Whatever comes in between, what was begun is said to its end.
+                note(notes, |notes| notes.said += body.len() as u64);
                 if !self.say(body).await {
                     // Reading tells how it ended.
                     std::future::pending::<()>().await;
                 }
-                note(notes, |notes| notes.said += body.len() as u64);
             }
         }
         note(notes, |notes| notes.said_all = true);
@@ -327,8 +329,21 @@ impl Out<'_> {
 
     async fn answer_all(&mut self) {
         while let Some(bytes) = self.control.pop() {
-            let _ = self.write.write_all(&bytes).await;
+            self.rest.extend(bytes);
         }
+        self.write_rest().await;
+    }
+
+    /// Writes what is left; whoever drops the future half-way leaves the rest for later. False if
+    /// nobody takes it.
+    async fn write_rest(&mut self) -> bool {
+        while !self.rest.is_empty() {
+            match self.write.write(&self.rest).await {
+                Ok(count @ 1..) => drop(self.rest.drain(..count)),
+                Ok(0) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Says one frame.
@@ -353,14 +368,15 @@ impl Out<'_> {
         } else {
             frame(&mut bytes, first, true, body);
         }
-        self.turn += 1;
-        self.write.write_all(&bytes).await.is_ok()
+        self.rest.extend(bytes);
+        self.write_rest().await
     }
 
     /// Answers what is to be answered, and says the last.
     async fn flush_and(&mut self, bytes: &[u8]) {
         self.answer_all().await;
-        let _ = self.write.write_all(bytes).await;
+        self.rest.extend(bytes);
+        self.write_rest().await;
     }
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn serve(
             notes.began = Some(Instant::now());
             notes.connection = Some(socket.connection());
         });
-        tokio::spawn(play(
+        network.spawn(play(
             network.clone(),
             socket,
             number,

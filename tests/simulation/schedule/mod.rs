@@ -165,6 +165,31 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// Writes them as for `--set`.
+    pub(crate) fn for_adit(&self) -> Vec<String> {
+        let seconds = |time: Duration| format!("{}s", time.as_secs());
+        vec![
+            format!("device.id={GATEWAY}"),
+            format!("device.children={LISTED_CHILD}"),
+            format!("cloud.url=http://{}", places::CLOUD),
+            format!("mqtt.url=mqtt://{}", places::BROKER),
+            format!("mqtt.keep_alive={}", seconds(self.mqtt_keep_alive)),
+            "auth.tenant=t1".to_owned(),
+            format!("auth.username=device_{GATEWAY}"),
+            "auth.password=hunter2".to_owned(),
+            format!("remote_access.max_tunnels={}", self.max_tunnels),
+            format!(
+                "remote_access.connect_timeout={}",
+                seconds(self.connect_timeout)
+            ),
+            format!("remote_access.keep_alive={}", seconds(self.keep_alive)),
+            format!("remote_access.events={}", self.events),
+            format!("remote_access.operation_ids={}", self.with_ids),
+        ]
+    }
+}
+
 impl Order {
     fn draw(number: usize, settings: &Settings, dice: &mut Rng) -> Self {
         let device = match dice.u8(0..10) {
@@ -274,7 +299,7 @@ fn in_the_cloud(answer: &Answer, number: usize, settings: &Settings) -> Option<V
             words(&["did not open the WebSocket within"])
         }
         Answer::Rubbish | Answer::WrongAccept => words(&["does not speak WebSocket"]),
-        Answer::HangsUp | Answer::Resets => words(&["before"]),
+        Answer::HangsUp | Answer::Resets => words(&[]),
     }
 }
 
