@@ -252,7 +252,7 @@ async fn does_not_listen_for_ever_to_a_cloud_that_says_too_much_or_too_slowly() 
             endless,
         ),
         (
-            repeats("HTTP/1.1 ", "1"),
+            repeats("SSH-2.0-", "x"),
             "does not speak WebSocket: the answer is not HTTP",
         ),
         (
