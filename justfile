@@ -22,12 +22,26 @@ wire *arguments:
 
 # Random bytes against what reads them, as rows, session, heads: fuzz/README.md.
 fuzz target="session" seconds="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    while read -r input; do
+        base64 -d <<<"$input" >"fuzz/corpus/{{target}}/$(sha1sum <<<"$input" | cut -c-40)"
+    done <fuzz/found/{{target}}
     cargo +nightly fuzz run -s none {{target}} fuzz/corpus/{{target}} -- \
         -max_total_time={{seconds}} -max_len=8192 -dict=fuzz/dictionaries/{{target}}
 
+# Keeps what was found of a target, as few inputs as reach all that was reached.
+fuzz-keep target:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    least=$(mktemp -d)
+    cargo +nightly fuzz run -s none {{target}} "$least" fuzz/corpus/{{target}} -- \
+        -set_cover_merge=1 -use_counters=0 -max_len=1024
+    for input in "$least"/*; do base64 -w0 "$input"; echo; done | grep . >fuzz/found/{{target}}
+
 # The tests of what decides and of what reads bytes, in an interpreter that sees undefined behaviour.
 miri:
-    PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest
+    PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest -- --skip very_large
     PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p adit --lib -- \
         tunnel::policy tunnel::relay::frame net::head net::certificate mqtt::framing \
         platform::downlink platform::dialogue platform::ids platform::uplink
