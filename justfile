@@ -43,7 +43,7 @@ fuzz-keep target:
 miri:
     PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest -- --skip very_large
     PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p adit --lib -- \
-        tunnel::policy tunnel::relay::frame net::head net::certificate mqtt::framing \
+        tunnel::policy tunnel::relay::frame net::head mqtt::framing \
         platform::downlink platform::dialogue platform::ids platform::uplink
 
 # Licences, sources and advisories of everything that is linked.
