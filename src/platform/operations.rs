@@ -98,6 +98,8 @@ pub(crate) struct Operations {
 struct Open {
     id: OperationId,
     row: Identity,
+    /// A request that has neither key nor id, by which a copy with the id is known.
+    nameless: Option<PendingOperation>,
     operation: OperationRef,
     outcome: Option<Outcome>,
 }
@@ -129,8 +131,12 @@ impl Operations {
                 }
             };
             let queue = self.devices.entry(device.clone()).or_default();
+            let names_open = is_new_name(operation, identity, &self.keys)
+                && queue
+                    .iter_mut()
+                    .any(|open| open.take_name(operation, identity));
             let known = if is_unique(operation) {
-                !self.keys.remember(identity)
+                !self.keys.remember(identity) || names_open
             } else if came_before[place] {
                 self.rows.came_again = true;
                 true
@@ -161,6 +167,7 @@ impl Operations {
                 Open {
                     id,
                     row: identity,
+                    nameless: (!is_unique(operation)).then(|| operation.clone()),
                     operation: operation.reference().clone(),
                     outcome: None,
                 },
@@ -257,6 +264,23 @@ fn due(device: &str, queue: &mut VecDeque<Open>) -> Vec<Report> {
         false
     });
     reports
+}
+
+/// Whether a request without a key tells an id that was not heard before.
+fn is_new_name(operation: &PendingOperation, identity: Identity, keys: &RememberedKeys) -> bool {
+    let has_id = matches!(operation.reference(), OperationRef::Id(_));
+    has_id && operation.key().is_none() && !keys.known.contains(&identity)
+}
+
+impl Open {
+    /// Takes the identity of a copy that brings the id; whether it is one.
+    fn take_name(&mut self, copy: &PendingOperation, identity: Identity) -> bool {
+        let nameless = self.nameless.take_if(|own| own.asks_for_the_same(copy));
+        if nameless.is_some() {
+            self.row = identity;
+        }
+        nameless.is_some()
+    }
 }
 
 /// Whether no other operation can have the same identity.
@@ -448,6 +472,20 @@ mod tests {
         assert_eq!((copy.start.len(), copy.ignored.len()), (0, 1));
         let slow = operations.finish("gw", received.start[0].0, failed("refused"));
         assert_eq!(written(&slow), ["gw 502 refused"]);
+    }
+
+    #[test]
+    fn names_an_open_operation_without_a_key_when_a_copy_brings_its_id() {
+        let mut operations = Operations::default();
+        let received = operations.receive(&rows("530,gw,slow,22,k1\n530,gw,plc,22"));
+        assert_eq!(written(&received.reports), ["gw 501", "gw 501"]);
+        let copy = operations.receive(&rows("901,gw,1002,plc,22,"));
+        let reason = "gw 505 1002 the connection key is missing";
+        assert_eq!(written(&copy.reports), [reason]);
+        let again = operations.receive(&rows("901,gw,1002,plc,22,\n530,gw,plc,22"));
+        assert_eq!((again.reports.len(), again.ignored.len()), (0, 2));
+        let slow = operations.finish("gw", received.start[0].0, Outcome::Successful);
+        assert_eq!(written(&slow), ["gw 503"]);
     }
 
     #[test]
