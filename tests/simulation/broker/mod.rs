@@ -33,6 +33,8 @@ const EVENT: &str = "400,";
 /// The topic of answers that come with ids is served by another part of the platform.
 const BY_ID: &str = "s/dc/";
 
+/// Fewer closes in a row at a message than set it aside.
+const CLOSES: u32 = 2;
 /// Packets of a connection that adit may have taken and not looked at, when it ended.
 const UNSEEN: usize = 4;
 /// So many ways in which that may have happened are tried.
@@ -64,6 +66,8 @@ pub(crate) struct Broker {
     certain: BTreeSet<usize>,
     /// A message that ends every connection.
     poison: Option<(String, String)>,
+    /// How often in a row the connection was closed at a message.
+    closed_at: BTreeMap<(String, String), u32>,
     /// Nobody is taken before.
     down_until: Option<Instant>,
 }
@@ -129,6 +133,7 @@ impl Broker {
             ends: BTreeMap::new(),
             certain: BTreeSet::new(),
             poison: None,
+            closed_at: BTreeMap::new(),
             down_until: None,
         }
     }
@@ -435,8 +440,11 @@ impl Broker {
         if self.throws_out(number, publish, now) {
             return;
         }
+        let message = message(publish);
+        let is_spared = self.spares(&message);
         let deliveries = self.platform.receive(&publish.topic, &publish.payload, now);
-        if let Some(mut dice) = self.faults.strike("broker: loses a PUBACK", 25) {
+        if !is_spared && let Some(mut dice) = self.faults.strike("broker: loses a PUBACK", 25) {
+            *self.closed_at.entry(message).or_default() += 1;
             self.deliver(deliveries, now);
             let how = if dice.bool() {
                 Action::Reset
@@ -452,6 +460,7 @@ impl Broker {
         {
             return self.deliver(deliveries, now);
         }
+        self.closed_at.remove(&message);
         let answer = Packet::PubAck(PubAck::new(publish.pkid));
         // The platform's answers overtake the acknowledgement as they like.
         self.answer(number, answer, now);
@@ -469,8 +478,7 @@ impl Broker {
 
     /// Whether the broker ends the connection rather than take a message.
     fn throws_out(&mut self, number: usize, publish: &Publish, now: Instant) -> bool {
-        let payload = String::from_utf8_lossy(&publish.payload);
-        let message = (publish.topic.clone(), payload.into_owned());
+        let message = message(publish);
         if now >= self.faults.end().into_std() {
             self.poison = None;
         } else if self.poison.is_none()
@@ -486,11 +494,13 @@ impl Broker {
             self.end(number, Action::Close, now);
             return true;
         }
-        if self
-            .faults
-            .strike("broker: closes at a message", 25)
-            .is_some()
+        if !self.spares(&message)
+            && self
+                .faults
+                .strike("broker: closes at a message", 25)
+                .is_some()
         {
+            *self.closed_at.entry(message).or_default() += 1;
             self.end(number, Action::Close, now);
             return true;
         }
@@ -503,6 +513,13 @@ impl Broker {
             return true;
         }
         false
+    }
+
+    /// Only an event is set aside: a status that is never said is no promise of anybody's.
+    fn spares(&self, message: &(String, String)) -> bool {
+        self.closed_at
+            .get(message)
+            .is_some_and(|&times| times >= CLOSES)
     }
 
     fn acknowledged(&mut self, number: usize, packet_id: u16, now: Instant) {
@@ -575,6 +592,11 @@ impl Broker {
             what,
         });
     }
+}
+
+fn message(publish: &Publish) -> (String, String) {
+    let payload = String::from_utf8_lossy(&publish.payload);
+    (publish.topic.clone(), payload.into_owned())
 }
 
 fn lane(topic: &str) -> Lane {
