@@ -73,17 +73,19 @@ fn allow_for_faults(world: &World) {
     let (lan, cloud) = (is_struck("lan: "), is_struck("cloud: "));
     let played = world.played();
     for asked in world.asked().iter_mut() {
-        let order = played.iter().find(|played| played.id == Some(asked.id));
-        let Some(order) = order.map(|played| &played.order) else {
+        let Some(played) = played.iter().find(|played| played.id == Some(asked.id)) else {
             continue;
         };
+        let order = &played.order;
+        let connection = note(&played.cloud, |notes| notes.connection);
+        let is_slow = connection.is_some_and(|id| world.network.fate(id) != Fate::Untouched);
         if let Wish::Tunnel(..) = order.wish {
             let reason = |words: String| Expected::Reason(vec![words]);
             let machine = places::machine(order.number).to_string();
             asked.expected.extend(lan.then(|| reason(machine)));
             asked
                 .expected
-                .extend(cloud.then(|| reason(places::CLOUD.to_string())));
+                .extend((cloud || is_slow).then(|| reason(places::CLOUD.to_string())));
         }
     }
 }
@@ -206,7 +208,10 @@ impl<'a> Tunnel<'a> {
             }
         }
         if is_fast(machine) && is_fast(cloud) {
+            // What ends before the tunnel stands is told when it does.
+            let stood = m.began.max(c.began);
             let first = m_left.at.min(c_left.at);
+            let first = stood.map_or(first, |stood| first.max(stood));
             for (name, notes) in [("machine", m), ("cloud", c)] {
                 let over = notes.over.unwrap_or(first);
                 if over.duration_since(first) > END_LIMIT {

@@ -22,6 +22,8 @@ use crate::trace::Trace;
 
 /// The gateway's own address in the network.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+/// Buffers of fewer bytes make a long way slow.
+const TINY: usize = 1 << 12;
 /// The largest piece that travels at once.
 const SEGMENT: usize = 16 << 10;
 /// Silence after which the kernel of the gateway gives a connection up that owes nothing: adit asks
@@ -318,7 +320,10 @@ impl Core {
             ways[way].send_room = 1 << self.rng.usize(4..9);
             ways[way].receive_room = 1 << self.rng.usize(4..9);
         }
-        let is_slow = character.bandwidth.iter().any(Option::is_some);
+        // So few bytes at a time, over a long way, are as slow as a narrow one.
+        let is_tiny = |way: &Pipe| way.send_room.min(way.receive_room) < TINY;
+        let is_slow = character.bandwidth.iter().any(Option::is_some)
+            || (zone != Zone::Lan && ways.iter().any(is_tiny));
         let mut ends = [Side::default(), Side::default()];
         ends[1].forgets_at_reset = self.rng.bool();
         let connection = Connection {
