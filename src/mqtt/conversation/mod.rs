@@ -187,6 +187,9 @@ pub(crate) struct Conversation {
     has_ponged: bool,
     /// When the last bytes came.
     last_received: Instant,
+    /// The same without the answers to pings: a broker has those at hand, and no answer stands
+    /// behind them.
+    last_flood: Instant,
     last_sent: Instant,
     /// Until when the packet that has come in part must be whole.
     whole_by: Option<Instant>,
@@ -224,6 +227,7 @@ impl Conversation {
             ping: None,
             has_ponged: false,
             last_received: now,
+            last_flood: now,
             last_sent: now,
             whole_by: None,
             held: Vec::new(),
@@ -278,6 +282,9 @@ impl Conversation {
         now: Instant,
     ) -> Result<(), ConversationError> {
         self.last_received = now;
+        if incoming != Incoming::Packet(Packet::PingResp) {
+            self.last_flood = now;
+        }
         if let Some(ping) = &mut self.ping {
             // Whoever speaks is there, even where the answer stands behind other bytes.
             *ping = Ping {
@@ -400,7 +407,7 @@ impl Conversation {
 
     /// Gives an answer more time while other bytes come.
     fn behind_a_flood(&self, answer_by: Instant) -> Instant {
-        let until = (self.last_received + FLOOD_PAUSE).min(answer_by + LONGEST_FLOOD);
+        let until = (self.last_flood + FLOOD_PAUSE).min(answer_by + LONGEST_FLOOD);
         until.max(answer_by)
     }
 

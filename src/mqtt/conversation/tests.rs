@@ -380,6 +380,20 @@ fn waits_for_an_answer_that_stands_behind_other_bytes() {
             };
             assert_eq!(line.now - began, expected);
         }
+        // Answers to pings, for which nothing waits, hide nothing either.
+        let mut line = Line::new(opening());
+        say(&mut line);
+        let began = line.now;
+        let ended = loop {
+            line.receive(Packet::PingResp);
+            if let Err(ended) = line.wait(SECOND) {
+                break ended;
+            }
+        };
+        assert_eq!(
+            (ended, line.now - began),
+            (error.clone(), ACKNOWLEDGE_LIMIT)
+        );
         // Messages with longer pauses hide nothing.
         let mut line = Line::new(opening());
         say(&mut line);
