@@ -8,6 +8,12 @@ default:
 test:
     tests/run
 
+# The whole agent in a simulated world, as often as one likes; `just simulate 1 4711` repeats a seed.
+simulate seeds="20000" first="0":
+    RUSTFLAGS="--cfg tokio_unstable" ADIT_SIMULATION_SEEDS={{seeds}} ADIT_SIMULATION_FIRST={{first}} \
+        cargo test -p adit --locked --profile simulation --features simulation \
+        --target-dir target/simulation --test simulation -- --nocapture keeps_its_promises
+
 # A tunnel from end to end on this machine, with nothing else installed.
 demo *arguments:
     cargo run --release --locked --example demo -- {{arguments}}

@@ -1,11 +1,16 @@
 //! adit in a world of dice: the whole agent against a simulated platform, broker, network and LAN,
 //! in one thread, in virtual time, from one seed.
+//!
+//! docs/testing.md says what of the world is simulated and how a seed is repeated.
 #![expect(
     clippy::expect_used,
     clippy::panic,
     reason = "a test that fails says so by panicking"
 )]
-#![expect(dead_code, reason = "the parties that use all of it come next")]
+#![expect(
+    dead_code,
+    reason = "names and a box that starts anew are not drawn yet"
+)]
 
 mod broker;
 mod cloud;
@@ -18,86 +23,70 @@ mod network;
 mod places;
 mod runner;
 mod schedule;
+mod search;
 mod side;
 mod trace;
 mod verdict;
 mod world;
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+use runner::{Outcome, Run};
 
-    use tokio::io::AsyncReadExt;
-    use tokio::time::timeout;
+/// Schedules that are played where nobody says how many.
+const SEEDS: u64 = 200;
 
-    use crate::gateway::Gateway;
-    use crate::network::{Network, Zone};
-    use crate::runner::Run;
+fn play(run: &Run) -> Outcome {
+    run.play(world::play)
+}
 
-    const MINUTE: Duration = Duration::from_secs(60);
-    const SETTINGS: [&str; 6] = [
-        "device.id=gw-1",
-        "cloud.url=http://10.0.0.2",
-        "mqtt.url=mqtt://10.0.0.1",
-        "auth.tenant=t1",
-        "auth.username=device_gw-1",
-        "auth.password=hunter2",
-    ];
+/// Reads a number from a variable of the environment.
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().expect("a number"))
+}
 
-    /// A broker that reads and says nothing.
-    async fn logs_in_again_and_again(network: &Network) -> Vec<String> {
-        let listener = network.listen(Zone::Broker, "10.0.0.1:1883".parse().unwrap());
-        let mut gateway = Gateway::new(network, &SETTINGS);
-        gateway.start();
-        let mut heard = 0;
-        let hear = async {
-            while heard < 3 {
-                let mut socket = listener.accept().await;
-                let mut packet = Vec::new();
-                // A reset is as good as an end, and where the network is silent there is none.
-                let _ = timeout(MINUTE, socket.read_to_end(&mut packet)).await;
-                heard += usize::from(packet.starts_with(b"\x10"));
-            }
+/// What a seed means differs from run to run without a seed for tokio; what is promised does not.
+#[test]
+fn keeps_its_promises_in_a_few_schedules() {
+    match search::search(0..3, play).into_result(play) {
+        Ok(summary) => println!("{summary}"),
+        Err(words) => panic!("{words}"),
+    }
+}
+
+#[test]
+#[cfg_attr(
+    not(tokio_unstable),
+    ignore = "just simulate has a seed for the dice of tokio"
+)]
+fn keeps_its_promises_whatever_happens() {
+    let first = number("ADIT_SIMULATION_FIRST").unwrap_or(0);
+    let seeds = number("ADIT_SIMULATION_SEEDS").unwrap_or(SEEDS);
+    match search::search(first..first + seeds, play).into_result(play) {
+        Ok(summary) => println!("{summary}"),
+        Err(words) => panic!("{words}"),
+    }
+}
+
+#[test]
+#[cfg_attr(
+    not(tokio_unstable),
+    ignore = "just simulate has a seed for the dice of tokio"
+)]
+fn brings_the_same_trace_from_the_same_seed() {
+    for seed in 0..40 {
+        let run = Run {
+            is_traced: true,
+            ..Run::of(seed)
         };
-        let was_heard = timeout(MINUTE * 60, hear).await.is_ok();
-        gateway.stop().await;
-        let mut faults = gateway.take_faults();
-        if !was_heard {
-            faults.push("no three logins within an hour".to_owned());
-        }
-        faults
-    }
-
-    #[test]
-    fn plays_schedules() {
-        for seed in 0..3 {
-            let outcome = Run::of(seed).play(crate::world::play);
-            assert_eq!(outcome.faults, [""; 0], "seed {seed}");
-        }
-    }
-
-    #[test]
-    fn plays_a_schedule_and_leaves_nothing() {
-        for seed in 0..100 {
-            let outcome = Run::of(seed).play(logs_in_again_and_again);
-            assert_eq!(outcome.faults, [""; 0], "seed {seed}");
-        }
-    }
-
-    #[test]
-    #[cfg_attr(
-        not(tokio_unstable),
-        ignore = "tokio gives select! the same dice only so"
-    )]
-    fn brings_the_same_trace_from_the_same_seed() {
-        for seed in 0..20 {
-            let run = Run {
-                is_traced: true,
-                ..Run::of(seed)
-            };
-            let [first, second] = [(); 2].map(|()| run.play(logs_in_again_and_again).trace);
-            assert!(first.contains("adit starts"));
-            assert_eq!(first, second, "seed {seed}");
-        }
+        let [first, second] = [(); 2].map(|()| play(&run).to_string());
+        assert!(first.contains("adit starts"), "{first}");
+        let lines = first.lines().zip(second.lines());
+        let before = lines.take_while(|(one, other)| one == other).count();
+        assert!(
+            first == second,
+            "seed {seed}, after {before} same lines:\n{:?}\n{:?}",
+            first.lines().nth(before),
+            second.lines().nth(before)
+        );
     }
 }

@@ -1,11 +1,14 @@
-//! Runs schedules: one, with its trace; many, on all processors; and the smallest that still fails.
+//! Plays one schedule, and takes its trace.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
+use tracing::Level;
+use tracing_subscriber::fmt::MakeWriter;
 
 use crate::faults::{Faults, Strike};
 use crate::network::Network;
@@ -54,6 +57,7 @@ impl Run {
                 let left_out = self.left_out.clone();
                 let faults = Faults::new(self.seed, trace.clone(), FAULTY, left_out);
                 let network = Network::new(faults.clone(), trace.clone());
+                let _log = self.is_traced.then(|| log_into(trace.clone()));
                 parts = Some((faults, trace));
                 network.spawn(network.clone().run());
                 let mut found = play(&network).await;
@@ -78,6 +82,42 @@ impl Run {
             struck,
             trace,
         }
+    }
+}
+
+/// Has adit's log in the trace, in this thread.
+fn log_into(trace: Trace) -> tracing::subscriber::DefaultGuard {
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::DEBUG)
+        .with_ansi(false)
+        .without_time()
+        .with_target(false)
+        .with_writer(Log(trace))
+        .finish();
+    tracing::subscriber::set_default(subscriber)
+}
+
+#[derive(Clone)]
+struct Log(Trace);
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// A line comes in one write.
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        self.0.write("adit", format_args!("{}", text.trim()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

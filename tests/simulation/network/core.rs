@@ -14,7 +14,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 pub(super) use super::faults::Outcome;
-use super::faults::{Break, Disturbance, Fate, attempt, character};
+use super::faults::{Break, Disturbance, Fate, Outage, OutageKind, attempt, character, outages};
 use super::{Answer, ConnectionId, Process, Zone};
 use crate::faults::Faults;
 use crate::note;
@@ -26,8 +26,8 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const TINY: usize = 1 << 12;
 /// The largest piece that travels at once.
 const SEGMENT: usize = 16 << 10;
-/// Silence after which the kernel of the gateway gives a connection up that owes nothing: adit asks
-/// for probes after 60 seconds, and of nine every 10 seconds none is answered.
+/// Silence after which a kernel gives a connection up that owes nothing: adit asks for probes after 60
+/// seconds, and of nine every 10 seconds none is answered. Machines and the cloud do alike.
 const PROBED: u64 = 150_000;
 /// The same where something is owed (Linux, `tcp_retries2` = 15).
 const RETRIED: u64 = 924_000;
@@ -69,6 +69,7 @@ pub(super) struct Core {
     pub(super) names: BTreeMap<String, Answer>,
     pub(super) silent: BTreeSet<IpAddr>,
     killed: Option<Process>,
+    outages: Vec<Outage>,
 }
 
 struct Listening {
@@ -94,7 +95,8 @@ struct Connection {
     pipes: [Pipe; 2],
     /// A box on the way knows nothing of it any more.
     forgotten: bool,
-    heard_at: Time,
+    /// When each side last heard of the other.
+    heard_at: [Time; 2],
     /// Bytes that the gateway has read.
     taken: u64,
 }
@@ -156,13 +158,16 @@ enum Event {
     Pump(ConnectionId, usize),
     /// A reset reaches a side.
     Reset(ConnectionId, usize),
-    /// The gateway's kernel looks whether anybody is still there.
-    Probe(ConnectionId, Time),
+    /// The kernel of a side looks whether anybody is still there.
+    Probe(ConnectionId, usize),
+    Outage(Outage),
 }
 
 impl Core {
     pub(super) fn new(faults: Faults, trace: Trace) -> Self {
-        Self {
+        let time = faults.end().saturating_duration_since(Instant::now());
+        let outages = outages(&faults, u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let mut core = Self {
             rng: faults.rng("network"),
             faults,
             trace,
@@ -180,7 +185,12 @@ impl Core {
             names: BTreeMap::new(),
             silent: BTreeSet::new(),
             killed: None,
+            outages: outages.clone(),
+        };
+        for outage in outages {
+            core.at(outage.begins, Event::Outage(outage));
         }
+        core
     }
 
     /// Lets happen what is due; returns when the next event is.
@@ -228,7 +238,8 @@ impl Core {
                 self.pump(id, way);
             }
             Event::Reset(id, side) => self.reset(id, side, io::ErrorKind::ConnectionReset),
-            Event::Probe(id, since) => self.probe(id, since),
+            Event::Probe(id, side) => self.probe(id, side),
+            Event::Outage(outage) => self.begin_outage(outage),
         }
     }
 
@@ -265,6 +276,55 @@ impl Core {
         }
     }
 
+    /// Returns how an attempt goes in an outage, if there is one.
+    fn during_outage(&self, zone: Zone) -> Option<(Outcome, u64)> {
+        let now = self.now();
+        let outages = self.outages.iter();
+        let mut present =
+            outages.filter(|outage| outage.zones.contains(&zone) && outage.is_at(now));
+        let outage = present.next()?;
+        // The first SYN afterwards: each comes after twice the time.
+        let tries = (0..7).map(|n| ((1 << n) - 1) * 1000);
+        let mut tries = tries.filter(|late| now + late >= outage.ends);
+        Some(match (outage.kind, tries.next()) {
+            (OutageKind::Unreachable, _) => (Outcome::Unreachable, 0),
+            (_, Some(late)) => (Outcome::Try, late),
+            (_, None) => (Outcome::Vanish, 0),
+        })
+    }
+
+    fn begin_outage(&mut self, outage: Outage) {
+        let seconds = |time: Time| time as f64 / 1000.0;
+        let zones: Vec<_> = outage.zones.iter().map(|zone| zone.name()).collect();
+        note!(
+            self.trace,
+            "network",
+            "outage of {} until {:.3}: {:?}",
+            zones.join(" and "),
+            seconds(outage.ends),
+            outage.kind
+        );
+        let mut silenced = Vec::new();
+        for (id, connection) in &mut self.connections {
+            if !outage.zones.contains(&connection.zone) {
+                continue;
+            }
+            connection.fate = connection.fate.max(Fate::Delayed);
+            for pipe in &mut connection.pipes {
+                pipe.stalled_until = pipe.stalled_until.max(outage.ends);
+                pipe.silent |= outage.kind == OutageKind::NewAddress;
+            }
+            if outage.kind == OutageKind::NewAddress {
+                connection.fate = Fate::Broken;
+                silenced.push(*id);
+            }
+        }
+        for id in silenced {
+            self.after(PROBED, Event::Probe(id, 0));
+            self.after(PROBED, Event::Probe(id, 1));
+        }
+    }
+
     /// Draws how an attempt to connect goes.
     pub(super) fn attempt(&mut self, process: Process, to: SocketAddr) -> Attempt {
         let zone = self.zones.get(&to.ip()).copied().unwrap_or(Zone::Lan);
@@ -272,9 +332,11 @@ impl Core {
             Zone::Broker | Zone::Cloud => 1 << self.rng.u64(1..9),
             Zone::Lan => self.rng.u64(0..3),
         };
-        let (outcome, late) = match self.killed == Some(process) || self.silent.contains(&to.ip()) {
-            true => (Outcome::Vanish, 0),
-            false => attempt(&self.faults, zone),
+        let (outcome, late) = if self.killed == Some(process) || self.silent.contains(&to.ip()) {
+            (Outcome::Vanish, 0)
+        } else {
+            self.during_outage(zone)
+                .unwrap_or_else(|| attempt(&self.faults, zone))
         };
         Attempt {
             outcome,
@@ -337,7 +399,7 @@ impl Core {
             ends,
             pipes: ways,
             forgotten: false,
-            heard_at: self.now(),
+            heard_at: [self.now(); 2],
             taken: 0,
         };
         note!(
@@ -687,7 +749,7 @@ impl Core {
         match disturbance {
             Disturbance::Stall(_, time) => {
                 let time = time.min(u64::try_from(left).unwrap_or(u64::MAX));
-                pipe.stalled_until = now + time;
+                pipe.stalled_until = pipe.stalled_until.max(now + time);
                 connection.fate = connection.fate.max(Fate::Delayed);
                 note!(
                     self.trace,
@@ -714,8 +776,8 @@ impl Core {
                     Break::SilenceOneWay => pipe.silent = true,
                     Break::Forgotten => connection.forgotten = true,
                 }
-                let since = connection.heard_at;
-                self.after(PROBED, Event::Probe(id, since));
+                self.after(PROBED, Event::Probe(id, 0));
+                self.after(PROBED, Event::Probe(id, 1));
             }
         }
         true
@@ -743,9 +805,7 @@ impl Core {
         };
         let length = bytes.len();
         connection.pipes[way].travelling -= length;
-        if way == 1 {
-            connection.heard_at = now;
-        }
+        connection.heard_at[1 - way] = now;
         let is_back_open = !connection.pipes[1 - way].silent && !connection.forgotten;
         let delay = connection.delay;
         let receiver = &mut connection.ends[1 - way];
@@ -821,28 +881,25 @@ impl Core {
         self.forget(id);
     }
 
-    fn probe(&mut self, id: ConnectionId, since: Time) {
+    fn probe(&mut self, id: ConnectionId, side: usize) {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        let is_up = !connection.pipes[0].silent && !connection.forgotten;
-        if connection.ends[0].dead || (is_up && !connection.pipes[1].silent) {
+        let is_silent = connection.pipes.iter().any(|pipe| pipe.silent);
+        if connection.ends[side].dead || !(is_silent || connection.forgotten) {
             return;
         }
-        let now = self.now();
-        let owes = connection.pipes[0].held() > 0;
-        let patience = if owes { RETRIED } else { PROBED };
-        let silent_since = connection.heard_at.max(since);
-        if now >= silent_since + patience {
-            // The kernel's own words where nobody answers.
-            let error = match connection.forgotten {
-                true => io::ErrorKind::ConnectionReset,
-                false => io::ErrorKind::TimedOut,
-            };
-            return self.reset(id, 0, error);
+        let owes = connection.pipes[side].held() > 0;
+        let gives_up_at = connection.heard_at[side] + if owes { RETRIED } else { PROBED };
+        if self.now() < gives_up_at {
+            return self.at(gives_up_at, Event::Probe(id, side));
         }
-        let since = silent_since;
-        self.at(silent_since + patience, Event::Probe(id, since));
+        // A box that has forgotten the connection answers the first probe.
+        let error = match connection.forgotten {
+            true => io::ErrorKind::ConnectionReset,
+            false => io::ErrorKind::TimedOut,
+        };
+        self.reset(id, side, error);
     }
 }
 

@@ -149,3 +149,68 @@ fn place(dice: &mut fastrand::Rng) -> u64 {
     let below = 1 << dice.u64(1..18);
     dice.u64(0..below)
 }
+
+/// A time in which nothing gets through to some zones.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Outage {
+    pub(super) zones: &'static [Zone],
+    /// Milliseconds since the network began.
+    pub(super) begins: u64,
+    pub(super) ends: u64,
+    pub(super) kind: OutageKind,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum OutageKind {
+    /// Packets vanish. TCP sends them again, so that connections go on afterwards.
+    Vanish,
+    /// The same, and whoever connects is told at once.
+    Unreachable,
+    /// Afterwards the gateway has another address, and the connections it had are silent for ever.
+    NewAddress,
+}
+
+impl Outage {
+    pub(super) fn is_at(&self, time: u64) -> bool {
+        (self.begins..self.ends).contains(&time)
+    }
+}
+
+/// Outages of one kind in a schedule.
+const OUTAGES: usize = 3;
+/// The longest outage is this many times as long as a millisecond, as a power of two: two minutes.
+const LONGEST: u64 = 17;
+
+/// Draws the outages of a schedule in which faults strike for `time` milliseconds.
+pub(super) fn outages(faults: &Faults, time: u64) -> Vec<Outage> {
+    const NAMES: [(&str, &[Zone]); 3] = [
+        ("uplink: outage", &[Zone::Broker, Zone::Cloud]),
+        ("broker: outage", &[Zone::Broker]),
+        ("lan: outage", &[Zone::Lan]),
+    ];
+    let mut outages = Vec::new();
+    for (name, zones) in NAMES {
+        for _ in 0..OUTAGES {
+            let Some(mut dice) = faults.strike(name, 2) else {
+                continue;
+            };
+            let kinds = [
+                OutageKind::Vanish,
+                OutageKind::Unreachable,
+                OutageKind::NewAddress,
+            ];
+            // Half of them early, where most is done.
+            let latest = time >> dice.u64(0..4);
+            let begins = dice.u64(0..latest.max(1));
+            let below = 1 << dice.u64(6..LONGEST);
+            let length = dice.u64(1..below);
+            outages.push(Outage {
+                zones,
+                begins,
+                ends: (begins + length).min(time),
+                kind: kinds[dice.usize(..kinds.len())],
+            });
+        }
+    }
+    outages
+}

@@ -1,0 +1,121 @@
+//! Plays schedules by the thousand, and tells of those that fail.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::faults::Strike;
+use crate::runner::{Outcome, Run};
+
+/// Schedules that fail after which no others are played.
+const ENOUGH: usize = 20;
+/// How long a smaller schedule that still fails is looked for.
+const SHRINKING: Duration = Duration::from_secs(60);
+
+/// What there was to find.
+pub(crate) struct Found {
+    /// The seeds that fail, each with the first thing that is wrong.
+    failing: Vec<(u64, String)>,
+    played: u64,
+    took: Duration,
+}
+
+/// Plays all seeds on all processors.
+pub(crate) fn search(seeds: Range<u64>, play: fn(&Run) -> Outcome) -> Found {
+    let began = Instant::now();
+    let (next, enough) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
+    let failing = Mutex::new(Vec::new());
+    let search = || {
+        while !enough.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            if let Some(fault) = play(&Run::of(seed)).faults.into_iter().next() {
+                let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+                failing.push((seed, fault));
+                enough.store(failing.len() >= ENOUGH, Ordering::Relaxed);
+            }
+        }
+    };
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(search);
+        }
+    });
+    let mut failing = failing.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failing.sort_unstable();
+    Found {
+        failing,
+        played: next.into_inner().min(seeds.end) - seeds.start,
+        took: began.elapsed(),
+    }
+}
+
+impl Found {
+    /// Returns one line for the log where nothing fails.
+    ///
+    /// # Errors
+    /// All that somebody needs to find the fault: the seeds, and the smallest schedule of one of them
+    /// with its trace.
+    pub(crate) fn into_result(self, play: fn(&Run) -> Outcome) -> Result<String, String> {
+        let Self {
+            failing,
+            played,
+            took,
+        } = self;
+        let summary = format!(
+            "{played} schedules in {:.1} s, {} fail",
+            took.as_secs_f64(),
+            failing.len()
+        );
+        let Some((seed, _)) = failing.first() else {
+            return Ok(summary);
+        };
+        let mut words = format!("{}\n{summary}\n", smallest(*seed, play));
+        for (seed, fault) in &failing {
+            // A string takes everything.
+            let _ = writeln!(words, "seed {seed}: {fault}");
+        }
+        Err(words)
+    }
+}
+
+/// Leaves out one fault after the other, and returns the last schedule that still fails.
+pub(crate) fn smallest(seed: u64, play: fn(&Run) -> Outcome) -> String {
+    let began = Instant::now();
+    let mut run = Run::of(seed);
+    let mut outcome = play(&run);
+    let mut size = outcome.struck.len();
+    // Half of them at once, then a quarter, then each.
+    while size > 0 && began.elapsed() < SHRINKING {
+        let mut at = 0;
+        while at < outcome.struck.len() && began.elapsed() < SHRINKING {
+            let part: Vec<Strike> = outcome.struck.iter().skip(at).take(size).copied().collect();
+            let mut smaller = run.clone();
+            smaller.left_out.extend(part);
+            let tried = play(&smaller);
+            if tried.faults.is_empty() {
+                at += size;
+            } else {
+                (run, outcome) = (smaller, tried);
+            }
+        }
+        size /= 2;
+    }
+    run.is_traced = true;
+    let outcome = play(&run);
+    let mut words = format!("seed {seed}\n{outcome}");
+    if !run.left_out.is_empty() {
+        let _ = writeln!(
+            words,
+            "(without {} faults that it fails without)",
+            run.left_out.len()
+        );
+    }
+    words
+}
