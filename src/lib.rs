@@ -2,6 +2,9 @@
 //!
 //! A tunnel knows nothing of MQTT, the session knows nothing of tunnels; only the agent knows both.
 
+#[cfg(all(feature = "simulation", not(debug_assertions)))]
+compile_error!("a release must not contain the feature simulation: build it without the feature");
+
 mod agent;
 pub mod assembly;
 pub mod auth;
