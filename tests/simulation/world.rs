@@ -14,10 +14,10 @@ use crate::cloud::{Answer, Cloud, Place};
 use crate::gateway::Gateway;
 use crate::judge::{Asked, is_end};
 use crate::lan;
-use crate::network::{Network, Process};
+use crate::network::{Fate, Network, Process};
 use crate::places;
 use crate::schedule::{Deed, LISTED_CHILD, Machine, Order, Schedule, UNLISTED_CHILD, Wish};
-use crate::side::{self, Stream};
+use crate::side::{self, Notes, Stream};
 
 /// How long the broker has been back when no result may be missing.
 pub(crate) const SETTLED: Duration = Duration::from_secs(120);
@@ -250,6 +250,21 @@ impl World {
         if held.len() > 1 {
             self.faults().extend(held);
         }
+        // Whoever reads slowly has not come to the end yet that adit has sent.
+        while self.is_anybody_reading() && Instant::now() < until {
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Whether an end of a tunnel holds a connection on which word of the end can still come.
+    fn is_anybody_reading(&self) -> bool {
+        let reads = |notes: &Notes| {
+            let fate = notes.connection.map(|id| self.network.fate(id));
+            notes.began.is_some() && notes.over.is_none() && fate != Some(Fate::Broken)
+        };
+        let played = self.played();
+        let mut ends = played.iter().flat_map(|p| [&p.machine, &p.cloud]);
+        ends.any(|end| side::note(end, |notes| reads(notes)))
     }
 
     /// Everything asked, in order.
