@@ -118,8 +118,9 @@ impl<'a> Tunnel<'a> {
         let mut deeds = self.world.schedule.deeds.iter();
         let is_restarted = deeds.any(|(_, deed)| matches!(deed, Deed::Restart { .. }));
         for (name, one, other) in [("machine", m, c), ("cloud", c, m)] {
-            // A second visit, of the next adit, begins its stream anew.
-            if let Some(place) = one.wrong_at.filter(|_| one.visits <= 1) {
+            // A second visit, of the next adit, is another stream, whichever of the two is visited.
+            let is_one_stream = one.visits <= 1 && other.visits <= 1;
+            if let Some(place) = one.wrong_at.filter(|_| is_one_stream) {
                 faults.push(format!("byte {place} at the {name} is not what was sent"));
             }
             if one.heard > other.said {
