@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use simulated_cloud::{OperationId, Status};
+use simulated_cloud::{OperationId, Record, Status};
 
 use crate::cloud::Answer;
 use crate::judge::{self, Case, Expected, is_end};
@@ -141,8 +141,7 @@ impl<'a> Tunnel<'a> {
             }
         }
         let both = m.began.is_some() && c.stands;
-        let by_id = self.world.schedule.settings.with_ids;
-        if self.status == Some(Status::Successful) && by_id && !both {
+        if self.status == Some(Status::Successful) && self.has_ids() && !both {
             faults.push("it is SUCCESSFUL, and no tunnel stood".to_owned());
         }
         if let (Machine::Listens(machine), Answer::Opens(_, cloud, _)) = (machine, &**answer)
@@ -151,6 +150,23 @@ impl<'a> Tunnel<'a> {
         {
             self.judge_ends(machine, cloud, faults);
         }
+    }
+
+    /// Whether every status of the device named its operation. Where ids are asked for and are late, it
+    /// has the limits of those without, and the next operation may get the result of this one.
+    fn has_ids(&self) -> bool {
+        let topic = match self.played.order.device {
+            crate::broker::GATEWAY => "s/us".to_owned(),
+            child => format!("s/us/{child}"),
+        };
+        let is_nameless = |record: &Record| {
+            record.topic == topic && ["501", "502", "503"].contains(&record.row.template())
+        };
+        let named = |broker: &mut crate::broker::Broker, _| {
+            let mut log = broker.platform().log().iter();
+            !log.any(is_nameless)
+        };
+        self.world.schedule.settings.with_ids && self.world.broker.with(named)
     }
 
     fn is_undisturbed(&self) -> bool {
