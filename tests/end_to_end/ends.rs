@@ -194,7 +194,7 @@ async fn resets_a_machine_when_the_cloud_has_reset() {
 async fn waits_for_a_machine_that_pauses_longer_than_the_cloud_may() {
     /// Two that are missed end a tunnel.
     const PINGS: usize = 6;
-    const BULK: usize = 32 * MIB;
+    const BULK: usize = 64 * MIB;
     let (site, _adit) = Site::with_adit(false, &["remote_access.keep_alive=400ms"]).await;
     let bulk = content(4, BULK);
     let (mut machine, FarEnd(socket)) = site.open_held().await;
