@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -182,8 +183,16 @@ impl fmt::Debug for Resolver {
 
 fn system(name: &str) -> io::Result<Vec<IpAddr>> {
     const ANY_PORT: u16 = 0;
-    let addresses = (name, ANY_PORT).to_socket_addrs()?;
-    Ok(addresses.map(|address| address.ip()).collect())
+    match (name, ANY_PORT).to_socket_addrs() {
+        Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
+        // The C library does not know a name where it may open neither a file nor a socket.
+        Err(error) => Err(out_of_files().unwrap_or(error)),
+    }
+}
+
+/// Returns why no more files can be opened, if none can.
+fn out_of_files() -> Option<io::Error> {
+    io::stderr().as_fd().try_clone_to_owned().err()
 }
 
 #[cfg(test)]
