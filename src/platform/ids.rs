@@ -18,7 +18,7 @@ pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) const ROW_LIMIT: Duration = Duration::from_secs(3);
 /// The pause before a collection that was just created is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Requests that wait or are remembered. Those beyond it are taken without an id.
+/// Requests that wait or are remembered.
 const HELD_LIMIT: usize = 4096;
 
 /// What is to be done now, in order.
@@ -58,6 +58,8 @@ pub(crate) struct Collection {
     created: bool,
     ask_again_at: Option<Instant>,
     held: VecDeque<Held>,
+    /// There was no room for a row, nor is there for any younger one.
+    left_out: bool,
     /// Requests without a key that came with an id, whose `530` may still come.
     answered: VecDeque<(Instant, PendingOperation)>,
 }
@@ -78,6 +80,7 @@ impl Default for Collection {
             created: false,
             ask_again_at: None,
             held: VecDeque::new(),
+            left_out: false,
             answered: VecDeque::new(),
         }
     }
@@ -92,6 +95,7 @@ impl Collection {
         self.created = false;
         self.ask_again_at = None;
         self.held.clear();
+        self.left_out = false;
     }
 
     /// Takes note of a connection that is ready. A collection that was there is still asked for,
@@ -137,6 +141,10 @@ impl Collection {
     }
 
     /// Takes the rows of one payload of `s/ds`, of which `is_known` tells those that came before.
+    ///
+    /// Where too many wait, the rows are left to their copies: taken at once, they would be reported
+    /// without ids before older ones, on which the platform would put the results. `500` is asked
+    /// again when nothing waits any more, in case that no copies came.
     pub(crate) fn static_rows(
         &mut self,
         mut pending: Vec<PendingOperation>,
@@ -156,8 +164,13 @@ impl Collection {
             place.is_none_or(|place| self.answered.remove(place).is_none())
         });
         let waiting: usize = self.held.iter().map(|held| held.pending.len()).sum();
-        if pending.iter().all(is_known) || waiting + pending.len() > HELD_LIMIT {
+        if pending.iter().all(is_known) {
             return take(pending);
+        }
+        let has_room = self.held.is_empty() || waiting + pending.len() <= HELD_LIMIT;
+        if self.left_out || !has_room {
+            self.left_out = true;
+            return Vec::new();
         }
         let until = now + ROW_LIMIT;
         self.held.push_back(Held { until, pending });
@@ -230,6 +243,9 @@ impl Collection {
         }
         while let Some(held) = self.held.pop_front_if(|held| held.until <= now) {
             actions.extend(take(held.pending));
+        }
+        if self.held.is_empty() && std::mem::take(&mut self.left_out) {
+            actions.push(Action::Resume);
         }
         self.forget(now);
         actions
@@ -551,13 +567,45 @@ mod tests {
     }
 
     #[test]
+    fn leaves_out_every_row_that_is_younger_than_one_without_room() {
+        let mut story = Story::installed();
+        for number in 0..HELD_LIMIT {
+            story.step(1.0, &format!("s/ds 530,gw,plc,22,k{number}"));
+        }
+        assert!(story.step(2.0, "s/ds 530,gw,plc,22,x").is_empty());
+        // A copy of its own brings it all the same.
+        assert_eq!(story.step(2.1, "s/dc 901,gw,7,plc,22,x"), ["take #7"]);
+        // There would be room now, but what was left out is older.
+        story.collection.held.truncate(1);
+        assert!(story.step(2.2, "s/ds 530,gw,plc,22,y").is_empty());
+        assert_eq!(story.step(4.0, "wait"), ["take k0", "resume"]);
+        // A connection that is lost has its own question.
+        for number in 0..=HELD_LIMIT {
+            story.step(5.0, &format!("s/ds 530,gw,plc,22,l{number}"));
+        }
+        story.step(5.1, "lose");
+        assert_eq!(story.step(6.0, "connect"), ["ask", "resume"]);
+        story.step(6.1, "s/ds 530,gw,plc,22,z");
+        assert_eq!(story.step(9.1, "wait"), ["take z"]);
+    }
+
+    #[test]
     fn holds_a_bounded_number_of_rows() {
         let mut story = Story::installed();
         for number in 0..HELD_LIMIT {
             let row = format!("s/ds 530,gw,plc,22,k{number}");
             assert!(story.step(1.0, &row).is_empty());
         }
-        assert_eq!(story.step(1.0, "s/ds 530,gw,plc,22,x"), ["take x"]);
+        // Nothing without an id may overtake what is held.
+        assert!(story.step(1.0, "s/ds 530,gw,plc,22,x").is_empty());
+        let taken = story.step(4.0, "wait");
+        assert_eq!(taken.len(), HELD_LIMIT + 1);
+        assert_eq!(
+            [&taken[0], &taken[HELD_LIMIT - 1], &taken[HELD_LIMIT]],
+            ["take k0", "take k4095", "resume"]
+        );
+        assert!(story.step(4.1, "s/ds 530,gw,plc,22,x").is_empty());
+        assert_eq!(story.step(7.1, "wait"), ["take x"]);
         // Each would be held against all of the others.
         let mut story = Story::installed();
         for number in 0..2 * HELD_LIMIT {
