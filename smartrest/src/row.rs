@@ -37,6 +37,9 @@ const SHOWN_TEMPLATE: usize = 16;
 /// byte.
 const PLAIN_BACKSLASH: u8 = 0xff;
 
+/// Bytes of the stack that are wiped once a payload is read, more than reading takes.
+const STACK: usize = 16 << 10;
+
 /// One message: the template id and its values.
 ///
 /// `Debug` shows the template id only, because values may be connection keys and passwords; there
@@ -111,6 +114,22 @@ impl fmt::Debug for Row {
 /// become U+FFFD. A quoted value that is never closed reaches to the end of the payload. A byte
 /// order mark is a character like any other.
 pub fn decode(payload: &[u8]) -> Vec<Row> {
+    let rows = read(payload);
+    wipe_stack();
+    rows
+}
+
+/// Overwrites the stack below its caller: parts of a value may lie there, where whoever compared or
+/// copied it kept them for a moment.
+#[inline(never)]
+fn wipe_stack() {
+    let mut below = [0_u8; STACK];
+    below.zeroize();
+}
+
+/// In a frame of its own, so that it can be wiped.
+#[inline(never)]
+fn read(payload: &[u8]) -> Vec<Row> {
     let marked = Zeroizing::new(mark_plain_backslashes(&String::from_utf8_lossy(payload)));
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)

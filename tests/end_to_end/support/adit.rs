@@ -90,6 +90,20 @@ impl Adit {
         self.process.open_files()
     }
 
+    /// Returns how many files it has open once that number stays the same: some are open for a moment.
+    pub(crate) async fn settled_open_files(&self) -> u64 {
+        const SAME: u32 = 20;
+        const LOOK_AGAIN: Duration = Duration::from_millis(10);
+        let (mut files, mut same) = (self.open_files(), 0);
+        while same < SAME {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let now = self.open_files();
+            same = if now == files { same + 1 } else { 0 };
+            files = now;
+        }
+        files
+    }
+
     /// Sets how many files may be open from now on, no more than when it was started.
     pub(crate) fn limit_open_files(&self, limit: u64) {
         self.process.limit_open_files(limit);
