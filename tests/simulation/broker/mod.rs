@@ -164,13 +164,7 @@ impl Broker {
         taken: impl Fn(ConnectionId) -> u64,
     ) -> Vec<BTreeMap<usize, usize>> {
         let mut doubts = vec![BTreeMap::new()];
-        for number in 0..self.lines.len() {
-            let (taken, _) = self.sent(number, &taken);
-            let unseen = taken
-                .iter()
-                .rev()
-                .take_while(|place| !self.certain.contains(place));
-            let most = unseen.count().min(UNSEEN);
+        for (number, most) in self.most_unseen(taken).into_iter().enumerate() {
             if doubts.len() * (most + 1) > DOUBTS {
                 break;
             }
@@ -183,6 +177,36 @@ impl Broker {
             }
         }
         doubts
+    }
+
+    /// Returns every way that differs from `doubt` in one connection.
+    pub(crate) fn doubts_beside(
+        &self,
+        doubt: &BTreeMap<usize, usize>,
+        taken: impl Fn(ConnectionId) -> u64,
+    ) -> Vec<BTreeMap<usize, usize>> {
+        let mut doubts = Vec::new();
+        for (number, most) in self.most_unseen(taken).into_iter().enumerate() {
+            doubts.extend((0..=most).map(|unseen| {
+                let mut other = doubt.clone();
+                other.insert(number, unseen);
+                other
+            }));
+        }
+        doubts
+    }
+
+    /// How many packets adit may have left unseen that it had taken, by the number of the connection.
+    fn most_unseen(&self, taken: impl Fn(ConnectionId) -> u64) -> Vec<usize> {
+        let most = |number| {
+            let (taken, _) = self.sent(number, &taken);
+            let unseen = taken
+                .iter()
+                .rev()
+                .take_while(|place| !self.certain.contains(place));
+            unseen.count().min(UNSEEN)
+        };
+        (0..self.lines.len()).map(most).collect()
     }
 
     /// The places on record of what was sent on a connection: what was taken, and what was not.
