@@ -268,17 +268,16 @@ async fn pings_more_often_where_idle_connections_are_cut() {
         .wait_for_log("something on the way probably cuts idle connections")
         .await;
     assert!(words.contains("ping_interval=2"), "{words}");
+    let losses = || adit.log().matches("connection to the broker lost").count();
+    let before = losses();
     // Longer than a connection lasted before.
     site.broker
         .wait_for_logs(4, &format!("Received PINGREQ from {}", site.gateway))
         .await;
     let log = adit.log();
-    assert_eq!(
-        log.matches("connection to the broker lost").count(),
-        2,
-        "{log}"
-    );
-    assert!(!log.contains("another client"), "{log}");
+    assert_eq!(losses(), before, "{log}");
+    // On a starved machine a connection may last longer than the others, and is taken for a takeover.
+    assert!(before > 2 || !log.contains("another client"), "{log}");
 }
 
 #[tokio::test]
