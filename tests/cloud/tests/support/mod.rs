@@ -1,6 +1,6 @@
 //! What the tests of the simulated platform need around it: a broker, and a device made by hand.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -26,11 +26,12 @@ pub(crate) struct Mosquitto {
     pub(crate) port: u16,
     config: PathBuf,
     process: Child,
+    _lock: UdpSocket,
 }
 
 impl Mosquitto {
     pub(crate) async fn start() -> Self {
-        let port = free_port();
+        let (port, lock) = reserve_port();
         let config = std::env::temp_dir().join(format!(
             "simulated-cloud-{}-{port}.conf",
             std::process::id()
@@ -45,6 +46,7 @@ impl Mosquitto {
             port,
             config,
             process,
+            _lock: lock,
         };
         broker.wait().await;
         broker
@@ -95,9 +97,18 @@ fn spawn(config: &PathBuf) -> Child {
         .expect("mosquitto is installed")
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+/// A TCP port of 127.0.0.1 for a broker that may go away and come back: below what systems use for
+/// outgoing connections, and the UDP port of the same number keeps other tests from it.
+fn reserve_port() -> (u16, UdpSocket) {
+    const PORTS: std::ops::Range<u16> = 12_000..20_000;
+    let mut ports = PORTS;
+    ports
+        .find_map(|number| {
+            let lock = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+            Some((number, lock))
+        })
+        .expect("a free port")
 }
 
 /// The MQTT side of a gateway that acknowledges every step.
