@@ -46,6 +46,26 @@ enum Outcome {
 
 use Names::{Lead, System, Unasked};
 
+/// `allow`, `deny`, the hostname of a row, who says where it leads, what must come of it, and why.
+type Try = (
+    &'static str,
+    &'static str,
+    &'static str,
+    Names,
+    Outcome,
+    &'static str,
+);
+
+async fn hold(tries: impl IntoIterator<Item = Try>) {
+    for (allow, deny, host, names, expected, why) in tries {
+        assert_eq!(
+            outcome(allow, deny, host, names).await,
+            expected,
+            "{host:?} {why}"
+        );
+    }
+}
+
 async fn outcome(allow: &str, deny: &str, host: &str, names: Names) -> Outcome {
     let Ok(target) = Target::parse(host, "22") else {
         return Outcome::NoTarget;
@@ -135,13 +155,7 @@ async fn is_not_led_around_by_a_spelling() {
         (EVERYTHING, "", "*.lan", Unasked, Outcome::NoTarget, "a pattern"),
         (EVERYTHING, "", "10.0.7.0/24", Unasked, Outcome::NoTarget, "a network"),
     ];
-    for (allow, deny, host, names, expected, why) in tries {
-        assert_eq!(
-            outcome(allow, deny, host, names).await,
-            expected,
-            "{host:?} {why}"
-        );
-    }
+    hold(tries).await;
 }
 
 #[tokio::test]
@@ -174,13 +188,7 @@ async fn is_not_led_around_by_a_name() {
         (SITE, "", "plc-7", Lead(&["10.0.7.1", "::ffff:10.0.7.1", "10.0.7.1"]),
             dialled(&["10.0.7.1"]), "one that is written in three ways"),
     ];
-    for (allow, deny, host, names, expected, why) in tries {
-        assert_eq!(
-            outcome(allow, deny, host, names).await,
-            expected,
-            "{host:?} {why}"
-        );
-    }
+    hold(tries).await;
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ mod trace;
 mod verdict;
 mod world;
 
+use std::ops::Range;
+
 use runner::{Outcome, Run};
 
 /// Schedules that are played where nobody says how many.
@@ -44,13 +46,16 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().expect("a number"))
 }
 
+/// Plays schedules and returns a summary; what does not keep its promises fails the test.
+fn played(seeds: Range<u64>) -> String {
+    let searched = search::search(seeds, play).into_result(play);
+    searched.unwrap_or_else(|words| panic!("{words}"))
+}
+
 /// What a seed means differs from run to run without a seed for tokio; what is promised does not.
 #[test]
 fn keeps_its_promises_in_a_few_schedules() {
-    match search::search(0..3, play).into_result(play) {
-        Ok(summary) => println!("{summary}"),
-        Err(words) => panic!("{words}"),
-    }
+    println!("{}", played(0..3));
 }
 
 #[test]
@@ -61,10 +66,7 @@ fn keeps_its_promises_in_a_few_schedules() {
 fn keeps_its_promises_whatever_happens() {
     let first = number("ADIT_SIMULATION_FIRST").unwrap_or(0);
     let seeds = number("ADIT_SIMULATION_SEEDS").unwrap_or(SEEDS);
-    match search::search(first..first + seeds, play).into_result(play) {
-        Ok(summary) => println!("{summary}"),
-        Err(words) => panic!("{words}"),
-    }
+    println!("{}", played(first..first + seeds));
 }
 
 #[test]
