@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 #[cfg(feature = "simulation")]
@@ -144,22 +144,19 @@ impl Resolver {
             ));
             drop(lane);
         };
-        // Not waited for: it answers by the channel.
-        drop(self.ask(name, answered));
+        self.ask(name, answered);
         answer
     }
 
-    fn ask(
-        &self,
-        name: String,
-        answered: impl FnOnce(io::Result<Vec<IpAddr>>) + Send + 'static,
-    ) -> JoinHandle<()> {
+    /// Asks without waiting for the answer, which `answered` takes.
+    fn ask(&self, name: String, answered: impl FnOnce(io::Result<Vec<IpAddr>>) + Send + 'static) {
         #[cfg(feature = "simulation")]
         if let Some(network) = simulated::installed() {
-            return tokio::spawn(async move { answered(network.resolve(&name).await) });
+            tokio::spawn(async move { answered(network.resolve(&name).await) });
+            return;
         }
         let shared = Arc::clone(&self.0);
-        spawn_blocking(move || answered((shared.lookup)(&name)))
+        spawn_blocking(move || answered((shared.lookup)(&name)));
     }
 }
 
