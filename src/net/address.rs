@@ -31,6 +31,15 @@ impl Endpoint {
             self.host.clone()
         }
     }
+
+    /// Returns the value of a `Host` header (RFC 9110, 7.2).
+    pub(crate) fn host_header(&self) -> String {
+        let default_port = if self.tls { 443 } else { 80 };
+        match self.port == default_port {
+            true => self.bracketed_host(),
+            false => self.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {

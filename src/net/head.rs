@@ -49,6 +49,20 @@ pub enum HeadFault {
     Interim,
 }
 
+/// Why there is no body, as a clause behind "but".
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub(crate) enum BodyFault {
+    /// It is longer than any that makes sense; the limit in bytes.
+    #[error("its body is longer than {0} bytes")]
+    TooLong(usize),
+    /// The stream ended or broke within it.
+    #[error("its body is cut")]
+    Cut,
+    /// Its length makes no sense.
+    #[error("nobody can tell where its body ends")]
+    Malformed,
+}
+
 /// Why there is no head.
 #[derive(Debug)]
 pub(crate) enum HeadError {
@@ -199,6 +213,45 @@ impl Head {
         (body.len() <= BODY_LIMIT)
             .then(|| String::from_utf8(body).ok())
             .flatten()
+    }
+
+    /// Reads the body of an answer whose content counts, of at most `limit` bytes, its framing included.
+    ///
+    /// `received` is what came with the head. The caller limits the time.
+    pub(crate) async fn read_whole(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        mut received: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<u8>, BodyFault> {
+        let framing = self.framing().ok_or(BodyFault::Malformed)?;
+        if matches!(framing, Framing::Length(length) if length > limit) {
+            return Err(BodyFault::TooLong(limit));
+        }
+        loop {
+            // Each chunk ends with a line, so that chunks in single bytes cost no more.
+            if framing != Framing::Chunks || received.ends_with(b"\n") {
+                match framing.body(&received) {
+                    Body::Whole(body) => return Ok(body),
+                    Body::Malformed => return Err(BodyFault::Malformed),
+                    Body::Partial => {}
+                }
+            }
+            if received.len() > limit {
+                return Err(BodyFault::TooLong(limit));
+            }
+            let read = stream.read_buf(&mut received).await;
+            match read.map_err(|_| BodyFault::Cut)? {
+                0 if framing == Framing::ToTheEnd => return Ok(received),
+                // The last line may have come without its end.
+                0 => match framing.body(&received) {
+                    Body::Whole(body) => return Ok(body),
+                    Body::Malformed => return Err(BodyFault::Malformed),
+                    Body::Partial => return Err(BodyFault::Cut),
+                },
+                _ => {}
+            }
+        }
     }
 
     /// Says how the body's end is told (RFC 9112, 6.3), `None` if that is nonsense.

@@ -44,12 +44,7 @@ fn hint(fault: HeadFault) -> &'static str {
 
 /// Returns the head of a request without the blank line at its end. A path is visible ASCII.
 pub(crate) fn request(server: &Endpoint, path: &str, subprotocol: &str, nonce: &str) -> String {
-    let default_port = if server.tls { 443 } else { 80 };
-    let host = if server.port == default_port {
-        server.bracketed_host()
-    } else {
-        server.to_string()
-    };
+    let host = server.host_header();
     format!(
         "GET {path} HTTP/1.1\r\n\
          Host: {host}\r\n\
