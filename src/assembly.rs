@@ -3,30 +3,38 @@
 //! Only this module and the command line see the whole configuration. What a part does not get
 //! here it cannot depend on.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use smartrest::Topics;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::admin;
 use crate::agent::Agent;
+use crate::agent::overview::{Facts, kind};
 use crate::auth::authorization::Authorization;
 use crate::auth::registration::{self, Registered, Unkept};
 use crate::auth::settings::{Auth, Login};
 use crate::auth::token::Tokens;
 use crate::check::{self, Subject};
-use crate::cli::{Check, Tunnel};
+use crate::cli::{self, Check, Tunnel};
 use crate::config::Config;
 use crate::connect;
+use crate::inquiry::{self, Inquiries};
 use crate::limits;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
-use crate::net::Transport;
+use crate::net::{BrokerEndpoint, Endpoint, Transport};
 use crate::platform::announcement::Announcement;
 use crate::platform::dialogue::Dialogue;
+use crate::state::record::Record;
+use crate::state::snapshot::{Device, RemoteAccess};
+use crate::status;
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
 
@@ -37,9 +45,18 @@ use crate::tunnel::manager::Tunnels;
 /// registration; nothing that happens later is an error.
 pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
     let transport = transport(config)?;
-    let Some((auth, account, unkept)) = log_in_as(config, &transport, &stop).await? else {
+    let mut facts = facts(config, &transport);
+    let (inquirer, mut inquiries) = inquiry::channel();
+    // Whoever drops this future closes what is looked through as well.
+    let _admin = admin::open(&config.admin, &inquirer);
+    let logged_in = tokio::select! {
+        logged_in = log_in_as(config, &transport, &stop) => logged_in?,
+        never = answer_meanwhile(&facts, &mut inquiries) => match never {},
+    };
+    let Some((auth, account, unkept)) = logged_in else {
         return Ok(());
     };
+    facts.authentication = kind(&auth);
     let announcement = announcement(config, &auth)?;
     let finish = CancellationToken::new();
     let (session, publisher, session_events) = Session::new(
@@ -72,8 +89,10 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
         tunnels: Tunnels::new(opener, config.tunnels.max_tunnels),
         publisher,
         tokens,
+        record: Record::default(),
+        facts,
     };
-    let mut running = pin!(agent.run(session, session_events, finish, stop));
+    let mut running = pin!(agent.run(session, session_events, inquiries, finish, stop));
     if let Some(unkept) = unkept {
         tokio::select! {
             ended = &mut running => return ended,
@@ -95,6 +114,11 @@ pub async fn connect(
     let authorization = Authorization::new(&config.auth, None);
     let opener = opener(config, transport(config)?, authorization);
     Ok(connect::run(&opener, tunnel, stop).await)
+}
+
+/// Asks the running agent what it does, and prints it.
+pub async fn status(settings: &admin::Settings, status: cli::Status) -> ExitCode {
+    status::run(settings, status).await
 }
 
 /// Tries every hop.
@@ -132,6 +156,51 @@ pub async fn check(
 fn transport(config: &Config) -> anyhow::Result<Transport> {
     let transport = Transport::new(&config.cloud.ca)?;
     Ok(transport.with_identity(config.auth.identity().cloned()))
+}
+
+/// What is shown of the agent that does not change by itself.
+fn facts(config: &Config, transport: &Transport) -> Facts {
+    let tunnels = &config.tunnels;
+    Facts {
+        began: Instant::now().into_std(),
+        device: Device {
+            id: config.device.id.clone(),
+            children: config.device.children.clone(),
+        },
+        broker: url_of_broker(&config.mqtt.endpoint),
+        cloud: url_of_cloud(&config.cloud.endpoint),
+        authentication: kind(&config.auth),
+        transport: transport.clone(),
+        remote_access: RemoteAccess {
+            policy: tunnels.policy.to_string(),
+            max_tunnels: tunnels.max_tunnels as u64,
+        },
+    }
+}
+
+fn url_of_broker(broker: &BrokerEndpoint) -> String {
+    let scheme = match (broker.server.tls, &broker.websocket) {
+        (true, None) => "mqtts",
+        (false, None) => "mqtt",
+        (true, Some(_)) => "wss",
+        (false, Some(_)) => "ws",
+    };
+    format!("{scheme}://{}", broker.server)
+}
+
+fn url_of_cloud(cloud: &Endpoint) -> String {
+    let scheme = if cloud.tls { "https" } else { "http" };
+    format!("{scheme}://{cloud}")
+}
+
+/// Answers whoever looks while there is no agent yet.
+async fn answer_meanwhile(facts: &Facts, inquiries: &mut Inquiries) -> Infallible {
+    loop {
+        match inquiries.recv().await {
+            Some(inquiry) => facts.answer(inquiry),
+            None => std::future::pending().await,
+        }
+    }
 }
 
 fn announcement(config: &Config, auth: &Auth) -> anyhow::Result<Announcement> {

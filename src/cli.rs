@@ -22,8 +22,8 @@ pub struct Invocation {
     pub config: Option<PathBuf>,
     /// The values of `--set`, as `section.key=value`; the configuration reads them.
     pub settings: Vec<String>,
-    /// The least important messages to log. `Info` unless set, and `Warn` for a check, whose result
-    /// is what somebody wants to read.
+    /// The least important messages to log. `Info` unless set, and `Warn` for a check or a
+    /// status, whose result is what somebody wants to read.
     pub log_level: LogLevel,
     /// `Text` unless set.
     pub log_format: LogFormat,
@@ -40,6 +40,8 @@ pub enum Command {
     Connect(Connect),
     /// Try every hop, then exit.
     Check(Check),
+    /// Say what the running agent does.
+    Status(Status),
 }
 
 /// What `adit check` is to try, and how it is to tell.
@@ -51,6 +53,15 @@ pub struct Check {
     pub no_login: bool,
     /// One JSON object in place of the text.
     pub json: bool,
+}
+
+/// How `adit status` is to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// One JSON object in a line in place of the text.
+    pub json: bool,
+    /// Again every second.
+    pub watch: bool,
 }
 
 /// Where the one tunnel of `adit connect` is described.
@@ -151,7 +162,7 @@ struct Common {
     /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
-    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info, for check warn]
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info, for check and status warn]
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
@@ -192,6 +203,27 @@ The platform allows one connection for a client id, so the MQTT login throws a r
 a moment; it comes back by itself, and its tunnels stay.
 Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line or configuration.")]
     Check(CheckArgs),
+    /// Says what the running agent does: its connection, tunnels and last operations
+    #[command(after_help = "\
+Examples:
+  adit status
+  adit status --watch
+  adit status --json | jq .connection.is_connected
+
+It asks at admin.socket, or where nobody answers there, at admin.listen.
+Exit status: 0 if the agent is connected, 1 if it is not or does not answer, 2 for a bad command line
+or configuration, 3 if none runs.")]
+    Status(StatusArgs),
+}
+
+#[derive(Args)]
+struct StatusArgs {
+    /// Prints one JSON object in a line; its names stay the same from version to version
+    #[arg(long)]
+    json: bool,
+    /// Looks again every second
+    #[arg(long)]
+    watch: bool,
 }
 
 #[derive(Args)]
@@ -244,7 +276,7 @@ pub fn parse_from(
 ) -> Result<Invocation, clap::Error> {
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let default_level = match command {
-        Subcommands::Check(_) => LogLevel::Warn,
+        Subcommands::Check(_) | Subcommands::Status(_) => LogLevel::Warn,
         Subcommands::Run | Subcommands::Connect(_) => LogLevel::Info,
     };
     Ok(Invocation {
@@ -258,6 +290,9 @@ pub fn parse_from(
             Subcommands::Run => Command::Run,
             Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
             Subcommands::Check(arguments) => Command::Check(arguments.check()?),
+            Subcommands::Status(StatusArgs { json, watch }) => {
+                Command::Status(Status { json, watch })
+            }
         },
     })
 }
@@ -589,9 +624,12 @@ mod tests {
             help.to_string()
                 .contains("adit connect --target plc-7.lan:22 --key")
         );
-        for command in ["run", "connect", "check"] {
+        for command in ["run", "connect", "check", "status"] {
             let help = parsed(&[command, "--help"]).unwrap_err().to_string();
-            assert!(help.contains("[default: info, for check warn]"), "{help}");
+            assert!(
+                help.contains("[default: info, for check and status warn]"),
+                "{help}"
+            );
             assert!(help.contains("2 for a bad"), "{help}");
         }
         assert_eq!(parsed(&["--version"]).unwrap_err().exit_code(), 0);

@@ -5,6 +5,7 @@
 #[cfg(all(feature = "simulation", not(debug_assertions)))]
 compile_error!("a release must not contain the feature simulation: build it without the feature");
 
+pub mod admin;
 mod agent;
 pub mod assembly;
 pub mod auth;
@@ -16,6 +17,7 @@ pub mod files;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod inquiry;
 mod limits;
 pub mod logging;
 pub mod mqtt;
@@ -23,5 +25,7 @@ pub mod net;
 pub mod password;
 mod platform;
 pub mod secret;
+pub mod state;
+mod status;
 pub mod tunnel;
 pub mod words;

@@ -4,11 +4,12 @@ use std::alloc::System;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Tunnel};
-use adit::config::{Config, Sources};
+use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Status, Tunnel};
+use adit::config::{self, Config, Sources};
 use adit::words::failure_reason;
 use adit::{assembly, check, logging};
 use anyhow::Context;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -50,7 +51,11 @@ fn start() -> ExitCode {
         let _ = writeln!(io::stderr(), "cannot write to standard error: {error}");
         return ExitCode::FAILURE;
     }
-    let config = match Config::load(&Sources::of_this_machine(config, settings)) {
+    let sources = Sources::of_this_machine(config, settings);
+    if let Command::Status(status) = command {
+        return ask(&sources, log_format, status);
+    }
+    let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(faults) => {
             let faults = faults.to_string();
@@ -68,6 +73,8 @@ fn start() -> ExitCode {
             Err(error) => return refuse(log_format, &format!("standard input: {error:#}")),
         },
         Command::Check(check) => Task::Check(check),
+        // It was answered above.
+        Command::Status(_) => return ExitCode::FAILURE,
     };
     // A check has a place for them in its result.
     if !matches!(task, Task::Check(_)) {
@@ -77,6 +84,25 @@ fn start() -> ExitCode {
     }
     match run(task, &config) {
         Ok(code) => code,
+        Err(error) => {
+            let error = failure_reason(error.as_ref(), usize::MAX);
+            error!(error, "adit cannot go on");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Asks the agent that runs, which takes no more of the configuration than where that is.
+fn ask(sources: &Sources<'_>, log_format: LogFormat, status: Status) -> ExitCode {
+    let (settings, unread) = match config::admin(sources) {
+        Ok(read) => read,
+        Err(faults) => return refuse(log_format, &faults.to_string()),
+    };
+    for fault in unread {
+        warn!("{fault}");
+    }
+    match runtime() {
+        Ok(runtime) => runtime.block_on(assembly::status(&settings, status)),
         Err(error) => {
             let error = failure_reason(error.as_ref(), usize::MAX);
             error!(error, "adit cannot go on");
@@ -102,10 +128,7 @@ fn row_from_standard_input() -> anyhow::Result<Tunnel> {
 ///
 /// One thread is enough to keep a gateway's link full, and costs least.
 fn run(task: Task, config: &Config) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = runtime()?;
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
         match task {
@@ -119,6 +142,13 @@ fn run(task: Task, config: &Config) -> anyhow::Result<ExitCode> {
     // A name that is still being resolved holds a thread that cannot be stopped.
     runtime.shutdown_background();
     code
+}
+
+fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 /// Stops in good order at the first SIGTERM or SIGINT and at once at the second.

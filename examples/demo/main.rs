@@ -198,6 +198,7 @@ fn config(cloud: &Cloud, broker: &Broker, target: &Target) -> anyhow::Result<Con
         ("ADIT_AUTH_USERNAME", login.user.clone()),
         ("ADIT_AUTH_PASSWORD", login.password.clone()),
         ("ADIT_REMOTE_ACCESS_ALLOW", target.to_string()),
+        ("ADIT_ADMIN_SOCKET", "none".to_owned()),
         (
             "ADIT_REMOTE_ACCESS_CONNECT_TIMEOUT",
             CONNECT_TIMEOUT.to_owned(),

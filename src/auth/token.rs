@@ -61,6 +61,7 @@ struct Known {
 #[derive(Debug)]
 struct Held {
     header: Secret,
+    came_at: Instant,
     renew_at: Instant,
     ends_at: Instant,
 }
@@ -143,6 +144,7 @@ impl Tokens {
                 let now = Instant::now();
                 known.held = Some(Held {
                     header,
+                    came_at: now,
                     renew_at: now + life / 2,
                     ends_at: now + life,
                 });
@@ -158,6 +160,14 @@ impl Tokens {
         }
         drop(known);
         self.answers.send_modify(|count| *count += 1);
+    }
+
+    /// Returns how old the token is that is held, and how long it is still good.
+    pub(crate) fn age(&self) -> Option<(Duration, Duration)> {
+        let (known, now) = (self.known(), Instant::now());
+        let held = known.held.as_ref()?;
+        let left = held.ends_at.checked_duration_since(now)?;
+        Some((now - held.came_at, left))
     }
 
     /// Wants a token unless one is on its way; returns until when that may take.

@@ -3,6 +3,7 @@
 //! From the declaration follow its place in the file, the name of its variable, how its value is
 //! read, what it is when it is not set, and its row in the README.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -218,4 +219,14 @@ settings! {
         Value("false"),
         "true: install a collection of templates at the platform, and report each operation \
          by its id";
+
+    ADMIN_LISTEN: Option<SocketAddr> = admin.listen as Text by values::listen,
+        Derived("nowhere"),
+        "where to serve /healthz, /metrics and a status page, as 127.0.0.1:9590";
+    ADMIN_TOKEN_FILE: PathBuf = admin.token_file as Text by values::path,
+        Derived("none"),
+        "file that holds the token to show there; needed where that is not a loopback address";
+    ADMIN_SOCKET: Option<PathBuf> = admin.socket as Place by values::socket,
+        Value("/run/adit/adit.sock"),
+        "Unix socket for adit status; none makes none";
 }

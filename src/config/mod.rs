@@ -15,6 +15,7 @@ mod values;
 
 use std::path::PathBuf;
 
+use crate::admin;
 use crate::auth::settings::Auth;
 use crate::mqtt;
 use crate::net::settings::Cloud;
@@ -41,6 +42,8 @@ pub struct Config {
     pub remote_access: RemoteAccess,
     /// What tunnels may do.
     pub tunnels: tunnel::Settings,
+    /// Where adit may be looked at.
+    pub admin: admin::Settings,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
     /// What can be used and should be looked at, a clause each; for the log at the start.
@@ -50,6 +53,33 @@ pub struct Config {
 /// Returns all keys of the configuration, in the order of the documentation.
 pub fn keys() -> &'static [Key] {
     keys::KEYS
+}
+
+/// Reads the section of `admin` alone: a command that asks the running agent has no use for the rest,
+/// which may be faulty by now. What keeps that section from being read at all is among the warnings;
+/// variables, flags and defaults are gone by then.
+///
+/// # Errors
+/// The file cannot be read, or all that is wrong with that section, each with its place.
+pub fn admin(sources: &Sources<'_>) -> Result<(admin::Settings, Vec<String>), Faults> {
+    let mut builder = SectionBuilder {
+        gathered: sources::gather(sources),
+        sources,
+    };
+    // What is wrong elsewhere is for the agent to say.
+    let faults = std::mem::take(&mut builder.gathered.faults);
+    let incomplete = builder.gathered.incomplete;
+    if incomplete && builder.gathered.file.is_none() {
+        return Err(Faults::new(faults));
+    }
+    let admin = builder.admin();
+    match admin {
+        Some(admin) if builder.gathered.faults.is_empty() => {
+            let unread = faults.iter().filter(|_| incomplete);
+            Ok((admin, unread.map(ToString::to_string).collect()))
+        }
+        _ => Err(Faults::new(builder.gathered.faults)),
+    }
 }
 
 impl Config {
@@ -70,8 +100,9 @@ impl Config {
         let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), auth.as_ref());
         let remote_access = builder.remote_access();
         let tunnels = builder.tunnels();
+        let admin = builder.admin();
         let gathered = builder.gathered;
-        match (device, cloud, mqtt, auth, remote_access, tunnels) {
+        match (device, cloud, mqtt, auth, remote_access, tunnels, admin) {
             (
                 Some(device),
                 Some(cloud),
@@ -79,6 +110,7 @@ impl Config {
                 Some(auth),
                 Some(remote_access),
                 Some(tunnels),
+                Some(admin),
             ) if gathered.faults.is_empty() => Ok(Self {
                 device,
                 cloud,
@@ -86,6 +118,7 @@ impl Config {
                 auth,
                 remote_access,
                 tunnels,
+                admin,
                 file: gathered.file,
                 warnings: gathered.warnings,
             }),

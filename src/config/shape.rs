@@ -8,6 +8,8 @@ pub(super) enum Shape {
     Secret,
     /// A text of which a user or password within is never shown.
     Url,
+    /// A text that is nowhere where it is empty in a file.
+    Place,
     Duration,
     Number,
     Switch,
@@ -18,7 +20,7 @@ impl Shape {
     /// Says what is allowed, behind "is not".
     pub(super) fn expected(self) -> &'static str {
         match self {
-            Self::Text | Self::Secret | Self::Url => "a text in quotes",
+            Self::Text | Self::Secret | Self::Url | Self::Place => "a text in quotes",
             Self::Duration => "a duration such as \"15s\" or \"2m\"",
             Self::Number => "a whole number",
             Self::Switch => "true or false",

@@ -389,7 +389,10 @@ impl Given {
     fn scalar(&self, shape: Shape) -> Result<Item, Fault> {
         match (&self.content, shape) {
             (Content::Written(text), _)
-            | (Content::Text(text), Shape::Text | Shape::Secret | Shape::Url | Shape::Duration)
+            | (
+                Content::Text(text),
+                Shape::Text | Shape::Secret | Shape::Url | Shape::Place | Shape::Duration,
+            )
             | (Content::Number(text), Shape::Number) => Ok(self.item(text)),
             (Content::Switch(switch), Shape::Switch) => Ok(self.item(&switch.to_string())),
             (content, shape) => {

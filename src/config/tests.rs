@@ -1039,8 +1039,125 @@ fn shows_names_without_what_moves_a_cursor() {
 
 #[test]
 fn refuses_keys_that_have_no_effect_yet() {
-    let machine = Machine::with_file("admin.listen = \"127.0.0.1:9590\"");
+    let machine = Machine::with_file("remote_access.drain = \"30m\"");
     assert!(machine.complaint().contains(": no such "));
+}
+
+#[test]
+fn lets_nobody_look_from_outside_without_a_token() {
+    let admin = Machine::with("").config().admin;
+    assert_eq!((admin.listen, admin.token), (None, None));
+    assert_eq!(admin.socket, Some("/run/adit/adit.sock".into()));
+    assert!(!admin.is_socket_set);
+    let token = "0123456789abcdef";
+    let with_token = |listen: &str| {
+        let section = format!("[admin]\nlisten = {listen:?}\ntoken_file = \"token\"\n");
+        Machine::with(&section).file("token", format!("{token}\n"))
+    };
+    for listen in ["127.0.0.1:9590", "[::1]:9590", "127.9.9.9:0"] {
+        let machine = Machine::with(&format!("[admin]\nlisten = {listen:?}\n"));
+        assert_eq!(machine.config().admin.listen, Some(listen.parse().unwrap()));
+    }
+    for listen in ["0.0.0.0:9590", "[::]:9590", "10.0.0.7:9590"] {
+        let machine = Machine::with(&format!("[admin]\nlisten = {listen:?}\n"));
+        assert_eq!(
+            machine.complaint(),
+            format!(
+                "adit.toml, line 8, admin.listen: everybody who reaches {listen} could look at \
+                 this gateway: set admin.token_file (ADIT_ADMIN_TOKEN_FILE), or listen at a \
+                 loopback address such as 127.0.0.1:9590"
+            )
+        );
+        let config = with_token(listen).config();
+        assert_eq!(config.admin.token.unwrap().expose(), token);
+        assert_eq!(config.warnings, Vec::<String>::new());
+    }
+    let readable = with_token("0.0.0.0:1").readable("token").config();
+    assert_eq!(
+        readable.warnings,
+        ["every user of this machine can read the token in token"]
+    );
+    let short = with_token("0.0.0.0:1")
+        .file("token", "0123456789abcde")
+        .config();
+    assert_eq!(
+        short.warnings,
+        [
+            "the token in token has less than 16 characters and can be guessed; make one with: \
+          openssl rand -hex 16"
+        ]
+    );
+}
+
+#[test]
+fn says_what_is_wrong_with_the_places_where_it_is_looked_at() {
+    for (line, complaint) in [
+        (
+            "listen = \"localhost\"",
+            "admin.listen: \"localhost\" is not an address and a port such as \"127.0.0.1:9590\"",
+        ),
+        (
+            "socket = \"adit.sock\"",
+            "admin.socket: \"adit.sock\" does not begin with /",
+        ),
+        (
+            "token_file = \"missing\"",
+            "admin.token_file: \"missing\" cannot be read: no such file",
+        ),
+        (
+            "token_file = \"empty\"",
+            "admin.token_file: the content of \"empty\" is empty",
+        ),
+        (
+            "token_file = \"words\"",
+            "admin.token_file: the content of \"words\" has a character that cannot stand in a \
+             token: a space, or none of ASCII",
+        ),
+    ] {
+        let machine = Machine::with(&format!("[admin]\n{line}\n"));
+        let machine = machine.file("empty", "").file("words", "open sesame");
+        let expected = format!("adit.toml, line 8, {complaint}");
+        assert_eq!(machine.complaint(), expected);
+    }
+    let long = format!("/{}", "x".repeat(100));
+    let machine = Machine::with("").set(&format!("admin.socket={long}"));
+    assert!(machine.complaint().contains("is longer than the 100 bytes"));
+    for none in ["none", "None"] {
+        let machine = Machine::with("").variable("ADIT_ADMIN_SOCKET", none);
+        assert_eq!(machine.config().admin.socket, None);
+    }
+    let machine = Machine::with("[admin]\nsocket = \"\"\n");
+    assert_eq!(machine.config().admin.socket, None);
+}
+
+#[test]
+fn reads_where_to_ask_though_all_else_is_faulty() {
+    let admin = |machine: &Machine| {
+        let not_found = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        admin(&Sources {
+            file: machine.named_file.map(PathBuf::from),
+            settings: machine.settings.clone(),
+            environment: machine.environment.clone(),
+            host_name: None,
+            now: SystemTime::now(),
+            read: &|path| machine.files.get(path).cloned().ok_or_else(not_found),
+        })
+    };
+    let faulty = "cloud.url = 7\nweather = 1\nadmin.socket = \"/s\"\n";
+    let (settings, unread) = admin(&Machine::with_file(faulty)).unwrap();
+    assert_eq!(settings.socket, Some("/s".into()));
+    assert_eq!(unread, Vec::<String>::new());
+    let (settings, unread) = admin(&Machine::with_file("admin.socket = \n")).unwrap();
+    assert_eq!(settings.socket, Some("/run/adit/adit.sock".into()));
+    assert_eq!(unread.len(), 1, "{unread:?}");
+    let faults = admin(&Machine::with_file("admin.socket = 7\n")).unwrap_err();
+    assert!(faults.to_string().contains("admin.socket"), "{faults}");
+    let missing = Machine {
+        named_file: Some("missing.toml"),
+        ..Machine::default()
+    };
+    let faults = admin(&missing).unwrap_err().to_string();
+    assert_eq!(faults, "missing.toml: cannot be read: no such file");
 }
 
 #[test]

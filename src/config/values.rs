@@ -1,6 +1,7 @@
 //! From the text of a value to the value. A refusal is a clause to stand behind the text; it never
 //! repeats the text, which may be a secret.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ const NAME_LIMIT: usize = 250;
 /// Generous for a password, small for a file that was named by mistake.
 const SECRET_LIMIT: usize = 4096;
 const MAX_TUNNELS: usize = 10_000;
+/// The system has 108 bytes for the path of a socket (unix(7)): a zero stands behind it, and a
+/// suffix of the name under which it is made.
+const SOCKET_PATH_LIMIT: usize = 100;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -122,6 +126,46 @@ pub(super) fn secret(text: &str) -> Result<Secret, String> {
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     no_control(text)?;
     Ok(PathBuf::from(text))
+}
+
+/// Where HTTP is spoken; nothing is nowhere.
+pub(super) fn listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if is_none(text) {
+        return Ok(None);
+    }
+    let address = text.parse().map(Some);
+    address.map_err(|_| "is not an address and a port such as \"127.0.0.1:9590\"".to_owned())
+}
+
+/// Where the socket of `adit status` is; nothing is nowhere.
+pub(super) fn socket(text: &str) -> Result<Option<PathBuf>, String> {
+    if is_none(text) {
+        return Ok(None);
+    }
+    let path = path(text)?;
+    if !path.is_absolute() {
+        return Err("does not begin with /".to_owned());
+    }
+    if text.len() > SOCKET_PATH_LIMIT {
+        return Err(format!(
+            "is longer than the {SOCKET_PATH_LIMIT} bytes that the system takes for a socket"
+        ));
+    }
+    Ok(Some(path))
+}
+
+fn is_none(text: &str) -> bool {
+    text.is_empty() || text.eq_ignore_ascii_case("none")
+}
+
+/// What stands in an HTTP header, and is typed into a form.
+pub(super) fn token(text: &str) -> Result<Secret, String> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(
+            "has a character that cannot stand in a token: a space, or none of ASCII".to_owned(),
+        );
+    }
+    secret(text)
 }
 
 fn no_control(text: &str) -> Result<(), String> {

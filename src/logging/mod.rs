@@ -92,7 +92,7 @@ fn tell_dropped(lines: u64) {
 }
 
 /// Colour is for a terminal, unless `NO_COLOR` says otherwise (<https://no-color.org>).
-fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
+pub(crate) fn wants_colour(is_terminal: bool, no_color: Option<&OsStr>) -> bool {
     is_terminal && no_color.is_none_or(OsStr::is_empty)
 }
 

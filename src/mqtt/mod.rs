@@ -8,5 +8,6 @@ pub mod publisher;
 pub(crate) mod reconnect;
 pub mod session;
 mod settings;
+pub(crate) mod standing;
 
 pub use settings::Settings;

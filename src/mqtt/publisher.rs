@@ -5,16 +5,30 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smartrest::row::{PACKET_LIMIT, payload_limit};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::outbox::{Message, Outbox};
+use super::standing::Standing;
 
 /// Puts messages into a session's outbox; never waits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Publisher {
     outbox: Arc<Mutex<Outbox>>,
     asked: Arc<Mutex<Vec<Message>>>,
     filled: Arc<Notify>,
+    standing: Arc<Mutex<Standing>>,
+}
+
+impl Default for Publisher {
+    fn default() -> Self {
+        Self {
+            outbox: Arc::default(),
+            asked: Arc::default(),
+            filled: Arc::default(),
+            standing: Arc::new(Mutex::new(Standing::new(Instant::now().into_std()))),
+        }
+    }
 }
 
 impl Publisher {
@@ -78,6 +92,11 @@ impl Publisher {
     /// How many messages are not acknowledged.
     pub fn waiting(&self) -> usize {
         self.outbox().len()
+    }
+
+    /// Returns how it stands with the connection.
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn outbox(&self) -> MutexGuard<'_, Outbox> {

@@ -188,6 +188,12 @@ impl Tls {
         }
     }
 
+    /// When the certificate in use expires, if there is one.
+    pub(super) fn identity_ends(&self) -> Option<SystemTime> {
+        let own = self.own.as_ref()?;
+        Some(lock(own).identity.life.1)
+    }
+
     /// For a proxy, whose business it is not who adit is to the platform.
     pub(super) fn anonymous(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.anonymous)

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -64,6 +64,11 @@ impl Transport {
             self.tls = Arc::new(self.tls.with_identity(identity));
         }
         self
+    }
+
+    /// Returns when the certificate in use expires, if there is one.
+    pub(crate) fn identity_ends(&self) -> Option<SystemTime> {
+        self.tls.identity_ends()
     }
 
     /// Goes through a proxy, or directly.

@@ -3,17 +3,17 @@
 //! What comes is handed to whoever decides, and what they decide becomes steps, in order. Carrying
 //! the steps out, and the clock, are left to the caller.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Instant;
 
-use smartrest::{ConnectRequest, Fragment, PendingOperation, Target, Topics, plain_text};
+use smartrest::{ConnectRequest, Fragment, PendingOperation, Status, Target, Topics, plain_text};
 use tracing::{debug, info, warn};
 
 use super::bridge::{Bridge, News};
 use super::downlink::Downlink;
 use super::fragment::Updates;
 use super::ids::{ANSWER_LIMIT, Action, Collection};
-use super::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use super::operations::{Ignored, OperationId, Operations, Outcome, Received, Report};
 use super::uplink::{Closed, Uplink};
 use crate::mqtt::outbox::Message;
 use crate::words::seconds;
@@ -34,6 +34,8 @@ pub(crate) enum Step {
     AskForTokenAgain,
     /// Open a tunnel, and tell how that goes.
     Open(OperationId, ConnectRequest),
+    /// Take note of an operation of this device that is too malformed to be opened, and why.
+    Malformed(OperationId, String, String),
 }
 
 /// What waits for the broker.
@@ -299,6 +301,7 @@ impl Dialogue {
                 }
             }
         }
+        self.steps.extend(malformed(&received));
         self.report(received.reports);
         for (id, request) in received.start {
             let (device, target) = (request.device.clone(), request.target.clone());
@@ -358,6 +361,30 @@ impl Dialogue {
     }
 }
 
+/// Returns the operations that have begun and are not to be opened.
+fn malformed(received: &Received) -> Vec<Step> {
+    let to_open: HashSet<_> = received.start.iter().map(|(id, _)| *id).collect();
+    let mut reasons: HashMap<_, _> = HashMap::new();
+    for report in &received.reports {
+        if let Status::Failed(reason) = &report.status {
+            reasons.insert(report.id, reason.as_str());
+        }
+    }
+    let mut steps = Vec::new();
+    for Report {
+        device, id, status, ..
+    } in &received.reports
+    {
+        if *status == Status::Executing && !to_open.contains(id) {
+            // The result of one may have to wait for an older one of its device.
+            let reason = reasons.get(id).unwrap_or(&"the operation is malformed");
+            let reason = (*reason).to_owned();
+            steps.push(Step::Malformed(*id, device.clone(), reason));
+        }
+    }
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -405,6 +432,7 @@ mod tests {
                 Step::Ask(message) => format!("ask {}{}", message.topic, message.payload),
                 Step::AskForTokenAgain => "token".to_owned(),
                 Step::Open(id, request) => format!("open {} {}", id.0, request.target),
+                Step::Malformed(id, _, reason) => format!("malformed {} {reason}", id.0),
             })
             .collect()
     }
@@ -521,7 +549,9 @@ mod tests {
             let by_id = PendingOperation::from_collection_row(&by_id[0]).unwrap();
             dialogue.heard(Downlink::OperationsById(vec![by_id]), ROOM, Instant::now());
             let reason = "the connection key is missing";
-            assert_eq!(steps(&mut dialogue), ["504,1", &format!("505,1,{reason}")]);
+            let malformed = format!("malformed 1 {reason}");
+            let failed = format!("505,1,{reason}");
+            assert_eq!(steps(&mut dialogue), [&malformed, "504,1", &failed]);
             dialogue.deadline_passed(ROOM, later);
             assert_eq!(steps(&mut dialogue), nothing);
         }

@@ -7,10 +7,15 @@ use std::sync::atomic::Ordering;
 use smartrest::ConnectRequest;
 use tokio::sync::mpsc;
 use tokio::task::{self, JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 
 use super::{Ended, OpenTunnel, Opener, Traffic};
+use crate::state::clock::Clock;
+use crate::state::meter::Meter;
+use crate::state::record::Took;
+use crate::state::snapshot::{FailureKind, Tunnel, TunnelState};
 use crate::words::failure_reason;
 
 /// Bytes of a failure reason: a line or two where the operator reads it.
@@ -21,7 +26,7 @@ const EVENT_QUEUE: usize = 16;
 /// operator who has lost a tunnel wants the next. They still cost sockets and buffers.
 const UNCOUNTED: usize = 16;
 /// What the operator reads when the fault is in adit itself.
-const OWN_FAULT: &str = "internal fault in adit, see its log";
+pub(crate) const OWN_FAULT: &str = "internal fault in adit, see its log";
 
 /// Tells the tunnels of one agent apart; the caller chooses.
 pub(crate) type TunnelId = u64;
@@ -31,9 +36,9 @@ pub(crate) type TunnelId = u64;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// Both ends stand.
-    Opened(TunnelId),
+    Opened(TunnelId, Took),
     /// It did not open, for this reason.
-    Failed(TunnelId, String),
+    Failed(TunnelId, FailureKind, String),
     /// It had opened and has ended; `None` where adit itself failed.
     Ended(TunnelId, Option<Ended>),
 }
@@ -56,8 +61,14 @@ pub(crate) struct Tunnels {
 
 struct Running {
     id: TunnelId,
+    device: String,
+    target: String,
     opened: bool,
+    /// It is told that it has ended, and only its task is still to be forgotten.
+    ended: bool,
+    began: Instant,
     traffic: Arc<Traffic>,
+    meter: Meter,
 }
 
 impl Tunnels {
@@ -85,7 +96,8 @@ impl Tunnels {
             return Err(TooMany(self.limit));
         }
         let traffic = Arc::new(Traffic::default());
-        let span = info_span!("tunnel", id, target = %request.target);
+        let (device, target) = (request.device.clone(), request.target.to_string());
+        let span = info_span!("tunnel", id, target);
         let tunnel = carry(
             id,
             request,
@@ -96,10 +108,16 @@ impl Tunnels {
             span,
         );
         let task = self.tasks.spawn(tunnel);
+        let began = Instant::now();
         let running = Running {
             id,
+            device,
+            target,
             opened: false,
+            ended: false,
+            began,
             traffic,
+            meter: Meter::new(began.into_std()),
         };
         self.running.insert(task.id(), running);
         Ok(())
@@ -127,10 +145,10 @@ impl Tunnels {
     }
 
     fn note(&mut self, event: &Event) {
-        if let Event::Opened(id) = event
-            && let Some(running) = self.running.values_mut().find(|running| running.id == *id)
-        {
+        let (Event::Opened(id, _) | Event::Ended(id, _) | Event::Failed(id, ..)) = event;
+        if let Some(running) = self.running.values_mut().find(|running| running.id == *id) {
             running.opened = true;
+            running.ended = !matches!(event, Event::Opened(..));
         }
     }
 
@@ -146,8 +164,30 @@ impl Tunnels {
         Some(if opened {
             Event::Ended(id, None)
         } else {
-            Event::Failed(id, OWN_FAULT.into())
+            Event::Failed(id, FailureKind::Fault, OWN_FAULT.into())
         })
+    }
+
+    /// Looks at what every tunnel has carried, so that there is a rate the next time.
+    pub(crate) fn measure(&mut self) {
+        let now = Instant::now().into_std();
+        for running in self.running.values_mut() {
+            running.meter.look(running.carried(), now);
+        }
+    }
+
+    /// Returns what every tunnel is about, the oldest first.
+    pub(crate) fn overview(&self, clock: &Clock) -> Vec<Tunnel> {
+        let mut running: Vec<_> = self.running.values().filter(|it| !it.ended).collect();
+        running.sort_by_key(|running| running.id);
+        running.into_iter().map(|it| it.shown(clock)).collect()
+    }
+
+    /// Returns what all that are not told as ended have carried, to the cloud and to the machines.
+    pub(crate) fn carried(&self) -> (u64, u64) {
+        let untold = self.running.values().filter(|running| !running.ended);
+        let all = untold.map(Running::carried);
+        all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Lets every tunnel come to its end; what is opening fails.
@@ -170,6 +210,32 @@ impl Running {
     fn is_ending(&self) -> bool {
         self.traffic.is_ending.load(Ordering::Relaxed)
     }
+
+    fn carried(&self) -> (u64, u64) {
+        let Traffic { up, down, .. } = &*self.traffic;
+        (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
+    }
+
+    fn shown(&self, clock: &Clock) -> Tunnel {
+        let (up_bytes, down_bytes) = self.carried();
+        let (up_bytes_per_s, down_bytes_per_s) = self.meter.rates();
+        Tunnel {
+            id: self.id,
+            device: self.device.clone(),
+            target: self.target.clone(),
+            state: match (self.is_ending(), self.opened) {
+                (true, _) => TunnelState::Ending,
+                (false, true) => TunnelState::Open,
+                (false, false) => TunnelState::Opening,
+            },
+            age_s: clock.age(self.began.into_std()),
+            up_bytes,
+            down_bytes,
+            up_bytes_per_s,
+            down_bytes_per_s,
+            idle_s: clock.age(self.meter.active_at()),
+        }
+    }
 }
 
 /// Returns how many tunnels count, of those that there are and of those of them that are ending.
@@ -191,15 +257,15 @@ async fn carry(
     let opened = Box::pin(open(request, opener, stop.clone()).instrument(span.clone())).await;
     let tunnel = match opened {
         Ok(tunnel) => tunnel,
-        Err(reason) => {
+        Err((kind, reason)) => {
             span.in_scope(|| warn!(reason, "did not open"));
             // The receiver lives as long as the list that owns this task.
-            let _ = events.send(Event::Failed(id, reason)).await;
+            let _ = events.send(Event::Failed(id, kind, reason)).await;
             return;
         }
     };
     span.in_scope(|| info!("opened"));
-    let _ = events.send(Event::Opened(id)).await;
+    let _ = events.send(Event::Opened(id, tunnel.took)).await;
     let ended = tunnel.relay(&traffic, stop.cancelled()).await;
     span.in_scope(|| ended.log("ended"));
     let _ = events.send(Event::Ended(id, Some(ended))).await;
@@ -209,12 +275,12 @@ async fn open(
     request: ConnectRequest,
     opener: Arc<Opener>,
     stop: CancellationToken,
-) -> Result<OpenTunnel, String> {
+) -> Result<OpenTunnel, (FailureKind, String)> {
     tokio::select! {
         opened = opener.open(&request.target, &request.key) => {
-            opened.map_err(|error| failure_reason(&error, REASON_LIMIT))
+            opened.map_err(|error| (error.kind(), failure_reason(&error, REASON_LIMIT)))
         }
-        () = stop.cancelled() => Err("adit is stopping".to_owned()),
+        () = stop.cancelled() => Err((FailureKind::Stopping, "adit is stopping".to_owned())),
     }
 }
 

@@ -14,14 +14,16 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use smartrest::{ConnectionKey, Target};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tracing::{Span, debug, info};
 
 use crate::auth::authorization::{Authorization, Unauthorized};
 use crate::net::resolve::Resolver;
-use crate::net::{Endpoint, Stream, Tcp, Transport};
+use crate::net::{Endpoint, Stream, Tcp, Transport, TransportError};
 use crate::secret::Secret;
+use crate::state::record::Took;
+use crate::state::snapshot::FailureKind;
 use cloud::EndpointError;
 use lan::DialError;
 use policy::{Denied, Policy};
@@ -57,6 +59,8 @@ pub struct OpenTunnel {
     limits: Limits,
     key: ConnectionKey,
     authorization: Secret,
+    /// How long its ends took.
+    took: Took,
     /// The one in which it was opened.
     span: Span,
 }
@@ -87,6 +91,32 @@ impl OpenError {
         match self {
             Self::Dial(_) | Self::Unauthorized(_) => None,
             Self::Cloud(error) => error.status(),
+        }
+    }
+
+    /// Returns what kind of failure this is, for whoever counts them.
+    pub(crate) fn kind(&self) -> FailureKind {
+        match self {
+            Self::Dial(error) => match error {
+                DialError::Denied(_) => FailureKind::Policy,
+                DialError::Resolve { .. } => FailureKind::Name,
+                DialError::Reach { .. } | DialError::ReachAny { .. } => FailureKind::Unreachable,
+                DialError::Timeout { .. } | DialError::ResolveTimeout { .. } => {
+                    FailureKind::TargetTimeout
+                }
+            },
+            Self::Cloud(error) => match error {
+                EndpointError::Refused { .. } => FailureKind::CloudRefused,
+                EndpointError::Timeout { .. }
+                | EndpointError::Transport(TransportError::Timeout { .. }) => {
+                    FailureKind::CloudTimeout
+                }
+                EndpointError::Credentials => FailureKind::Unauthorized,
+                EndpointError::Transport(_)
+                | EndpointError::NotWebSocket { .. }
+                | EndpointError::Broken { .. } => FailureKind::Cloud,
+            },
+            Self::Unauthorized(_) => FailureKind::Unauthorized,
         }
     }
 }
@@ -126,15 +156,20 @@ impl Opener {
     ) -> Result<OpenTunnel, OpenError> {
         let limit = self.connect_timeout;
         self.policy.check_name(target)?;
-        let lan = pin!(lan::connect(target, &self.policy, &self.names, limit));
-        let cloud = pin!(self.reach_cloud(key));
-        let (lan, (cloud, authorization)) = match select(lan, cloud).await {
+        let began = Instant::now();
+        let lan = pin!(timed(
+            began,
+            lan::connect(target, &self.policy, &self.names, limit)
+        ));
+        let cloud = pin!(timed(began, self.reach_cloud(key)));
+        let ((lan, target), ((cloud, authorization), reached)) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
             Either::Right((cloud, lan)) => {
                 let cloud = cloud?;
                 match lan.await {
                     Ok(lan) => (lan, cloud),
                     Err(error) => {
+                        let (cloud, _) = cloud;
                         let (cloud, _) = cloud;
                         dismiss(cloud, &failure_reason(&error, usize::MAX)).await;
                         return Err(error.into());
@@ -148,6 +183,10 @@ impl Opener {
             limits: self.limits.clone(),
             key: key.clone(),
             authorization,
+            took: Took {
+                target,
+                cloud: reached,
+            },
             span: Span::current(),
         })
     }
@@ -195,6 +234,7 @@ impl OpenTunnel {
             key,
             authorization,
             span,
+            ..
         } = self;
         let mut ended = relay::relay(lan, cloud, &limits, traffic, span, stop).await;
         // What the cloud says at the end goes into the log and into an event.
@@ -216,6 +256,15 @@ impl Ended {
             "{words}"
         );
     }
+}
+
+/// Returns what comes, and how long after `began` it came.
+async fn timed<T, E>(
+    began: Instant,
+    coming: impl Future<Output = Result<T, E>>,
+) -> Result<(T, Duration), E> {
+    let come = coming.await?;
+    Ok((come, began.elapsed()))
 }
 
 /// Closes a WebSocket that nobody needs, and says why.

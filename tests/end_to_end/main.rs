@@ -33,6 +33,7 @@ mod proxies;
 mod registration;
 mod secrecy;
 mod shutdown;
+mod status;
 mod support;
 mod tokens;
 mod tunnels;

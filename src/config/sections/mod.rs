@@ -1,5 +1,6 @@
 //! The sections of the configuration, made of the values that were found.
 
+mod admin;
 mod auth;
 mod device;
 mod network;

@@ -130,7 +130,10 @@ impl Session {
             let was_connected = link.is_ok();
             let (lost, loss) = match link {
                 Ok(link) => match self.serve(link, reconnects.ping_interval()).await {
-                    Ok(SessionEnd::Finished | SessionEnd::Abandoned) => return,
+                    Ok(SessionEnd::Finished | SessionEnd::Abandoned) => {
+                        self.publisher.standing().ended(Instant::now().into_std());
+                        return;
+                    }
                     Err(Ended { lost, loss, end }) => {
                         self.connection_lost(end).await;
                         (lost, loss)
@@ -141,6 +144,11 @@ impl Session {
                     (lost, loss)
                 }
             };
+            self.publisher.standing().lost(
+                loss,
+                failure_reason(&lost, LOGGED_REASON_LIMIT),
+                Instant::now().into_std(),
+            );
             let step = reconnects.lost(loss);
             self.wait(&lost, was_connected, step).await;
         }
@@ -228,6 +236,7 @@ impl Session {
     /// Speaks on one connection to its end.
     async fn serve(&mut self, mut link: Link, pings: Duration) -> Result<SessionEnd, Ended> {
         let began = Instant::now();
+        self.publisher.standing().connected(began.into_std());
         // The wait for an answer follows what is configured, however often pings come.
         let pings = Pings {
             interval: pings,
@@ -335,6 +344,7 @@ impl Session {
         use conversation::Event as Happened;
         match event {
             Happened::Ready => {
+                self.publisher.standing().is_ready = true;
                 info!("announced and ready for operations");
                 Some(Event::Ready)
             }

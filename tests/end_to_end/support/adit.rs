@@ -44,6 +44,8 @@ impl Adit {
         let file = directory.write("adit.toml", config);
         let mut command = command_in(surroundings, "run", &file);
         command.args(["--log-level", "trace"]);
+        // All that run at the same time would have one place.
+        command.args(["--set", "admin.socket=none"]);
         for setting in settings {
             command.args(["--set", setting]);
         }

@@ -16,6 +16,7 @@ mod proxy;
 mod scripted;
 mod servers;
 mod site;
+mod status;
 mod temporary;
 pub(crate) mod transfer;
 mod wire;
@@ -36,6 +37,7 @@ pub(crate) use proxy::Proxy;
 pub(crate) use scripted::{ScriptedBroker, usual_answer};
 pub(crate) use servers::{canned, tls_server};
 pub(crate) use site::{Login, Site, SiteOptions, publish_retained, rows};
+pub(crate) use status::Watcher;
 pub(crate) use temporary::Directory;
 pub(crate) use wire::Wire;
 

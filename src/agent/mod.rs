@@ -2,6 +2,8 @@
 //! its steps go back to them. Only this module knows both. It waits for neither: what it publishes
 //! goes to an outbox, what it opens goes to a task.
 
+pub(crate) mod overview;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,20 +16,26 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
 use crate::auth::token::Tokens;
+use crate::inquiry::{Inquiries, Inquiry};
 use crate::mqtt::publisher::Publisher;
 use crate::mqtt::session::{self, Session};
 use crate::platform::dialogue::{Backlog, Dialogue, Step};
 use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
 use crate::platform::uplink::Closed;
+use crate::state::record::{End, Record};
+use crate::state::snapshot::FailureKind;
 use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
+use overview::{Facts, Sights};
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long the last statuses and events have to reach the broker when adit stops.
 const OUTBOX_END: Duration = Duration::from_secs(5);
+/// How often it is looked at what open tunnels carry, so that whoever looks sees a rate.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is put together into the agent.
 pub(crate) struct Agent {
@@ -39,6 +47,10 @@ pub(crate) struct Agent {
     pub tunnels: Tunnels,
     /// What tunnels show the cloud where there is no password.
     pub tokens: Arc<Tokens>,
+    /// What has happened.
+    pub record: Record,
+    /// What is shown besides.
+    pub facts: Facts,
 }
 
 impl Agent {
@@ -51,12 +63,14 @@ impl Agent {
         mut self,
         session: Session,
         mut events: mpsc::Receiver<session::Event>,
+        mut inquiries: Inquiries,
         finish: CancellationToken,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
         // Whoever drops this future ends the session as well.
         let mut running = JoinSet::new();
         running.spawn(session.run());
+        let mut measure_at = now() + MEASURE_INTERVAL;
         loop {
             let deadline = self.dialogue.next_deadline();
             tokio::select! {
@@ -66,12 +80,17 @@ impl Agent {
                 () = self.tokens.wanted() => self.dialogue.ask_for_token(),
                 () = sleep_until(deadline.unwrap_or_else(now).into()),
                     if deadline.is_some() => self.deadline_passed(),
+                () = sleep_until(measure_at.into()), if !self.tunnels.is_empty() => {
+                    measure_at = now() + MEASURE_INTERVAL;
+                    self.tunnels.measure();
+                }
+                Some(inquiry) = inquiries.recv() => self.answer(inquiry, false),
                 Some(ended) = running.join_next() => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             }
             self.dialogue.update_fragment(now());
             self.carry_out();
         }
-        self.wind_up(&mut events).await;
+        self.wind_up(&mut events, &mut inquiries).await;
         finish.cancel();
         end_session(running, events, &self.publisher).await;
         Ok(())
@@ -96,9 +115,16 @@ impl Agent {
 
     fn tunnel_event(&mut self, event: manager::Event) {
         match event {
-            manager::Event::Opened(id) => self.dialogue.opened(OperationId(id)),
-            manager::Event::Failed(id, reason) => self.dialogue.failed(OperationId(id), reason),
+            manager::Event::Opened(id, took) => {
+                self.record.opened(id, took, now());
+                self.dialogue.opened(OperationId(id));
+            }
+            manager::Event::Failed(id, kind, reason) => {
+                self.record.failed(id, kind, &reason, now());
+                self.dialogue.failed(OperationId(id), reason);
+            }
             manager::Event::Ended(id, ended) => {
+                self.record.ended(id, end(ended.as_ref()));
                 self.dialogue.ended(OperationId(id), ended.map(closed));
             }
         }
@@ -124,22 +150,50 @@ impl Agent {
                 Step::Ask(message) => self.publisher.ask(message),
                 Step::AskForTokenAgain => self.tokens.connected(),
                 Step::Open(id, request) => self.open(id, request),
+                Step::Malformed(id, device, reason) => {
+                    self.record.began(id.0, &device, "", now());
+                    let kind = FailureKind::Malformed;
+                    self.record.failed(id.0, kind, &reason, now());
+                }
             }
         }
     }
 
     fn open(&mut self, id: OperationId, request: ConnectRequest) {
         let target = request.target.clone();
+        let shown = target.to_string();
+        self.record.began(id.0, &request.device, &shown, now());
         if let Err(too_many) = self.tunnels.open(id.0, request) {
             let reason = too_many.to_string();
             warn!(%target, reason, "did not open");
+            self.record.failed(id.0, FailureKind::Limit, &reason, now());
             self.dialogue.failed(id, reason);
+        }
+    }
+
+    fn answer(&mut self, inquiry: Inquiry, is_stopping: bool) {
+        match inquiry {
+            Inquiry::Look(answer) => {
+                self.tunnels.measure();
+                let sights = Sights {
+                    record: &self.record,
+                    tunnels: &self.tunnels,
+                    publisher: &self.publisher,
+                    tokens: &self.tokens,
+                };
+                // Who asked may have gone.
+                let _ = answer.send(self.facts.look(&sights, is_stopping));
+            }
         }
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
     /// stay pending on the platform, which repeats them to the next adit.
-    async fn wind_up(&mut self, events: &mut mpsc::Receiver<session::Event>) {
+    async fn wind_up(
+        &mut self,
+        events: &mut mpsc::Receiver<session::Event>,
+        inquiries: &mut Inquiries,
+    ) {
         info!(
             tunnels = self.tunnels.len(),
             unsent = self.publisher.waiting(),
@@ -154,6 +208,7 @@ impl Agent {
                         None => break,
                     },
                     Some(_) = events.recv() => {}
+                    Some(inquiry) = inquiries.recv() => self.answer(inquiry, true),
                 }
                 self.carry_out();
             }
@@ -193,6 +248,23 @@ async fn end_session(
 /// Tells the time by tokio's clock, as the session and the tunnels do.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+fn end(ended: Option<&Ended>) -> End {
+    match ended {
+        Some(ended) => End {
+            reason: ended.reason.to_string(),
+            up: ended.up,
+            down: ended.down,
+            lasted: ended.lasted,
+        },
+        None => End {
+            reason: manager::OWN_FAULT.to_owned(),
+            up: 0,
+            down: 0,
+            lasted: Duration::ZERO,
+        },
+    }
 }
 
 fn closed(ended: Ended) -> Closed {

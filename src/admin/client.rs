@@ -1,0 +1,189 @@
+//! Asks the running agent: by its socket, or where it has none, by HTTP.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::settings::Settings;
+use super::socket;
+use crate::state::Snapshot;
+use crate::words::words;
+
+/// How long the agent may take, its own limit included.
+const LIMIT: Duration = Duration::from_secs(15);
+/// Bytes of an answer: thousands of tunnels fit.
+const ANSWER_LIMIT: u64 = 64 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unanswered {
+    /// Nobody is there.
+    #[error("no adit runs: {0}")]
+    NobodyRuns(String),
+    /// Somebody is there, and does not answer.
+    #[error("{0}")]
+    NoAnswer(String),
+}
+
+/// What an agent says that cannot answer.
+#[derive(Deserialize)]
+struct Complaint {
+    error: String,
+}
+
+/// Asks what the agent does and has done.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn status(settings: &Settings) -> Result<Snapshot, Unanswered> {
+    let by_socket = match &settings.socket {
+        Some(path) => Some((path, ask_socket(path, socket::STATUS).await)),
+        None => None,
+    };
+    let answer = match (by_socket, settings.listen) {
+        (Some((_, Ok(answer))), _) => answer,
+        (Some((_, Err(error))), Some(listen)) if is_nobody(&error) => {
+            ask_port(listen, settings).await?
+        }
+        (Some((path, Err(error))), _) => return Err(unanswered(&path.display(), &error)),
+        (None, Some(listen)) => ask_port(listen, settings).await?,
+        (None, None) => {
+            let words = "neither admin.socket nor admin.listen is set, so it cannot be asked";
+            return Err(Unanswered::NobodyRuns(words.to_owned()));
+        }
+    };
+    read(&answer)
+}
+
+/// Asks by the socket; the answer is one line of JSON.
+pub(super) async fn ask_socket(path: &Path, question: &str) -> io::Result<Vec<u8>> {
+    within_limit(async {
+        let stream = UnixStream::connect(path).await?;
+        exchange(stream, format!("{question}\n").as_bytes()).await
+    })
+    .await
+}
+
+async fn ask_port(listen: SocketAddr, settings: &Settings) -> Result<Vec<u8>, Unanswered> {
+    let address = reached_by(listen);
+    let authorization = match &settings.token {
+        Some(token) => format!("Authorization: Bearer {}\r\n", token.expose()),
+        None => String::new(),
+    };
+    let request = format!(
+        "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{authorization}\r\n",
+        super::STATUS_PATH
+    );
+    let asking = within_limit(async {
+        let stream = TcpStream::connect(address).await?;
+        exchange(stream, request.as_bytes()).await
+    });
+    let answer = asking.await.map_err(|error| unanswered(&address, &error))?;
+    let strange = || Unanswered::NoAnswer(format!("what listens at {address} is no adit"));
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let (head, body) = answer.split_at(end.ok_or_else(strange)?);
+    let status = String::from_utf8_lossy(head);
+    match status.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        Some("401") => Err(Unanswered::NoAnswer(format!(
+            "adit at {address} wants another token than that of admin.token_file; was the file \
+             changed since adit was started?"
+        ))),
+        _ => Err(strange()),
+    }
+}
+
+/// Returns the address by which a command on the same machine reaches what listens at another.
+fn reached_by(listen: SocketAddr) -> SocketAddr {
+    let address = match listen.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    SocketAddr::new(address, listen.port())
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    question: &[u8],
+) -> io::Result<Vec<u8>> {
+    stream.write_all(question).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_LIMIT).read_to_end(&mut answer).await?;
+    Ok(answer)
+}
+
+async fn within_limit<T>(asking: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let silent = || io::Error::new(ErrorKind::TimedOut, "it does not answer");
+    timeout(LIMIT, asking)
+        .await
+        .unwrap_or_else(|_| Err(silent()))
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+    )
+}
+
+fn unanswered(place: &dyn std::fmt::Display, error: &io::Error) -> Unanswered {
+    let said = words(error);
+    if is_nobody(error) {
+        return Unanswered::NobodyRuns(format!("nobody answers at {place} ({said})"));
+    }
+    Unanswered::NoAnswer(match error.kind() {
+        ErrorKind::PermissionDenied => {
+            format!("{place}: {said}; the socket is for the user that adit runs as, and for root")
+        }
+        _ => format!("{place}: {said}"),
+    })
+}
+
+fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Unanswered> {
+    if let Ok(Complaint { error }) = serde_json::from_slice(answer) {
+        return Err(Unanswered::NoAnswer(error));
+    }
+    serde_json::from_slice(answer).map_err(|_| {
+        let words = "the answer makes no sense; is the running adit of another version?";
+        Unanswered::NoAnswer(words.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reaches_what_listens_everywhere_at_its_own_machine() {
+        for (listen, reached) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("10.0.0.7:1", "10.0.0.7:1"),
+        ] {
+            let reached: SocketAddr = reached.parse().unwrap();
+            assert_eq!(reached_by(listen.parse().unwrap()), reached);
+        }
+    }
+
+    #[tokio::test]
+    async fn says_that_nobody_runs() {
+        let settings = Settings {
+            socket: Some("/nowhere/adit.sock".into()),
+            ..Settings::default()
+        };
+        let error = status(&settings).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no adit runs: nobody answers at /nowhere/adit.sock (no such file or directory)"
+        );
+        let error = status(&Settings::default()).await.unwrap_err();
+        assert!(matches!(error, Unanswered::NobodyRuns(_)));
+    }
+}
