@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use simulated_cloud::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -125,8 +125,7 @@ async fn opens_to_addresses_at_once_while_no_name_is_resolved() {
     const SOON: Duration = Duration::from_secs(5);
     let network = Network::new();
     let gate = network.gate();
-    let _silent = UdpSocket::bind((gate, 53)).await.unwrap();
-    network.set_names(gate, "127.0.0.1 localhost\n");
+    let _silent = network.silence_names("127.0.0.1 localhost\n").await;
     let site = Site::with(SiteOptions {
         address: Some(gate),
         ..SiteOptions::default()

@@ -1,7 +1,5 @@
 //! Names of machines that nobody resolves hold up nothing else.
 
-use tokio::net::UdpSocket;
-
 use crate::support::{LIMIT, Network, Site, SiteOptions, Surroundings};
 
 /// More than threads that wait for something at the same time, whatever the reason.
@@ -13,11 +11,8 @@ const BLOCKING_POOL: usize = 512;
 async fn resolves_the_brokers_name_while_the_name_server_is_silent() {
     let network = Network::new();
     let gate = network.gate();
-    let silent = UdpSocket::bind((gate, 53)).await.unwrap();
-    network.set_names(
-        gate,
-        &format!("127.0.0.1 localhost\n{gate} the-broker plc-0\n"),
-    );
+    let hosts = format!("127.0.0.1 localhost\n{gate} the-broker plc-0\n");
+    let silent = network.silence_names(&hosts).await;
     let mut site = Site::with(SiteOptions {
         address: Some(gate),
         ..SiteOptions::default()

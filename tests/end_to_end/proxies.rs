@@ -44,11 +44,9 @@ impl Fenced {
             network,
         } = self;
         let gate = network.gate().to_string();
-        let asked_for = || {
-            let cloud = site.cloud.address().to_string();
-            [&site.broker_place(), &cloud].map(|place| proxy.asked_for(place))
-        };
-        let [broker, cloud] = asked_for();
+        let places = [site.broker_place(), site.cloud.address().to_string()];
+        let asked_for = || places.each_ref().map(|place| proxy.asked_for(place));
+        let before = asked_for();
         let surroundings = Surroundings {
             network: Some(network),
             variables,
@@ -60,7 +58,10 @@ impl Fenced {
         let lan = Lan::echo_at(network.gate()).await;
         let (_, mut far_end) = site.open_to(&gate, lan.port).await;
         far_end.echo("hello").await;
-        assert_eq!(asked_for(), [broker + 1, cloud + 1], "through the proxy");
+        for (place, before) in places.iter().zip(before) {
+            proxy.wait_until_asked(before + 1, place).await;
+        }
+        assert_eq!(asked_for(), before.map(|count| count + 1));
         adit.terminate();
         far_end.rest().await;
         assert!(adit.exit().await.success());

@@ -45,12 +45,24 @@ impl Proxy {
         self.process = spawn(&self.directory, self.address, self.port.number, password).await;
     }
 
-    /// How many connections to `place` it was asked for.
+    /// How many connections to `place` its log says it was asked for. The log comes by a pipe, and so
+    /// after what it tells of.
     pub(crate) fn asked_for(&self, place: &str) -> usize {
-        let request = format!(": CONNECT {place} HTTP/1.1");
         let lines = self.process.lines();
+        let request = request(place);
         lines.iter().filter(|line| line.contains(&request)).count()
     }
+
+    /// Waits until its log says that it was asked for `count` connections to `place`.
+    pub(crate) async fn wait_until_asked(&self, count: usize, place: &str) {
+        let line = self.process.find_line(count, &request(place)).await;
+        assert!(line.is_some(), "the proxy has ended");
+    }
+}
+
+/// What a line of the log says of a connection that it was asked for.
+fn request(place: &str) -> String {
+    format!(": CONNECT {place} HTTP/1.1")
 }
 
 async fn spawn(directory: &Directory, address: Ipv4Addr, port: u16, password: &str) -> Process {
