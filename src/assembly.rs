@@ -24,12 +24,14 @@ use crate::auth::token::Tokens;
 use crate::check::{self, Subject};
 use crate::cli::{self, Check, Tunnel};
 use crate::config::Config;
+use crate::confinement::{Confined, Confinement, Sandbox};
 use crate::connect;
 use crate::inquiry::{self, Inquiries};
 use crate::limits;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
-use crate::net::{BrokerEndpoint, Endpoint, Transport};
+use crate::net::{self, BrokerEndpoint, Endpoint, Transport};
+use crate::password::Password;
 use crate::platform::announcement::Announcement;
 use crate::platform::dialogue::Dialogue;
 use crate::state::record::Record;
@@ -43,12 +45,17 @@ use crate::tunnel::manager::Tunnels;
 /// # Errors
 /// The configuration cannot be used with TLS or MQTT, or there is no place for the credentials of a
 /// registration; nothing that happens later is an error.
-pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn agent(
+    config: &Config,
+    sandbox: Sandbox,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let transport = transport(config)?;
     let mut facts = facts(config, &transport);
     let (inquirer, mut inquiries) = inquiry::channel();
     // Whoever drops this future closes what is looked through as well.
     let _admin = admin::open(&config.admin, &inquirer);
+    confine(config, sandbox).log();
     let logged_in = tokio::select! {
         logged_in = log_in_as(config, &transport, &stop) => logged_in?,
         never = answer_meanwhile(&facts, &mut inquiries) => match never {},
@@ -109,10 +116,12 @@ pub async fn agent(config: &Config, stop: CancellationToken) -> anyhow::Result<(
 pub async fn connect(
     config: &Config,
     tunnel: Tunnel,
+    sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let authorization = Authorization::new(&config.auth, None);
     let opener = opener(config, transport(config)?, authorization);
+    confine(config, sandbox).log();
     Ok(connect::run(&opener, tunnel, stop).await)
 }
 
@@ -128,8 +137,10 @@ pub async fn status(settings: &admin::Settings, status: cli::Status) -> ExitCode
 pub async fn check(
     config: &Config,
     check: Check,
+    sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
+    let transport = transport(config)?;
     let announcement = announcement(config, &config.auth)?;
     let login = match &config.auth {
         Auth::Bootstrap(bootstrap) => Some((bootstrap.user.clone(), bootstrap.password.clone())),
@@ -138,6 +149,7 @@ pub async fn check(
     let subject = Subject {
         file: config.file.as_deref(),
         warnings: &config.warnings,
+        confined: confine(config, sandbox),
         auth: &config.auth,
         cloud: &config.cloud,
         mqtt: &config.mqtt,
@@ -149,7 +161,46 @@ pub async fn check(
         },
         topics: announcement.topics,
     };
-    check::run(&subject, transport(config)?, check, stop).await
+    check::run(&subject, transport, check, stop).await
+}
+
+/// Takes from this process what it does not need for the rest of its life. What is trusted has been
+/// read by now, and nobody outside has been heard.
+fn confine(config: &Config, sandbox: Sandbox) -> Confined {
+    match sandbox {
+        Sandbox::On => {
+            net::tcp::prepare();
+            confinement(config).apply()
+        }
+        Sandbox::Off => Confined::Off,
+    }
+}
+
+/// What somebody may renew while adit runs, and what adit itself writes.
+fn confinement(config: &Config) -> Confinement {
+    let logins = config.mqtt.login.iter().map(|(_, password)| password);
+    let (own, mut confinement) = match &config.auth {
+        Auth::Password { password, .. } => (Some(password), Confinement::new()),
+        Auth::Bootstrap(bootstrap) => (
+            Some(&bootstrap.password),
+            Confinement::new().write(&bootstrap.credentials_file),
+        ),
+        Auth::Certificate(identity) => {
+            let files = identity.files();
+            let confinement = Confinement::new()
+                .read_again(&files.certificate)
+                .read_again(&files.key);
+            (None, confinement)
+        }
+        Auth::None => (None, Confinement::new()),
+    };
+    if let Some(socket) = &config.admin.socket {
+        confinement = confinement.remove(socket);
+    }
+    for file in logins.chain(own).filter_map(Password::file) {
+        confinement = confinement.read_again(file);
+    }
+    confinement
 }
 
 /// Trusts and shows what the configuration says, and connects directly.

@@ -12,7 +12,8 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target, TargetError};
 
-use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE};
+use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE};
+use crate::confinement::Sandbox;
 use crate::secret::Secret;
 
 /// What adit is asked to do, and how.
@@ -27,6 +28,8 @@ pub struct Invocation {
     pub log_level: LogLevel,
     /// `Text` unless set.
     pub log_format: LogFormat,
+    /// `On` unless `ADIT_NO_SANDBOX` says otherwise.
+    pub sandbox: Sandbox,
     /// What to do.
     pub command: Command,
 }
@@ -144,6 +147,7 @@ Example:
 Every key of the configuration also has a variable: section and key in upper case behind ADIT_, as
 ADIT_CLOUD_URL; lists are separated by commas. Flags win over variables, variables over the file.
 An empty variable counts as not set, except of a list: that is an empty list.
+ADIT_NO_SANDBOX=1 leaves adit unconfined and open to debuggers.
 Exit status: 2 for a bad command line or configuration."
 )]
 struct Cli {
@@ -286,6 +290,7 @@ pub fn parse_from(
             .unwrap_or(default_level),
         log_format: or_variable(common.log_format, LOG_FORMAT_VARIABLE, &variable)?
             .unwrap_or(LogFormat::Text),
+        sandbox: sandbox(variable(NO_SANDBOX_VARIABLE))?,
         command: match command {
             Subcommands::Run => Command::Run,
             Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
@@ -340,6 +345,20 @@ fn or_variable<T: ValueEnum>(
         )
     })?;
     Ok(Some(value))
+}
+
+/// Reads the variable that leaves the sandbox out.
+fn sandbox(variable: Option<OsString>) -> Result<Sandbox, clap::Error> {
+    let text = variable.unwrap_or_default();
+    match &*text.to_string_lossy() {
+        "" | "0" => Ok(Sandbox::On),
+        "1" => Ok(Sandbox::Off),
+        text => Err(mistake(
+            None,
+            ErrorKind::InvalidValue,
+            format!("{NO_SANDBOX_VARIABLE}: {text:?} is not 1, which leaves the sandbox out, or 0"),
+        )),
+    }
 }
 
 impl ConnectArgs {
@@ -462,6 +481,19 @@ mod tests {
         assert_eq!(invocation.settings, Vec::<String>::new());
         assert_eq!(invocation.log_level, LogLevel::Info);
         assert_eq!(invocation.log_format, LogFormat::Text);
+        assert_eq!(invocation.sandbox, Sandbox::On);
+    }
+
+    #[test]
+    fn leaves_the_sandbox_out_only_where_it_is_told_so() {
+        for (text, sandbox) in [("", Sandbox::On), ("0", Sandbox::On), ("1", Sandbox::Off)] {
+            let invocation = with_variables(&["run"], &[(NO_SANDBOX_VARIABLE, text)]);
+            assert_eq!(invocation.unwrap().sandbox, sandbox, "{text:?}");
+        }
+        let refused = with_variables(&["run"], &[(NO_SANDBOX_VARIABLE, "yes")]).unwrap_err();
+        assert_eq!(refused.exit_code(), 2);
+        let words = "ADIT_NO_SANDBOX: \"yes\" is not 1, which leaves the sandbox out, or 0";
+        assert!(refused.to_string().contains(words), "{refused}");
     }
 
     #[test]

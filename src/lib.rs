@@ -12,6 +12,7 @@ pub mod auth;
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod confinement;
 mod connect;
 pub mod files;
 #[cfg(feature = "fuzzing")]

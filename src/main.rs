@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Status, Tunnel};
 use adit::config::{self, Config, Sources};
+use adit::confinement::{self, Sandbox};
 use adit::words::failure_reason;
 use adit::{assembly, check, logging};
 use anyhow::Context;
@@ -45,6 +46,7 @@ fn start() -> ExitCode {
         settings,
         log_level,
         log_format,
+        sandbox,
         command,
     } = cli::parse();
     if let Err(error) = logging::install(log_level, log_format) {
@@ -54,6 +56,15 @@ fn start() -> ExitCode {
     let sources = Sources::of_this_machine(config, settings);
     if let Command::Status(status) = command {
         return ask(&sources, log_format, status);
+    }
+    match sandbox {
+        Sandbox::On => {
+            if let Err(error) = confinement::keep_memory_private() {
+                let error = error.to_string();
+                warn!(error, "others may look into the memory of adit");
+            }
+        }
+        Sandbox::Off => warn!("not confined, and open to debuggers, as ADIT_NO_SANDBOX says"),
     }
     let config = match Config::load(&sources) {
         Ok(config) => config,
@@ -82,7 +93,7 @@ fn start() -> ExitCode {
             warn!("{warning}");
         }
     }
-    match run(task, &config) {
+    match run(task, &config, sandbox) {
         Ok(code) => code,
         Err(error) => {
             let error = failure_reason(error.as_ref(), usize::MAX);
@@ -127,16 +138,16 @@ fn row_from_standard_input() -> anyhow::Result<Tunnel> {
 /// Runs the agent, opens the one tunnel that was asked for, or tries every hop.
 ///
 /// One thread is enough to keep a gateway's link full, and costs least.
-fn run(task: Task, config: &Config) -> anyhow::Result<ExitCode> {
+fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
         match task {
-            Task::Agent => assembly::agent(config, stop)
+            Task::Agent => assembly::agent(config, sandbox, stop)
                 .await
                 .map(|()| ExitCode::SUCCESS),
-            Task::Tunnel(tunnel) => assembly::connect(config, tunnel, stop).await,
-            Task::Check(check) => assembly::check(config, check, stop).await,
+            Task::Tunnel(tunnel) => assembly::connect(config, tunnel, sandbox, stop).await,
+            Task::Check(check) => assembly::check(config, check, sandbox, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

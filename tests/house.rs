@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the ground up. None imports one of a floor above it, and none one beside it.
 const FLOORS: [&[&str]; 13] = [
     &["files", "secret", "words"],
-    &["password", "state"],
+    &["confinement", "password", "state"],
     &["inquiry"],
     &["net"],
     &["mqtt"],

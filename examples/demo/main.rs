@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use adit::assembly;
 use adit::config::{Config, Sources};
+use adit::confinement::Sandbox;
 use anyhow::{Context, anyhow};
 use clap::Parser;
 use simulated_cloud::{Cloud, Options, Status};
@@ -155,7 +156,7 @@ async fn perform(
     story: &Story,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut agent = pin!(assembly::agent(config, stop.clone()));
+    let mut agent = pin!(assembly::agent(config, Sandbox::Off, stop.clone()));
     let open = async {
         opening.await?;
         std::future::pending().await

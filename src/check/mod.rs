@@ -23,6 +23,7 @@ use tracing::{error, warn};
 use crate::auth::authorization::Authorization;
 use crate::auth::settings::Auth;
 use crate::cli::Check;
+use crate::confinement::Confined;
 use crate::mqtt::link::{Account, Link, Lost};
 use crate::net::Transport;
 use crate::net::certificate::date;
@@ -46,6 +47,7 @@ const RENEWAL_TIME: Duration = Duration::from_hours(30 * 24);
 const BROKER_LIMIT: Duration = Duration::from_secs(10);
 
 const CONFIGURATION: &str = "configuration";
+const CONFINEMENT: &str = "confinement";
 const CERTIFICATE: &str = "certificate";
 const LOGIN: &str = "MQTT login";
 const SUBSCRIPTIONS: &str = "subscriptions";
@@ -61,6 +63,8 @@ pub struct Subject<'a> {
     pub file: Option<&'a Path>,
     /// What can be used and should be looked at, a clause each.
     pub warnings: &'a [String],
+    /// What it may do to this machine: as much as the agent.
+    pub confined: Confined,
     /// Who adit is to the platform.
     pub auth: &'a Auth,
     /// Where the platform is.
@@ -164,6 +168,7 @@ impl Checker<'_> {
             self.announce_login();
         }
         self.add(configuration(self.subject));
+        self.add(confinement(&self.subject.confined));
         if let Some(identity) = self.subject.auth.identity() {
             self.add(certificate(identity, SystemTime::now()));
         }
@@ -442,6 +447,25 @@ fn configuration(subject: &Subject<'_>) -> Hop {
     warnings.fold(hop, |hop, warning| hop.with_advice(warning))
 }
 
+fn confinement(confined: &Confined) -> Hop {
+    match confined {
+        Confined::Yes { abi, what, gaps } => {
+            let words = format!("Landlock {abi}: {what}");
+            let hop = Hop::passed(CONFINEMENT, &words, Duration::ZERO);
+            match gaps.as_slice() {
+                [] => hop,
+                gaps => hop.with_advice(&format!(
+                    "a later kernel could also forbid: {}",
+                    gaps.join(", ")
+                )),
+            }
+        }
+        Confined::Unsupported(why) => Hop::skipped(CONFINEMENT, why),
+        Confined::Failed(error) => Hop::skipped(CONFINEMENT, &format!("it failed: {error}")),
+        Confined::Off => Hop::not_needed(CONFINEMENT, "left out, as ADIT_NO_SANDBOX says"),
+    }
+}
+
 fn certificate(identity: &Identity, now: SystemTime) -> Hop {
     let (begins, ends) = identity.life;
     let words = format!(
@@ -535,6 +559,40 @@ mod tests {
         };
         let cert = params.self_signed(&key).unwrap().pem();
         Identity::parse(files, cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn says_which_confinement_holds() {
+        let yes = |gaps| Confined::Yes {
+            abi: 3,
+            what: "writes nowhere".to_owned(),
+            gaps,
+        };
+        for (confined, text) in [
+            (
+                yes(vec![]),
+                "✓ confinement: Landlock 3: writes nowhere (0 ms)",
+            ),
+            (
+                yes(vec!["signals", "ports"]),
+                "✓ confinement: Landlock 3: writes nowhere (0 ms)\n    \
+                 a later kernel could also forbid: signals, ports",
+            ),
+            (
+                Confined::Unsupported("this kernel has no Landlock"),
+                "– confinement: this kernel has no Landlock",
+            ),
+            (
+                Confined::Failed("out of memory".to_owned()),
+                "– confinement: it failed: out of memory",
+            ),
+            (
+                Confined::Off,
+                "– confinement: left out, as ADIT_NO_SANDBOX says",
+            ),
+        ] {
+            assert_eq!(confinement(&confined).to_string(), text);
+        }
     }
 
     #[test]

@@ -25,7 +25,9 @@ use sections::SectionBuilder;
 
 pub use fault::Faults;
 pub use keys::{Fallback, Key};
-pub use sources::{DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, Sources};
+pub use sources::{
+    DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE, Sources,
+};
 
 /// Everything adit is told, in the sections that each part is built from.
 #[derive(Clone, Debug)]

@@ -25,6 +25,11 @@ pub const DEFAULT_FILE: &str = "/etc/adit/adit.toml";
 pub const LOG_LEVEL_VARIABLE: &str = "ADIT_LOG_LEVEL";
 /// The variable behind `--log-format`, which is no key of the configuration.
 pub const LOG_FORMAT_VARIABLE: &str = "ADIT_LOG_FORMAT";
+/// The variable that leaves the sandbox out, which is no key of the configuration.
+pub const NO_SANDBOX_VARIABLE: &str = "ADIT_NO_SANDBOX";
+
+/// Variables of adit that are read elsewhere.
+const OTHER_VARIABLES: [&str; 3] = [LOG_LEVEL_VARIABLE, LOG_FORMAT_VARIABLE, NO_SANDBOX_VARIABLE];
 
 /// Longer values are cut where they are shown.
 const SHOWN_LIMIT: usize = 100;
@@ -207,8 +212,7 @@ impl Gathered {
         for (name, text) in environment {
             let name = name.to_string_lossy();
             let is_own = name.starts_with(PREFIX)
-                && name != LOG_LEVEL_VARIABLE
-                && name != LOG_FORMAT_VARIABLE
+                && !OTHER_VARIABLES.contains(&&*name)
                 && !is_of_kubernetes(&name, &text.to_string_lossy());
             if !is_own {
                 continue;
@@ -223,8 +227,8 @@ impl Gathered {
                 (Some(key), Some(text)) => self.write(key, place, text),
                 (Some(_), None) => self.faults.push(Fault::new(&place, "is not UTF-8 text")),
                 (None, _) => {
-                    let logging = [LOG_LEVEL_VARIABLE, LOG_FORMAT_VARIABLE].map(str::to_owned);
-                    let known = KEYS.iter().map(Key::variable).chain(logging);
+                    let others = OTHER_VARIABLES.map(str::to_owned);
+                    let known = KEYS.iter().map(Key::variable).chain(others);
                     let slip = nearest(&name, known);
                     if slip.is_some() || is_in_a_section(&name) {
                         let complaint = unknown(slip.as_slice());

@@ -20,3 +20,15 @@ fn values<'a>(settings: &'a [(String, String)], key: &str) -> Vec<&'a str> {
 fn leaves_no_core_with_secrets_behind() {
     assert_eq!(values(&settings(), "LimitCORE"), ["0"]);
 }
+
+#[test]
+fn lets_adit_confine_itself() {
+    let settings = settings();
+    let filters = values(&settings, "SystemCallFilter").join("\n");
+    let allowed = filters.lines().filter(|filter| !filter.starts_with('~'));
+    let allowed: Vec<_> = allowed.flat_map(|filter| filter.split(' ')).collect();
+    for call in ["create_ruleset", "add_rule", "restrict_self"] {
+        let call = format!("landlock_{call}");
+        assert!(allowed.contains(&call.as_str()), "{filters}");
+    }
+}

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::support::{
-    Directory, FarEnd, Habits, LIMIT, Lan, Login, Middlebox, Network, Site, SiteOptions,
-    Surroundings,
+    Directory, FarEnd, Habits, LIMIT, Lan, Login, Middlebox, NO_SANDBOX, Network, Site,
+    SiteOptions, Surroundings,
 };
 
 const MIB: usize = 1 << 20;
@@ -352,6 +352,8 @@ async fn goes_on_when_the_clock_is_set() {
             ("FAKETIME_TIMESTAMP_FILE", &file),
             ("FAKETIME_NO_CACHE", "1"),
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            // The library reads that file within adit.
+            NO_SANDBOX,
         ],
         ..Surroundings::default()
     };

@@ -31,6 +31,7 @@ mod outages;
 mod passwords;
 mod proxies;
 mod registration;
+mod sandbox;
 mod secrecy;
 mod shutdown;
 mod status;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use adit::assembly;
 use adit::config::{Config, Sources};
+use adit::confinement::Sandbox;
 use adit::net::tcp::simulated::{self, Answer, Connection, Installed};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -92,7 +93,9 @@ impl Gateway {
         self.running = Some(Running {
             process,
             stop,
-            task: tokio::spawn(async move { assembly::agent(&config, stopped).await }),
+            task: tokio::spawn(
+                async move { assembly::agent(&config, Sandbox::Off, stopped).await },
+            ),
         });
         process
     }

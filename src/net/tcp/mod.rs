@@ -19,6 +19,7 @@ use tokio::time::Instant;
 #[cfg(not(feature = "simulation"))]
 pub(crate) use tokio::net::TcpStream as Tcp;
 
+pub(crate) use held::prepare;
 #[cfg(test)]
 pub(crate) use held::was_asked;
 #[cfg(feature = "simulation")]

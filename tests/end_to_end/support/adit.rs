@@ -25,6 +25,9 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) open_files: Option<(u32, u32)>,
 }
 
+/// The variable that leaves adit unconfined.
+pub(crate) const NO_SANDBOX: (&str, &str) = ("ADIT_NO_SANDBOX", "1");
+
 /// Longer than the longest that adit says it may take, shorter than what systemd waits.
 pub(crate) const EXIT_LIMIT: Duration = Duration::from_secs(20);
 

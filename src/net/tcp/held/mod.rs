@@ -29,6 +29,11 @@ pub(super) fn held(stream: &TcpStream, since: Instant) -> u64 {
     diagnosis::held(ends).unwrap_or_else(|| table::held(ends, since))
 }
 
+/// Opens on this thread what [`held`] may read, before nothing can be opened any more.
+pub(crate) fn prepare() {
+    table::open();
+}
+
 fn ends(stream: &TcpStream) -> Option<Ends> {
     Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
 }
@@ -43,9 +48,11 @@ mod tests {
 
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
+    use tokio::runtime::Builder;
     use tokio::time::timeout;
 
     use super::*;
+    use crate::confinement::Confinement;
 
     thread_local! {
         pub(super) static ASKED: Cell<bool> = const { Cell::new(false) };
@@ -56,9 +63,17 @@ mod tests {
         ASKED.get()
     }
 
+    async fn listeners() -> [TcpListener; 2] {
+        let [ipv4, ipv6] = ["127.0.0.1:0", "[::1]:0"].map(TcpListener::bind);
+        [ipv4.await.unwrap(), ipv6.await.unwrap()]
+    }
+
     async fn knows_what_the_other_side_has_not_taken(held: impl Fn(Ends) -> u64) {
-        for any in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(any).await.unwrap();
+        knows_of(listeners().await, held).await;
+    }
+
+    async fn knows_of(listeners: [TcpListener; 2], held: impl Fn(Ends) -> u64) {
+        for listener in listeners {
             let address = listener.local_addr().unwrap();
             let mut near = TcpStream::connect(address).await.unwrap();
             let (far, _) = listener.accept().await.unwrap();
@@ -91,6 +106,20 @@ mod tests {
     #[tokio::test]
     async fn knows_by_the_table_where_the_kernel_does_not_answer() {
         knows_what_the_other_side_has_not_taken(|ends| table::held(ends, Instant::now())).await;
+    }
+
+    #[test]
+    fn knows_by_the_table_though_no_file_can_be_opened_any_more() {
+        let confined = std::thread::spawn(|| {
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let listeners = listeners().await;
+                prepare();
+                Confinement::new().apply();
+                knows_of(listeners, |ends| table::held(ends, Instant::now())).await;
+            });
+        });
+        confined.join().unwrap();
     }
 
     #[tokio::test]

@@ -1,8 +1,11 @@
 //! The kernel's table of all TCP connections (`proc_pid_net(5)`). It is read for many tunnels at once.
+//!
+//! Its files stay open, since adit may not open any more of `/proc` once it has confined itself.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -16,13 +19,24 @@ const IPV4: &str = "/proc/thread-self/net/tcp";
 const IPV6: &str = "/proc/thread-self/net/tcp6";
 
 thread_local! {
-    static TABLES: RefCell<[Option<Table>; 2]> = const { RefCell::new([None, None]) };
+    static TABLES: RefCell<[Table; 2]> = RefCell::new([IPV4, IPV6].map(Table::open));
 }
 
 struct Table {
+    /// Absent where the system has none.
+    file: Option<File>,
+    last: Option<Content>,
+}
+
+struct Content {
     read: Instant,
     /// Connections with bytes that the other side has not acknowledged.
     held: HashMap<Ends, u64>,
+}
+
+/// Opens what this thread is going to read.
+pub(super) fn open() {
+    TABLES.with_borrow(|_| ());
 }
 
 /// Returns the bytes that the other side has not acknowledged; 0 where there is no table.
@@ -30,24 +44,44 @@ struct Table {
 /// What was written after `since` may be missing.
 pub(super) fn held((near, far): Ends, since: Instant) -> u64 {
     let ends = (canonical(near), canonical(far));
-    let now = Instant::now();
     TABLES.with_borrow_mut(|[ipv4, ipv6]| {
-        let (table, path) = match near {
-            SocketAddr::V4(_) => (ipv4, IPV4),
-            SocketAddr::V6(_) => (ipv6, IPV6),
+        let table = match near {
+            SocketAddr::V4(_) => ipv4,
+            SocketAddr::V6(_) => ipv6,
         };
-        let current = table
-            .take()
-            .filter(|table| table.read >= since && now.duration_since(table.read) < MAX_AGE);
-        let current = table.insert(current.unwrap_or_else(|| Table::read(path)));
-        current.held.get(&ends).copied().unwrap_or(0)
+        table.since(since).held.get(&ends).copied().unwrap_or(0)
     })
 }
 
 impl Table {
-    fn read(path: &str) -> Self {
-        let read = Instant::now();
-        let text = fs::read_to_string(path).unwrap_or_default();
+    fn open(path: &str) -> Self {
+        Self {
+            file: File::open(path).ok(),
+            last: None,
+        }
+    }
+
+    fn since(&mut self, since: Instant) -> &Content {
+        let now = Instant::now();
+        let is_current =
+            |last: &Content| last.read >= since && now.duration_since(last.read) < MAX_AGE;
+        let last = self.last.take().filter(is_current);
+        let current = last.unwrap_or_else(|| Content::parse(&self.text().unwrap_or_default(), now));
+        self.last.insert(current)
+    }
+
+    fn text(&mut self) -> io::Result<String> {
+        let mut text = String::new();
+        if let Some(file) = &mut self.file {
+            file.rewind()?;
+            file.read_to_string(&mut text)?;
+        }
+        Ok(text)
+    }
+}
+
+impl Content {
+    fn parse(text: &str, read: Instant) -> Self {
         Self {
             read,
             held: text.lines().skip(1).filter_map(entry).collect(),
