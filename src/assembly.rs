@@ -53,9 +53,10 @@ pub async fn agent(
     let transport = transport(config)?;
     let mut facts = facts(config, &transport);
     let (inquirer, mut inquiries) = inquiry::channel();
-    // Whoever drops this future closes what is looked through as well.
-    let _admin = admin::open(&config.admin, &inquirer);
+    let places = admin::Places::take(&config.admin);
     confine(config, sandbox).log();
+    // Whoever drops this future closes what is looked through as well.
+    let _admin = places.open(&inquirer);
     let logged_in = tokio::select! {
         logged_in = log_in_as(config, &transport, &stop) => logged_in?,
         never = answer_meanwhile(&facts, &mut inquiries) => match never {},
@@ -85,7 +86,8 @@ pub async fn agent(
         policy = config.tunnels.policy.to_string(),
         "adit is starting"
     );
-    limits::allow_files_for(config.tunnels.max_tunnels);
+    let connections = config.admin.listen.map_or(0, |_| admin::http::CONNECTIONS);
+    limits::allow_files_for(config.tunnels.max_tunnels, connections);
     let agent = Agent {
         dialogue: Dialogue::new(
             announcement.uplink(config.remote_access.events),

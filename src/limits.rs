@@ -8,10 +8,12 @@ const FILES_OF_TUNNEL: u64 = 2;
 /// Files of everything else, and room for tunnels that try several addresses at once.
 const OTHER_FILES: u64 = 128;
 
-/// Raises the number of files that may be open to what `max_tunnels` need, as far as the system lets
-/// it; the usual limit of 1024 is not enough for 500 tunnels.
-pub(crate) fn allow_files_for(max_tunnels: usize) {
-    let needed = files_for(max_tunnels);
+/// Raises the number of files that may be open to what `max_tunnels` and so many `connections` of
+/// those who look at adit need, as far as the system lets it; the usual limit of 1024 is not enough
+/// for 500 tunnels.
+pub(crate) fn allow_files_for(max_tunnels: usize, connections: usize) {
+    let connections = u64::try_from(connections).unwrap_or(u64::MAX);
+    let needed = files_for(max_tunnels).saturating_add(connections);
     let now = getrlimit(Resource::Nofile);
     if let Some(wanted) = raised(now, needed) {
         match prlimit(None, Resource::Nofile, wanted) {

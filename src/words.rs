@@ -49,6 +49,47 @@ pub(crate) fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * PER_SECOND).round() / PER_SECOND
 }
 
+/// Words a time in at most six characters: `59s`, `12m05s`, `3h07m`, `4d12h`, `400d`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a number that is too large becomes the largest, and one below zero becomes zero"
+)]
+pub(crate) fn brief(seconds: f64) -> String {
+    const MINUTE: u64 = 60;
+    const HOUR: u64 = 60 * MINUTE;
+    const DAY: u64 = 24 * HOUR;
+    let seconds = seconds as u64;
+    match seconds {
+        0..MINUTE => format!("{seconds}s"),
+        MINUTE..HOUR => format!("{}m{:02}s", seconds / MINUTE, seconds % MINUTE),
+        HOUR..DAY => format!("{}h{:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
+        _ if seconds < 100 * DAY => format!("{}d{:02}h", seconds / DAY, seconds % DAY / HOUR),
+        _ => format!("{}d", seconds / DAY),
+    }
+}
+
+/// Words a number of bytes in at most seven characters, in powers of 1024.
+pub(crate) fn sized(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return bytes.to_string();
+    }
+    let mut value = u128::from(bytes) * 10 / 1024;
+    let mut unit = UNITS[0];
+    for larger in &UNITS[1..] {
+        if value < 10_000 {
+            break;
+        }
+        value /= 1024;
+        unit = larger;
+    }
+    match value {
+        0..1000 => format!("{}.{}{unit}", value / 10, value % 10),
+        _ => format!("{}{unit}", value / 10),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,6 +116,32 @@ mod tests {
             ),
         ] {
             assert_eq!(failure_reason(&error, limit), text);
+        }
+    }
+
+    #[test]
+    fn words_times_and_bytes_shortly() {
+        for (seconds, words) in [
+            (-1.0, "0s"),
+            (59.9, "59s"),
+            (60.0, "1m00s"),
+            (3599.0, "59m59s"),
+            (86_399.0, "23h59m"),
+            (99.0 * 86_400.0, "99d00h"),
+            (400.0 * 86_400.0, "400d"),
+        ] {
+            assert_eq!(brief(seconds), words);
+        }
+        for (count, words) in [
+            (0, "0"),
+            (1023, "1023"),
+            (1024, "1.0KiB"),
+            (102_400, "100KiB"),
+            (1_023_999, "999KiB"),
+            (1_048_576, "1.0MiB"),
+            (u64::MAX, "15.9EiB"),
+        ] {
+            assert_eq!(sized(count), words);
         }
     }
 }

@@ -4,43 +4,91 @@
 //! here holds a tunnel or a secret of the platform.
 
 pub(crate) mod client;
+pub(crate) mod http;
+mod metrics;
+mod page;
 pub(crate) mod settings;
 pub(crate) mod socket;
 
 use tokio::task::JoinSet;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::inquiry::Inquirer;
-use crate::words::failure_reason;
+use crate::words::{failure_reason, words};
+use http::{Door, Port, Server};
 pub use settings::Settings;
 use socket::{AdminSocket, NoSocket};
 
 /// Where HTTP tells what `adit status --json` prints.
 const STATUS_PATH: &str = "/status.json";
 
-/// Lets adit be looked at as `settings` say, until what is returned is dropped. What cannot be had is
-/// said and done without: tunnels matter more.
-pub(crate) fn open(settings: &Settings, inquirer: &Inquirer) -> JoinSet<()> {
-    let mut open = JoinSet::new();
-    if let Some(path) = &settings.socket {
-        match AdminSocket::bind(path) {
-            Ok(socket) => drop(open.spawn(socket.serve(inquirer.clone()))),
-            Err(error) => {
-                let is_missed = settings.is_socket_set || !matches!(error, NoSocket::System { .. });
-                let error = failure_reason(&error, usize::MAX);
-                if is_missed {
-                    warn!(
-                        error,
-                        "adit goes on without its socket: adit status cannot ask it"
-                    );
-                } else {
-                    info!(
-                        error,
-                        "adit goes on without its socket: adit status cannot ask it"
-                    );
-                }
-            }
+/// Where adit is to be looked at, and nobody answers yet.
+pub(crate) struct Places {
+    socket: Option<AdminSocket>,
+    port: Option<Port>,
+    door: Door,
+}
+
+/// What adit is looked at through, until it is dropped.
+pub(crate) struct Open {
+    _socket: JoinSet<()>,
+    _server: Option<Server>,
+}
+
+impl Places {
+    /// Takes the places that `settings` name, before adit confines itself. What cannot be had is said
+    /// and done without: tunnels matter more.
+    pub(crate) fn take(settings: &Settings) -> Self {
+        let socket = settings.socket.as_ref().map(|path| AdminSocket::bind(path));
+        let socket = socket.and_then(|bound| {
+            bound
+                .inspect_err(|error| say_that_there_is_no_socket(error, settings.is_socket_set))
+                .ok()
+        });
+        let port = settings.listen.and_then(|listen| {
+            let taken = Port::take(listen).inspect_err(|error| {
+                error!(
+                    address = %listen,
+                    error = words(error),
+                    "cannot listen at admin.listen; adit goes on without it"
+                );
+            });
+            taken.ok()
+        });
+        Self {
+            socket,
+            port,
+            door: Door::new(settings.token.clone()),
         }
     }
-    open
+
+    /// Answers there.
+    pub(crate) fn open(self, inquirer: &Inquirer) -> Open {
+        let mut socket = JoinSet::new();
+        if let Some(bound) = self.socket {
+            socket.spawn(bound.serve(inquirer.clone()));
+        }
+        let server = self.port.and_then(|port| {
+            Server::start(port, self.door, inquirer.clone())
+                .inspect_err(|error| {
+                    error!(error = words(error), "nothing answers at admin.listen")
+                })
+                .ok()
+        });
+        Open {
+            _socket: socket,
+            _server: server,
+        }
+    }
+}
+
+fn say_that_there_is_no_socket(error: &NoSocket, is_set: bool) {
+    const WORDS: &str = "adit goes on without its socket: adit status cannot ask it";
+    let is_missed = is_set || !matches!(error, NoSocket::System { .. });
+    let error = failure_reason(error, usize::MAX);
+    if is_missed {
+        warn!(error, "{WORDS}");
+    } else {
+        info!(error, "{WORDS}");
+    }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use crate::state::Snapshot;
 use crate::state::snapshot::{Operation, OperationResult, Phase, Tunnel, TunnelState};
-use crate::words::legible;
+use crate::words::{brief, legible, sized};
 
 /// Characters of a line at most: the narrowest terminal that is usual.
 const WIDTH: usize = 80;
@@ -54,7 +54,7 @@ fn write_all(snapshot: &Snapshot, style: Style, out: &mut String) -> std::fmt::R
         "adit {}, process {}, up for {}{phase}",
         legible(&agent.version),
         agent.process_id,
-        time(agent.uptime_s)
+        brief(agent.uptime_s)
     );
     writeln!(out, "{}", cut(&head, WIDTH))?;
     write_connection(snapshot, style, out)?;
@@ -73,8 +73,8 @@ fn write_all(snapshot: &Snapshot, style: Style, out: &mut String) -> std::fmt::R
     let carried = format!(
         "{} opened, {failed} failed; {} to the cloud, {} to devices",
         totals.operations_successful,
-        bytes(totals.up_bytes),
-        bytes(totals.down_bytes)
+        sized(totals.up_bytes),
+        sized(totals.down_bytes)
     );
     fact(out, "so far", &carried)?;
     write_tunnels(snapshot, style, out)?;
@@ -91,12 +91,12 @@ fn write_connection(snapshot: &Snapshot, style: Style, out: &mut String) -> std:
     let rest = format!(
         " to {} for {}",
         legible(&connection.broker),
-        time(connection.since_s)
+        brief(connection.since_s)
     );
     let rest = cut(&rest, WIDTH - INDENT - word.len());
     writeln!(out, "  {}{rest}", style.paint(colour, word))?;
     if let Some(error) = &connection.last_error {
-        let words = format!("{} ago: {}", time(error.age_s), legible(&error.reason));
+        let words = format!("{} ago: {}", brief(error.age_s), legible(&error.reason));
         fact(out, "error", &words)?;
     }
     if connection.unsent_messages > 0 {
@@ -122,12 +122,12 @@ fn login(snapshot: &Snapshot) -> String {
     if let (Some(at), Some(left)) = (at, left) {
         let day = at.split('T').next().unwrap_or_default();
         let _ = match left >= 0.0 {
-            true => write!(words, ", expires {} (in {})", legible(day), time(left)),
-            false => write!(words, ", expired {} ({} ago)", legible(day), time(-left)),
+            true => write!(words, ", expires {} (in {})", legible(day), brief(left)),
+            false => write!(words, ", expired {} ({} ago)", legible(day), brief(-left)),
         };
     }
     if let Some(age) = authentication.token_age_s {
-        let _ = write!(words, "; token {} old", time(age));
+        let _ = write!(words, "; token {} old", brief(age));
     }
     words
 }
@@ -163,11 +163,11 @@ fn tunnel_line(tunnel: &Tunnel) -> String {
         "{:>6} {:<27} {state:<7} {:>6} {:>7} {:>7} {:>7} {:>6}",
         tunnel.id,
         cut(&legible(&tunnel.target), 27),
-        time(tunnel.age_s),
-        bytes(tunnel.up_bytes),
-        bytes(tunnel.down_bytes),
-        bytes(rate),
-        time(tunnel.idle_s),
+        brief(tunnel.age_s),
+        sized(tunnel.up_bytes),
+        sized(tunnel.down_bytes),
+        sized(rate),
+        brief(tunnel.idle_s),
     );
     cut(&line, WIDTH)
 }
@@ -199,9 +199,9 @@ fn write_operation(operation: &Operation, style: Style, out: &mut String) -> std
     };
     let mut line = format!("{} for {}", target, legible(&operation.device));
     if let Some(open) = operation.open_s {
-        let _ = write!(line, ", open for {}", time(open));
+        let _ = write!(line, ", open for {}", brief(open));
     }
-    let ago = format!("{} ago", time(operation.age_s));
+    let ago = format!("{} ago", brief(operation.age_s));
     let line = cut(&line, WIDTH - 21);
     writeln!(
         out,
@@ -266,47 +266,6 @@ fn cut(text: &str, width: usize) -> String {
     }
     let kept = text.chars().take(width.saturating_sub(1));
     kept.chain(['…']).collect()
-}
-
-/// Words a time in at most six characters: `59s`, `12m05s`, `3h07m`, `4d12h`, `400d`.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "a number that is too large becomes the largest, and one below zero becomes zero"
-)]
-fn time(seconds: f64) -> String {
-    const MINUTE: u64 = 60;
-    const HOUR: u64 = 60 * MINUTE;
-    const DAY: u64 = 24 * HOUR;
-    let seconds = seconds as u64;
-    match seconds {
-        0..MINUTE => format!("{seconds}s"),
-        MINUTE..HOUR => format!("{}m{:02}s", seconds / MINUTE, seconds % MINUTE),
-        HOUR..DAY => format!("{}h{:02}m", seconds / HOUR, seconds % HOUR / MINUTE),
-        _ if seconds < 100 * DAY => format!("{}d{:02}h", seconds / DAY, seconds % DAY / HOUR),
-        _ => format!("{}d", seconds / DAY),
-    }
-}
-
-/// Words a number of bytes in at most seven characters, in powers of 1024.
-fn bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if bytes < 1024 {
-        return bytes.to_string();
-    }
-    let mut value = u128::from(bytes) * 10 / 1024;
-    let mut unit = UNITS[0];
-    for larger in &UNITS[1..] {
-        if value < 10_000 {
-            break;
-        }
-        value /= 1024;
-        unit = larger;
-    }
-    match value {
-        0..1000 => format!("{}.{}{unit}", value / 10, value % 10),
-        _ => format!("{}{unit}", value / 10),
-    }
 }
 
 #[cfg(test)]
@@ -407,31 +366,5 @@ last operations
         assert!(!coloured.contains("\x1b[2J"), "{coloured:?}");
         assert!(coloured.contains("\x1b[32mconnected\x1b[0m"));
         assert!(!of(&snapshot, PLAIN).contains('\x1b'));
-    }
-
-    #[test]
-    fn words_times_and_bytes_shortly() {
-        for (seconds, words) in [
-            (-1.0, "0s"),
-            (59.9, "59s"),
-            (60.0, "1m00s"),
-            (3599.0, "59m59s"),
-            (86_399.0, "23h59m"),
-            (99.0 * 86_400.0, "99d00h"),
-            (400.0 * 86_400.0, "400d"),
-        ] {
-            assert_eq!(time(seconds), words);
-        }
-        for (count, words) in [
-            (0, "0"),
-            (1023, "1023"),
-            (1024, "1.0KiB"),
-            (102_400, "100KiB"),
-            (1_023_999, "999KiB"),
-            (1_048_576, "1.0MiB"),
-            (u64::MAX, "15.9EiB"),
-        ] {
-            assert_eq!(bytes(count), words);
-        }
     }
 }

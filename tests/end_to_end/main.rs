@@ -10,6 +10,7 @@
     reason = "a test that fails says so by panicking, and shows the logs"
 )]
 
+mod admin;
 mod announcement;
 mod broker;
 mod bytes;

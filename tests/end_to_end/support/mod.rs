@@ -4,6 +4,7 @@ mod adit;
 mod check;
 mod connect;
 mod far_end;
+pub(crate) mod http;
 mod lan;
 pub(crate) mod memory;
 mod middlebox;

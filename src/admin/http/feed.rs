@@ -1,0 +1,84 @@
+//! Tells all who watch the page how it changes, once for all of them, and only while there is somebody.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::looking::Looking;
+use crate::admin::page::{self, History};
+
+/// Who watches at the same time.
+const WATCHERS: usize = 16;
+/// How often the page changes.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Events that wait for somebody slow; who has as many waiting misses the next.
+const QUEUE: usize = 2;
+
+/// Those who watch.
+#[derive(Clone)]
+pub(super) struct Feed(Arc<Mutex<Watchers>>);
+
+#[derive(Default)]
+struct Watchers {
+    queues: Vec<mpsc::Sender<Bytes>>,
+    history: History,
+    is_running: bool,
+}
+
+impl Feed {
+    pub(super) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Adds somebody; `None` where too many watch already.
+    pub(super) fn watch(&self, looking: &Arc<Looking>) -> Option<mpsc::Receiver<Bytes>> {
+        let mut watchers = self.watchers();
+        watchers.queues.retain(|queue| !queue.is_closed());
+        if watchers.queues.len() >= WATCHERS {
+            return None;
+        }
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        watchers.queues.push(sender);
+        if !std::mem::replace(&mut watchers.is_running, true) {
+            tokio::spawn(tell(self.clone(), Arc::clone(looking)));
+        }
+        Some(receiver)
+    }
+
+    /// What is known of the rates of each tunnel.
+    pub(super) fn history(&self) -> History {
+        self.watchers().history.clone()
+    }
+
+    fn watchers(&self) -> MutexGuard<'_, Watchers> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells until nobody watches any more. It belongs to the server's thread, and ends with that.
+async fn tell(feed: Feed, looking: Arc<Looking>) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let seen = looking.look().await;
+        let mut watchers = feed.watchers();
+        watchers.queues.retain(|queue| !queue.is_closed());
+        if watchers.queues.is_empty() {
+            watchers.is_running = false;
+            watchers.history = History::default();
+            return;
+        }
+        // Whoever watches sees by the missing events that nobody answers.
+        let Ok(snapshot) = seen else { continue };
+        watchers.history.add(&snapshot);
+        let event = Bytes::from(page::event(&snapshot, &watchers.history));
+        for queue in &watchers.queues {
+            // Who is slow misses one.
+            let _ = queue.try_send(event.clone());
+        }
+    }
+}

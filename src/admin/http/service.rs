@@ -1,0 +1,346 @@
+//! From a request to its answer.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::header::{
+    self, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
+    LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
+};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::time::sleep;
+
+use super::body::Payload;
+use super::connections::Mark;
+use super::feed::Feed;
+use super::looking::Looking;
+use super::process::Process;
+use super::sessions::{self, COOKIE, Sessions};
+use super::{Door, form};
+use crate::admin::{STATUS_PATH, metrics, page};
+use crate::inquiry::{Inquirer, NoAnswer};
+use crate::secret::Secret;
+
+/// How long it takes to learn that a token is wrong: who guesses needs time.
+const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
+
+const HTML: &str = "text/html; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+/// Nothing but what this server itself serves is loaded, run or embedded, and nobody embeds it.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Headers of every answer.
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (CACHE_CONTROL, "no-store"),
+];
+
+type Answer = Response<Payload>;
+
+/// What answers, for all connections.
+pub(super) struct Service {
+    door: Door,
+    /// Whether the port is for this machine alone.
+    is_local: bool,
+    looking: Arc<Looking>,
+    feed: Feed,
+    process: Process,
+    sessions: Mutex<Sessions>,
+}
+
+impl Service {
+    pub(super) fn new(
+        listen: SocketAddr,
+        door: Door,
+        inquirer: Inquirer,
+        process: Process,
+    ) -> Self {
+        Self {
+            door,
+            is_local: listen.ip().to_canonical().is_loopback(),
+            looking: Arc::new(Looking::new(inquirer)),
+            feed: Feed::new(),
+            process,
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Answers one request; `is_watched` is set where the answer does not end by itself.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        is_watched: &Mark,
+    ) -> Result<Answer, Infallible> {
+        let mut answer = self.answer_to(request, is_watched).await;
+        for (name, value) in HEADERS {
+            let value = HeaderValue::from_static(value);
+            answer.headers_mut().insert(name, value);
+        }
+        Ok(answer)
+    }
+
+    async fn answer_to(&self, request: Request<Incoming>, is_watched: &Mark) -> Answer {
+        let path = request.uri().path().to_owned();
+        let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
+        match path.as_str() {
+            "/healthz" if is_look => return self.health().await,
+            "/style.css" if is_look => return found("text/css; charset=utf-8", page::STYLE),
+            "/icon.svg" if is_look => return found("image/svg+xml", page::ICON),
+            "/script.js" if is_look => {
+                return found("text/javascript; charset=utf-8", page::SCRIPT);
+            }
+            _ => {}
+        }
+        let token = self.door.token();
+        if token.is_none() && self.is_local && !is_this_machine(request.headers()) {
+            // A page of the Internet whose name leads here would be the same site to a browser.
+            return plain(
+                StatusCode::MISDIRECTED_REQUEST,
+                "without admin.token_file, adit is looked at by an address or a name of this machine \
+                 alone, as http://127.0.0.1 or http://localhost\n",
+            );
+        }
+        if path == "/login" && request.method() == Method::POST {
+            return self.log_in(request, token).await;
+        }
+        if let Some(token) = &token
+            && let Err(shown) = self.admit(request.headers(), token)
+        {
+            return refuse(&path, shown).await;
+        }
+        match (path.as_str(), is_look) {
+            ("/", true) => self.page(token.is_some()).await,
+            ("/events", true) => self.events(is_watched),
+            ("/metrics", true) => self.metrics().await,
+            (STATUS_PATH, true) => self.status().await,
+            ("/logout", false) if request.method() == Method::POST => self.log_out(&request),
+            ("/" | "/events" | "/metrics" | STATUS_PATH | "/healthz", false) => {
+                let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
+                set(&mut answer, ALLOW, "GET, HEAD");
+                answer
+            }
+            ("/login" | "/logout", true) => see_other("/"),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "there are /, /healthz, /metrics and /status.json\n",
+            ),
+        }
+    }
+
+    async fn health(&self) -> Answer {
+        let snapshot = match self.looking.look().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return unavailable(error),
+        };
+        match page::complaint(&snapshot) {
+            None => plain(StatusCode::OK, "ok\n"),
+            Some(complaint) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{complaint}\n")),
+        }
+    }
+
+    async fn metrics(&self) -> Answer {
+        match self.looking.look().await {
+            Ok(snapshot) => match metrics::text(&snapshot, self.process.figures()) {
+                Ok(text) => found(metrics::CONTENT_TYPE, text),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            Err(error) => unavailable(error),
+        }
+    }
+
+    async fn status(&self) -> Answer {
+        match self.looking.look().await {
+            Ok(snapshot) => match serde_json::to_vec(&*snapshot) {
+                Ok(json) => found(JSON, json),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
+            Err(error) => unavailable(error),
+        }
+    }
+
+    async fn page(&self, has_login: bool) -> Answer {
+        match self.looking.look().await {
+            Ok(snapshot) => {
+                let html = page::whole(&snapshot, &self.feed.history(), has_login);
+                found(HTML, html)
+            }
+            Err(error) => unavailable(error),
+        }
+    }
+
+    fn events(&self, is_watched: &Mark) -> Answer {
+        let Some(events) = self.feed.watch(&self.looking) else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "too many watch already\n");
+        };
+        is_watched.set();
+        answer(StatusCode::OK, EVENTS, Payload::Events(events))
+    }
+
+    /// Whether somebody may come in; if not, whether something was shown.
+    fn admit(&self, headers: &HeaderMap, token: &Secret) -> Result<(), Shown> {
+        let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        if let Some(shown) = value(AUTHORIZATION).and_then(sessions::bearer) {
+            return match sessions::is_same(&shown, token) {
+                true => Ok(()),
+                false => Err(Shown::Wrong),
+            };
+        }
+        match value(header::COOKIE).and_then(sessions::cookie) {
+            Some(id) if self.sessions().knows(&id, token, Instant::now()) => Ok(()),
+            _ => Err(Shown::Nothing),
+        }
+    }
+
+    async fn log_in(&self, request: Request<Incoming>, token: Option<Secret>) -> Answer {
+        let Some(token) = token else {
+            return see_other("/");
+        };
+        let shown = form::token(request.into_body()).await;
+        if !shown.is_some_and(|shown| sessions::is_same(&shown, &token)) {
+            return refuse("/", Shown::Wrong).await;
+        }
+        let Some(id) = self.sessions().begin(&token, Instant::now()) else {
+            let words = "the system has no random numbers\n";
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, words);
+        };
+        let mut answer = see_other("/");
+        let cookie = format!(
+            "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/",
+            id.expose()
+        );
+        set(&mut answer, SET_COOKIE, &cookie);
+        answer
+    }
+
+    fn log_out(&self, request: &Request<Incoming>) -> Answer {
+        let cookies = request.headers().get(header::COOKIE);
+        let cookies = cookies.and_then(|value| value.to_str().ok());
+        if let Some(id) = cookies.and_then(sessions::cookie) {
+            self.sessions().end(&id);
+        }
+        let mut answer = see_other("/");
+        let cookie = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
+        set(&mut answer, SET_COOKIE, &cookie);
+        answer
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What somebody has shown who may not come in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Shown {
+    Nothing,
+    Wrong,
+}
+
+/// Asks people for the token, and tells programs that one is wanted.
+async fn refuse(path: &str, shown: Shown) -> Answer {
+    if shown == Shown::Wrong {
+        sleep(WRONG_TOKEN_PAUSE).await;
+    }
+    let mut answer = match path {
+        "/" => answer(
+            StatusCode::UNAUTHORIZED,
+            HTML,
+            Payload::of(page::login(shown == Shown::Wrong)),
+        ),
+        _ => plain(
+            StatusCode::UNAUTHORIZED,
+            "show the token of admin.token_file, as Authorization: Bearer TOKEN\n",
+        ),
+    };
+    set(&mut answer, WWW_AUTHENTICATE, "Bearer realm=\"adit\"");
+    answer
+}
+
+/// Whether a request names this machine, or nobody, as the one that it is for.
+fn is_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else {
+        return true;
+    };
+    let Ok(host) = host.to_str() else {
+        return false;
+    };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+fn unavailable(error: NoAnswer) -> Answer {
+    plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
+}
+
+fn see_other(path: &'static str) -> Answer {
+    let mut answer = plain(StatusCode::SEE_OTHER, "");
+    set(&mut answer, LOCATION, path);
+    answer
+}
+
+fn found(content_type: &'static str, body: impl Into<bytes::Bytes>) -> Answer {
+    answer(StatusCode::OK, content_type, Payload::of(body))
+}
+
+fn plain(status: StatusCode, words: impl Into<bytes::Bytes>) -> Answer {
+    answer(status, TEXT, Payload::of(words))
+}
+
+fn answer(status: StatusCode, content_type: &'static str, payload: Payload) -> Answer {
+    let mut answer = Response::new(payload);
+    *answer.status_mut() = status;
+    set(&mut answer, CONTENT_TYPE, content_type);
+    answer
+}
+
+/// Sets a header to a value of adit's own, in which there is nothing that cannot stand there.
+fn set(answer: &mut Answer, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_the_names_of_its_own_machine() {
+        for (host, is_own) in [
+            (Some("127.0.0.1:9590"), true),
+            (Some("127.8.8.8"), true),
+            (Some("localhost:9590"), true),
+            (Some("LOCALHOST"), true),
+            (Some("[::1]:9590"), true),
+            (None, true),
+            (Some("gateway.example.com"), false),
+            (Some("127.0.0.1.example.com"), false),
+            (Some("10.0.0.7:9590"), false),
+            (Some(""), false),
+            (Some("[::1"), true),
+            (Some("[fd00::1]:80"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(host) = host {
+                headers.insert(HOST, HeaderValue::from_str(host).unwrap());
+            }
+            assert_eq!(is_this_machine(&headers), is_own, "{host:?}");
+        }
+    }
+}
