@@ -6,7 +6,6 @@ use landlock::{
 };
 
 use super::{Confined, Confinement};
-use crate::words::failure_reason;
 
 /// What is taken away is what this version knows. Later ones can also forbid to connect to sockets
 /// that stand in the file system, which modules of the resolver do, and to use UDP, which it does
@@ -32,7 +31,7 @@ const NOT_ENABLED: &str = "this kernel has Landlock, but it was not enabled at b
 pub(super) fn restrict(confinement: &Confinement) -> Confined {
     let status = match enforce(confinement) {
         Ok(status) => status.landlock,
-        Err(error) => return Confined::Failed(failure_reason(&error, usize::MAX)),
+        Err(error) => return Confined::Failed(error.to_string()),
     };
     match status {
         LandlockStatus::NotImplemented => Confined::Unsupported(NOT_BUILT_IN),

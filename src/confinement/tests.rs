@@ -1,0 +1,239 @@
+//! What goes and what does not, tried in threads that confine themselves.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use super::*;
+
+#[test]
+fn allows_what_comes_to_stand_in_the_place_of_a_file() {
+    let usual = Confinement::new();
+    let added = |file: &str| {
+        let confinement = usual.clone().read_again(Path::new(file));
+        let added = confinement.reads.difference(&usual.reads).cloned();
+        added.collect::<Vec<_>>()
+    };
+    for (file, place) in [
+        ("/nonexistent/adit/password", "/nonexistent/adit"),
+        ("/nonexistent-password", "/nonexistent-password"),
+        ("password", "."),
+    ] {
+        assert_eq!(added(file), [Path::new(place)], "{file}");
+    }
+    assert_eq!(added("/etc/adit-password"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn allows_the_directory_that_a_link_leads_to() {
+    let directory = Directory::new("links");
+    symlink("../other/file", directory.path("own/link")).unwrap();
+    let confinement = Confinement::new().read_again(&directory.path("own/link"));
+    let other = directory.path("other").canonicalize().unwrap();
+    let expected = BTreeSet::from([directory.path("own"), other]);
+    assert!(confinement.reads.is_superset(&expected));
+}
+
+/// Runs in a thread of its own, which is all that is confined.
+fn confined<T: Send>(confinement: &Confinement, run: impl FnOnce(i32) -> T + Send) -> Option<T> {
+    thread::scope(|scope| {
+        let confined = scope.spawn(|| match confinement.apply() {
+            Confined::Yes { abi, .. } => Some(run(abi)),
+            Confined::Unsupported(why) => {
+                eprintln!("not tested: {why}");
+                None
+            }
+            other => panic!("{other:?}"),
+        });
+        confined.join().unwrap()
+    })
+}
+
+/// A directory of the test's own, outside of all that is allowed by itself.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let name = format!("adit-confinement-{name}-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        for part in ["own", "other"] {
+            fs::create_dir_all(path.join(part)).unwrap();
+            fs::write(path.join(part).join("file"), part).unwrap();
+        }
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+const DENIED: Option<ErrorKind> = Some(ErrorKind::PermissionDenied);
+
+fn outcome<T>(result: io::Result<T>) -> Option<ErrorKind> {
+    result.err().map(|error| error.kind())
+}
+
+#[test]
+fn writes_where_it_may_and_nowhere_else() {
+    let directory = Directory::new("writes");
+    let (own, other) = (directory.path("own/file"), directory.path("other/file"));
+    let confinement = Confinement::new().write(&own);
+    confined(&confinement, |abi| {
+        let beside = directory.path("own/new");
+        assert_eq!(outcome(fs::write(&beside, "renewed")), None);
+        assert_eq!(outcome(fs::rename(&beside, &own)), None);
+        let folder = fs::File::open(directory.path("own")).unwrap();
+        assert_eq!(outcome(folder.sync_all()), None);
+        assert_eq!(fs::read_to_string(&own).unwrap(), "renewed");
+        for result in [
+            fs::write(&other, "renewed"),
+            fs::write(directory.path("other/new"), ""),
+            fs::write(directory.path("new"), ""),
+            fs::write("/etc/adit-confinement", ""),
+            fs::remove_file(&other),
+            fs::create_dir(directory.path("own/folder")),
+            fs::create_dir(directory.path("other/folder")),
+            symlink(&other, directory.path("own/link")),
+            UnixListener::bind(directory.path("own/socket")).map(drop),
+        ] {
+            assert_eq!(outcome(result), DENIED);
+        }
+        if abi >= 2 {
+            let moved = fs::rename(&own, directory.path("other/moved"));
+            assert_ne!(outcome(moved), None);
+        }
+        assert_eq!(outcome(fs::remove_file(&own)), None);
+    });
+    assert_eq!(fs::read_to_string(&other).unwrap(), "other");
+}
+
+#[test]
+fn removes_what_it_may_and_nothing_else() {
+    let directory = Directory::new("removes");
+    let (own, other) = (directory.path("own/file"), directory.path("other/file"));
+    confined(&Confinement::new().remove(&own), |_| {
+        assert_eq!(outcome(fs::write(&own, "")), DENIED);
+        assert_eq!(outcome(fs::remove_file(&own)), None);
+        assert_eq!(outcome(fs::remove_file(&other)), DENIED);
+    });
+}
+
+#[test]
+fn reads_what_it_may_and_nothing_else() {
+    let directory = Directory::new("reads");
+    let (own, other) = (directory.path("own/file"), directory.path("other/file"));
+    let confinement = Confinement::new().read_again(&own);
+    confined(&confinement, |_| {
+        assert_eq!(fs::read_to_string(&own).unwrap(), "own");
+        // A thread that it starts is confined too.
+        let replaced = thread::scope(|scope| scope.spawn(|| fs::write(&own, "")).join());
+        assert_eq!(outcome(replaced.unwrap()), DENIED);
+        assert_eq!(outcome(fs::read("/etc/hosts")), None);
+        for path in [
+            other.as_path(),
+            Path::new("/usr/bin/env"),
+            Path::new("/proc/version"),
+        ] {
+            assert_eq!(outcome(fs::File::open(path)), DENIED, "{}", path.display());
+        }
+    });
+}
+
+#[test]
+fn reads_a_file_that_has_been_replaced() {
+    let directory = Directory::new("replaced");
+    let own = &directory.path("own/file");
+    let (replaced, wait) = mpsc::channel();
+    let (confined_by_now, ready) = mpsc::channel();
+    thread::scope(|scope| {
+        let reader = scope.spawn(move || {
+            confined(&Confinement::new().read_again(own), move |_| {
+                confined_by_now.send(()).unwrap();
+                wait.recv().unwrap();
+                fs::read_to_string(own).unwrap()
+            })
+        });
+        if ready.recv().is_ok() {
+            let new = directory.path("own/new");
+            fs::write(&new, "new").unwrap();
+            fs::rename(&new, own).unwrap();
+            replaced.send(()).unwrap();
+        }
+        let read = reader.join().unwrap();
+        assert!(read.is_none_or(|content| content == "new"));
+    });
+}
+
+#[test]
+fn reaches_others_and_lets_nobody_reach_it() {
+    let directory = Directory::new("network");
+    let machine = TcpListener::bind("127.0.0.1:0").unwrap();
+    let path = directory.path("own/socket");
+    let _socket = UnixListener::bind(&path).unwrap();
+    let name = format!("adit-confinement-{}", std::process::id());
+    let hidden = SocketAddr::from_abstract_name(name).unwrap();
+    let _hidden = UnixListener::bind_addr(&hidden).unwrap();
+    confined(&Confinement::new(), |abi| {
+        let connected = TcpStream::connect(machine.local_addr().unwrap());
+        assert_eq!(outcome(connected), None);
+        assert_eq!(outcome(UdpSocket::bind("127.0.0.1:0")), None);
+        // As the daemons are reached that answer for the resolver.
+        assert_eq!(outcome(UnixStream::connect(&path)), None);
+        let resolved = "localhost:0".to_socket_addrs().unwrap();
+        assert!(
+            resolved
+                .into_iter()
+                .any(|address| address.ip().is_loopback())
+        );
+        if abi >= 4 {
+            assert_eq!(outcome(TcpListener::bind("127.0.0.1:0")), DENIED);
+        }
+        if abi >= 6 {
+            assert_eq!(outcome(UnixStream::connect_addr(&hidden)), DENIED);
+        }
+    });
+}
+
+#[test]
+fn executes_nothing() {
+    confined(
+        &Confinement::new().write(&std::env::temp_dir().join("x")),
+        |_| {
+            assert_eq!(outcome(Command::new("/bin/true").status()), DENIED);
+        },
+    );
+}
+
+#[test]
+fn says_what_is_left() {
+    let confinement = Confinement {
+        reads: BTreeSet::from(["/etc".into(), "/lib".into()]),
+        writes: BTreeSet::new(),
+        removes: BTreeSet::new(),
+    };
+    assert_eq!(
+        confinement.to_string(),
+        "reads only in /etc, /lib; writes and executes nothing"
+    );
+    let confinement = confinement
+        .write(Path::new("/var/lib/adit/credentials.toml"))
+        .remove(Path::new("/run/adit/adit.sock"));
+    assert_eq!(
+        confinement.to_string(),
+        "reads only in /etc, /lib; writes only in /var/lib/adit; removes only in /run/adit; \
+         executes nothing"
+    );
+}
