@@ -91,7 +91,7 @@ pub async fn agent(
     let agent = Agent {
         dialogue: Dialogue::new(
             announcement.uplink(config.remote_access.events),
-            config.device.id.clone(),
+            config.remote_access.operation_ids,
             config.tunnels.max_tunnels,
             &config.tunnels.policy.to_string(),
         ),

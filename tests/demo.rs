@@ -150,9 +150,9 @@ async fn shows_the_page_of_the_device_and_tells_each_step() {
             ",<key> ",
             "the cloud asks",
         ],
-        ["-> 501,c8y_RemoteAccessConnect", "", "EXECUTING"],
+        ["-> 504,1001", "", "EXECUTING"],
         ["== 127.0.0.1:", "", "both ends stand"],
-        ["-> 503,c8y_RemoteAccessConnect", "", "SUCCESSFUL"],
+        ["-> 506,1001", "", "SUCCESSFUL"],
         ["bytes to the cloud, ", " to the device", "ended: "],
     ];
     assert_eq!(first.len(), steps.len(), "{:#?}", demo.told);

@@ -127,7 +127,8 @@ fn configuration(site: &Site, broker: u16) -> String {
          [remote_access]\n\
          max_tunnels = {MAX_TUNNELS}\n\
          connect_timeout = \"1m\"\n\
-         keep_alive = \"1h\"\n",
+         keep_alive = \"1h\"\n\
+         operation_ids = \"none\"\n",
         cloud = site.cloud.port,
         authority = site.authority().display(),
     )

@@ -22,7 +22,9 @@ use tracing_subscriber::registry::LookupSpan;
 /// The platform is looked at whenever it changes, and after this time unasked.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 /// What is shown of the rows that announce the gateway: everything but what belongs to a tunnel.
-const TUNNEL_ROWS: [&str; 4] = ["400", "501", "502", "503"];
+const TUNNEL_ROWS: [&str; 7] = ["400", "501", "502", "503", "504", "505", "506"];
+/// How many tunnels are open, which is told with each tunnel.
+const FRAGMENT: &str = "inventory/";
 
 /// Where the story is told. Whoever pauses the terminal pauses the demo.
 pub(crate) struct Story {
@@ -148,7 +150,8 @@ impl Story {
         let rows = platform.log().get(state.rows_seen..).unwrap_or_default();
         state.rows_seen += rows.len();
         for record in rows {
-            if !TUNNEL_ROWS.contains(&record.row.template()) {
+            let is_of_tunnel = TUNNEL_ROWS.contains(&record.row.template());
+            if !is_of_tunnel && !record.topic.starts_with(FRAGMENT) {
                 let row = smartrest::encode([&record.row]);
                 self.line(Colour::Dim, &format!("     -> {row}"));
             }
@@ -162,8 +165,8 @@ impl Story {
                 std::mem::replace(&mut state.operations_seen[index], operation.history.len());
             // The agent counts its operations from 1, and gets all of them.
             let number = index as u64 + 1;
-            for status in operation.history.get(seen..).unwrap_or_default() {
-                self.told(&mut state, number, reported(operation, *status));
+            for place in seen..operation.history.len() {
+                self.told(&mut state, number, reported(operation, place));
                 news = true;
             }
         }
@@ -208,10 +211,10 @@ impl Story {
     }
 }
 
-/// Words a status of an operation.
-fn reported(operation: &Operation, status: Status) -> Step {
-    let (stage, template, words) = match status {
-        Status::Pending => {
+/// Words one status of an operation's history.
+fn reported(operation: &Operation, place: usize) -> Step {
+    let (stage, words) = match operation.history.get(place) {
+        None | Some(Status::Pending) => {
             let words = "the cloud asks for a tunnel".to_owned();
             return Step {
                 stage: Stage::Asked,
@@ -219,16 +222,21 @@ fn reported(operation: &Operation, status: Status) -> Step {
                 words,
             };
         }
-        Status::Executing => (Stage::Executing, "501", "EXECUTING".to_owned()),
-        Status::Successful => (Stage::Successful, "503", "SUCCESSFUL".to_owned()),
-        Status::Failed => {
+        Some(Status::Executing) => (Stage::Executing, "EXECUTING".to_owned()),
+        Some(Status::Successful) => (Stage::Successful, "SUCCESSFUL".to_owned()),
+        Some(Status::Failed) => {
             let reason = operation.reason.as_deref().unwrap_or("without a reason");
-            (Stage::Failed, "502", format!("FAILED: {reason}"))
+            (Stage::Failed, format!("FAILED: {reason}"))
         }
     };
+    // The reason is told beside it.
+    let row = place
+        .checked_sub(1)
+        .and_then(|at| operation.reports.get(at));
+    let fields = row.map(Row::fields).unwrap_or_default().iter().take(2);
     Step {
         stage,
-        fact: format!("{template},{}", operation.fragment),
+        fact: smartrest::encode([&Row::new(fields.cloned())]),
         words,
     }
 }

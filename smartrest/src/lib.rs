@@ -15,9 +15,7 @@ pub mod topic;
 
 pub use row::{FieldError, Row, decode, encode};
 pub use target::{Target, TargetError};
-pub use templates::collection::{
-    COLLECTION, COLLECTION_ID, CollectionAnswer, Fragment, PendingOperation,
-};
+pub use templates::collection::{COLLECTION, COLLECTION_ID, CollectionAnswer, PendingOperation};
 pub use templates::connect::{ConnectRequest, ConnectionKey, RequestError};
 pub use templates::credentials::{Credentials, CredentialsError, Token};
 pub use templates::operation::{OperationRef, REMOTE_ACCESS, Status};

@@ -17,6 +17,8 @@ const CUSTOM_UP: &str = "s/uc";
 const CUSTOM_DOWN: &str = "s/dc";
 const TEMPLATES_REQUEST: &str = "s/ut";
 const TEMPLATES: &str = "s/dt";
+const NOTIFICATIONS: &str = "devicecontrol/notifications";
+const INVENTORY_UPDATE: &str = "inventory/managedObjects/update";
 const BRIDGE_STATE: &str = "bridge/state";
 
 /// Bytes of a prefix or a level: far beyond any real one, and far below the 65,535 bytes of a topic
@@ -58,6 +60,11 @@ pub enum Topic<'a> {
     TemplatesRequest(&'a str),
     /// `s/dt`: answers about template collections.
     Templates,
+    /// `devicecontrol/notifications`: operations as JSON, with their ids.
+    Notifications,
+    /// `inventory/managedObjects/update/<device id>`: JSON that changes what the platform keeps of a
+    /// device.
+    InventoryUpdate(&'a str),
     /// `bridge/state`: the local broker tells whether its bridge has the cloud. The one topic that is
     /// not the platform's.
     BridgeState,
@@ -155,6 +162,16 @@ impl Topics {
         self.with(TEMPLATES)
     }
 
+    /// `devicecontrol/notifications`
+    pub fn notifications(&self) -> String {
+        self.with(NOTIFICATIONS)
+    }
+
+    /// `inventory/managedObjects/update/<device>`
+    pub fn inventory_update(&self, device: &str) -> Result<String, TopicError> {
+        self.with_level(INVENTORY_UPDATE, device)
+    }
+
     /// `bridge/state`, where there is a prefix: without one no broker bridges.
     pub fn bridge_state(&self) -> Option<String> {
         (!self.prefix.is_empty()).then(|| self.with(BRIDGE_STATE))
@@ -172,6 +189,7 @@ impl Topics {
             REGISTRATION_REQUEST => return Some(Topic::RegistrationRequest),
             REGISTRATION => return Some(Topic::Registration),
             TEMPLATES => return Some(Topic::Templates),
+            NOTIFICATIONS => return Some(Topic::Notifications),
             BRIDGE_STATE if !self.prefix.is_empty() => return Some(Topic::BridgeState),
             _ => {}
         }
@@ -182,6 +200,7 @@ impl Topics {
             CUSTOM_UP => Some(Topic::CustomUp(level)),
             CUSTOM_DOWN => Some(Topic::CustomDown(level)),
             TEMPLATES_REQUEST => Some(Topic::TemplatesRequest(level)),
+            INVENTORY_UPDATE => Some(Topic::InventoryUpdate(level)),
             _ => None,
         }
     }
@@ -241,6 +260,11 @@ mod tests {
                 Topic::TemplatesRequest("x"),
             ),
             (topics.templates(), Topic::Templates),
+            (topics.notifications(), Topic::Notifications),
+            (
+                topics.inventory_update("gw").unwrap(),
+                Topic::InventoryUpdate("gw"),
+            ),
         ]
     }
 
@@ -265,6 +289,8 @@ mod tests {
                 "s/dc/x",
                 "s/ut/x",
                 "s/dt",
+                "devicecontrol/notifications",
+                "inventory/managedObjects/update/gw",
             ]
         );
     }

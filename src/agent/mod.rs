@@ -109,6 +109,7 @@ impl Agent {
                 }
             }
             session::Event::Delivered => self.dialogue.delivered(backlog, now),
+            session::Event::Refused { topic } => self.dialogue.refused(&topic),
             session::Event::Lost => self.dialogue.disconnected(),
         }
     }
@@ -199,6 +200,8 @@ impl Agent {
             unsent = self.publisher.waiting(),
             "adit is stopping"
         );
+        self.dialogue.stopping();
+        self.carry_out();
         self.tunnels.stop();
         let ends = async {
             loop {

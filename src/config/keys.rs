@@ -11,7 +11,7 @@ use super::shape::Shape;
 use super::values;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
-use crate::platform::settings::Protocol;
+use crate::platform::settings::{OperationIds, Protocol};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 
@@ -215,10 +215,11 @@ settings! {
         Value("true"),
         "tell the platform of each tunnel with events c8y_RemoteAccessOpened \
          and c8y_RemoteAccessClosed";
-    REMOTE_ACCESS_OPERATION_IDS: bool = remote_access.operation_ids as Switch by values::switch,
-        Value("false"),
-        "true: install a collection of templates at the platform, and report each operation \
-         by its id";
+    REMOTE_ACCESS_OPERATION_IDS: OperationIds = remote_access.operation_ids
+        as Choice by values::operation_ids,
+        Value("notifications"),
+        "where the ids come from by which operations are reported: notifications \
+         (devicecontrol/notifications), templates (a collection of adit's own), or none";
 
     ADMIN_LISTEN: Option<SocketAddr> = admin.listen as Text by values::listen,
         Derived("nowhere"),

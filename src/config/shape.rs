@@ -13,6 +13,8 @@ pub(super) enum Shape {
     Duration,
     Number,
     Switch,
+    /// One of several words, of which two were a switch once.
+    Choice,
     List,
 }
 
@@ -20,7 +22,9 @@ impl Shape {
     /// Says what is allowed, behind "is not".
     pub(super) fn expected(self) -> &'static str {
         match self {
-            Self::Text | Self::Secret | Self::Url | Self::Place => "a text in quotes",
+            Self::Text | Self::Secret | Self::Url | Self::Choice | Self::Place => {
+                "a text in quotes"
+            }
             Self::Duration => "a duration such as \"15s\" or \"2m\"",
             Self::Number => "a whole number",
             Self::Switch => "true or false",

@@ -199,7 +199,10 @@ impl Gathered {
             };
             let given = reader.given(place, value);
             // A text that is empty says nothing, as in `username = ""`.
-            let is_text = matches!(key.shape, Shape::Text | Shape::Secret | Shape::Url);
+            let is_text = matches!(
+                key.shape,
+                Shape::Text | Shape::Secret | Shape::Url | Shape::Choice
+            );
             let is_empty = matches!(&given.content, Content::Text(text) if text.is_empty());
             if !(is_text && is_empty) {
                 self.values.insert(full_name, given);
@@ -395,10 +398,17 @@ impl Given {
             (Content::Written(text), _)
             | (
                 Content::Text(text),
-                Shape::Text | Shape::Secret | Shape::Url | Shape::Place | Shape::Duration,
+                Shape::Text
+                | Shape::Secret
+                | Shape::Url
+                | Shape::Place
+                | Shape::Duration
+                | Shape::Choice,
             )
             | (Content::Number(text), Shape::Number) => Ok(self.item(text)),
-            (Content::Switch(switch), Shape::Switch) => Ok(self.item(&switch.to_string())),
+            (Content::Switch(switch), Shape::Switch | Shape::Choice) => {
+                Ok(self.item(&switch.to_string()))
+            }
             (content, shape) => {
                 let complaint = format!("{} is not {}", content.shown(shape), shape.expected());
                 Err(Fault::new(&self.place, complaint))

@@ -15,7 +15,7 @@ use crate::files::{self, FileContent};
 use crate::net::identity::{Files, Identity};
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
-use crate::platform::settings::Protocol;
+use crate::platform::settings::{OperationIds, Protocol};
 use crate::secret::Secret;
 
 /// What stands on the machine that a configuration is loaded on.
@@ -150,7 +150,10 @@ fn needs_little_more_than_a_cloud_and_a_user() {
     assert_eq!(config.tunnels.idle_timeout, None);
     assert_eq!(config.tunnels.max_duration, None);
     assert!(config.remote_access.events);
-    assert!(!config.remote_access.operation_ids);
+    assert_eq!(
+        config.remote_access.operation_ids,
+        OperationIds::Notifications
+    );
     assert_eq!(config.warnings, Vec::<String>::new());
 }
 
@@ -226,7 +229,23 @@ operation_ids = true
     assert_eq!(tunnels.idle_timeout, Some(seconds(5400)));
     assert_eq!(tunnels.max_duration, Some(seconds(12 * 3600)));
     assert!(!remote_access.events);
-    assert!(remote_access.operation_ids);
+    assert_eq!(remote_access.operation_ids, OperationIds::Templates);
+}
+
+#[test]
+fn reads_where_ids_come_from_also_as_the_switch_that_it_was() {
+    for (value, source) in [
+        ("\"notifications\"", OperationIds::Notifications),
+        ("\"Templates\"", OperationIds::Templates),
+        ("\"none\"", OperationIds::None),
+        ("true", OperationIds::Templates),
+        ("false", OperationIds::None),
+        ("\"\"", OperationIds::Notifications),
+    ] {
+        let machine = Machine::with(&format!("[remote_access]\noperation_ids = {value}"));
+        let config = machine.config();
+        assert_eq!(config.remote_access.operation_ids, source, "{value}");
+    }
 }
 
 #[test]

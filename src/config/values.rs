@@ -11,7 +11,7 @@ use smartrest::target::split_port;
 use super::shape::Shape;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
-use crate::platform::settings::Protocol;
+use crate::platform::settings::{OperationIds, Protocol};
 use crate::secret::Secret;
 use crate::tunnel::policy::Pattern;
 
@@ -195,6 +195,21 @@ pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     let found = Protocol::ALL.into_iter().find(named);
     found.ok_or_else(|| {
         let known = Protocol::ALL.map(Protocol::as_str);
+        format!("is not one of {}", known.join(", "))
+    })
+}
+
+pub(super) fn operation_ids(text: &str) -> Result<OperationIds, String> {
+    match text.to_ascii_lowercase().as_str() {
+        // The key was a switch for the templates once.
+        "true" => return Ok(OperationIds::Templates),
+        "false" => return Ok(OperationIds::None),
+        _ => {}
+    }
+    let named = |source: &OperationIds| source.as_str().eq_ignore_ascii_case(text);
+    let found = OperationIds::ALL.into_iter().find(named);
+    found.ok_or_else(|| {
+        let known = OperationIds::ALL.map(OperationIds::as_str);
         format!("is not one of {}", known.join(", "))
     })
 }

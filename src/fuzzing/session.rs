@@ -14,6 +14,7 @@ use crate::mqtt::outbox::Message;
 use crate::platform::dialogue::{Backlog, Dialogue, Step};
 use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
+use crate::platform::settings::OperationIds;
 use crate::platform::uplink::{Closed, CollectionTopics, Uplink};
 use crate::words::legible;
 
@@ -28,7 +29,12 @@ pub(super) fn run(bytes: &[u8]) {
     let Some((settings, events)) = bytes.split_first() else {
         return;
     };
-    let mut session = Session::new(settings & 1 != 0, settings & 2 != 0);
+    let operation_ids = match (settings & 1 != 0, settings & 4 != 0) {
+        (true, _) => OperationIds::Templates,
+        (false, true) => OperationIds::Notifications,
+        (false, false) => OperationIds::None,
+    };
+    let mut session = Session::new(operation_ids, settings & 2 != 0);
     for event in split(events) {
         session.event(event);
     }
@@ -57,13 +63,14 @@ struct Session {
 }
 
 impl Session {
-    fn new(has_collection: bool, is_bridged: bool) -> Self {
+    fn new(operation_ids: OperationIds, is_bridged: bool) -> Self {
         let prefix = if is_bridged { "c8y/" } else { "" };
         let topics = Topics::new(prefix).unwrap();
-        let collection = has_collection.then(|| CollectionTopics::of(&topics).unwrap());
+        let collection = (operation_ids == OperationIds::Templates)
+            .then(|| CollectionTopics::of(&topics).unwrap());
         let uplink = Uplink::new(GATEWAY.into(), topics, collection, true, []);
         Self {
-            dialogue: Dialogue::new(uplink, GATEWAY.into(), 64, "allow private"),
+            dialogue: Dialogue::new(uplink, operation_ids, 64, "allow private"),
             now: Instant::now(),
             backlog: Backlog {
                 waiting: 0,
@@ -118,6 +125,11 @@ impl Session {
             }
             b'd' => self.dialogue.delivered(self.backlog, self.now),
             b'r' => self.dialogue.connected(self.backlog, self.now),
+            b'l' => self.dialogue.disconnected(),
+            b'N' => {
+                let topic = self.dialogue.topics().notifications();
+                self.dialogue.refused(&topic);
+            }
             b'T' => self.dialogue.ask_for_token(),
             b'w' => {
                 let full = rest.first().is_some_and(|byte| byte % 2 != 0);
@@ -200,6 +212,8 @@ impl Session {
 
     /// Brings every tunnel to its end: nothing may be left without a result.
     fn wind_up(&mut self) {
+        self.dialogue.stopping();
+        self.take_steps();
         while let Some(id) = self.opening.pop_back() {
             self.dialogue.failed(id, "adit is stopping".to_owned());
             self.take_steps();

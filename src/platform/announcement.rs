@@ -2,7 +2,7 @@
 
 use smartrest::{REMOTE_ACCESS, Request, TopicError, Topics};
 
-use super::settings::{Device, RemoteAccess};
+use super::settings::{Device, OperationIds, RemoteAccess};
 use super::uplink::{CollectionTopics, Uplink, fail_orphans, message};
 use crate::mqtt::link::Account;
 use crate::mqtt::outbox::Message;
@@ -15,7 +15,8 @@ const SECONDS_PER_MINUTE: u64 = 60;
 pub(crate) struct Announcement {
     /// The topics with the configured prefix.
     pub topics: Topics,
-    /// The topics of the template collection, if operations are to have ids.
+    operation_ids: OperationIds,
+    /// The topics of the template collection, if the ids come from one.
     collection: Option<CollectionTopics>,
     device: Device,
     protocols: Vec<String>,
@@ -37,12 +38,14 @@ impl Announcement {
         needs_token: bool,
     ) -> Result<Self, TopicError> {
         let topics = Topics::new(prefix)?;
-        let collection = remote_access.operation_ids;
-        let collection = collection.then(|| CollectionTopics::of(&topics));
+        let operation_ids = remote_access.operation_ids;
+        let has_collection = operation_ids == OperationIds::Templates;
+        let collection = has_collection.then(|| CollectionTopics::of(&topics));
         let children = device.children.iter().map(|child| topics.child_up(child));
         let protocols = remote_access.protocols.iter();
         Ok(Self {
             children: children.collect::<Result<_, _>>()?,
+            operation_ids,
             collection: collection.transpose()?,
             protocols: protocols.map(ToString::to_string).collect(),
             needs_token,
@@ -73,6 +76,9 @@ impl Announcement {
         once.extend(self.to_children(&fail_orphans()));
         let mut subscribe_if_granted = vec![self.topics.errors()];
         subscribe_if_granted.extend(self.topics.bridge_state());
+        if self.operation_ids == OperationIds::Notifications {
+            subscribe_if_granted.push(self.topics.notifications());
+        }
         let mut resume = vec![self.message(&Request::PendingOperations)];
         if let Some(collection) = &self.collection {
             subscribe_if_granted.extend([collection.answers.clone(), collection.down.clone()]);

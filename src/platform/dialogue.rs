@@ -3,23 +3,30 @@
 //! What comes is handed to whoever decides, and what they decide becomes steps, in order. Carrying
 //! the steps out, and the clock, are left to the caller.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use smartrest::{ConnectRequest, Fragment, PendingOperation, Status, Target, Topics, plain_text};
+use smartrest::{ConnectRequest, PendingOperation, Target, Topics, plain_text};
 use tracing::{debug, info, warn};
 
 use super::bridge::{Bridge, News};
 use super::downlink::Downlink;
-use super::fragment::Updates;
-use super::ids::{ANSWER_LIMIT, Action, Collection};
-use super::operations::{Ignored, OperationId, Operations, Outcome, Received, Report};
+use super::fragment::{Fragment, Updates};
+use super::ids::Ids;
+use super::ids::collection::{ANSWER_LIMIT, Action, Collection};
+use super::ids::notifications::PAIR_LIMIT;
+use super::notification::Notified;
+use super::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use super::settings::OperationIds;
 use super::uplink::{Closed, Uplink};
 use crate::mqtt::outbox::Message;
 use crate::words::seconds;
 
 /// Bytes of the policy in the fragment of the device.
 const POLICY_LIMIT: usize = 2000;
+
+/// Operations that wait for their ids at a time; with more none waits any more.
+const UNSAID_LIMIT: usize = 4096;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -54,8 +61,9 @@ pub(crate) struct Dialogue {
     operations: Operations,
     /// The device and the target of every operation whose tunnel is opening or open.
     tunnels: HashMap<OperationId, (String, Target)>,
-    /// Where operations are asked for with their ids.
-    collection: Option<Collection>,
+    ids: Ids,
+    /// A connection was ready once.
+    is_announced: bool,
     fragment: Fragment,
     updates: Updates,
     /// Where there is a local broker that bridges.
@@ -67,17 +75,18 @@ pub(crate) struct Dialogue {
 
 impl Dialogue {
     /// Begins with nothing heard. `policy` is what the fragment of the device tells of it.
-    pub(crate) fn new(uplink: Uplink, device: String, max_tunnels: usize, policy: &str) -> Self {
+    pub(crate) fn new(
+        uplink: Uplink,
+        operation_ids: OperationIds,
+        max_tunnels: usize,
+        policy: &str,
+    ) -> Self {
         Self {
             operations: Operations::default(),
             tunnels: HashMap::new(),
-            collection: uplink.has_collection().then(Collection::default),
-            fragment: Fragment {
-                device,
-                active_tunnels: 0,
-                limit: max_tunnels,
-                policy: plain_text(policy, POLICY_LIMIT),
-            },
+            ids: Ids::from(operation_ids),
+            is_announced: false,
+            fragment: Fragment::new(max_tunnels, plain_text(policy, POLICY_LIMIT)),
             updates: Updates::default(),
             bridge: Bridge::default(),
             rows_left_out: false,
@@ -97,18 +106,32 @@ impl Dialogue {
 
     /// Takes note of a connection that is ready.
     pub(crate) fn connected(&mut self, backlog: Backlog, now: Instant) {
+        self.is_announced = true;
         self.bridge.connected();
         self.has_cloud(backlog, now);
     }
 
     /// Takes note that the connection is lost.
     pub(crate) fn disconnected(&mut self) {
-        if let Some(collection) = &mut self.collection {
+        self.operations.suspend();
+        if let Some(collection) = self.ids.collection() {
             collection.disconnected();
         }
     }
 
+    /// Takes note that the broker refuses a topic that adit can do without.
+    pub(crate) fn refused(&mut self, topic: &str) {
+        let Ids::Notifications(notifications) = &mut self.ids else {
+            return;
+        };
+        if topic == self.uplink.topics().notifications() {
+            let is_news = notifications.refused();
+            self.give_up_ids(is_news, "the broker refuses the subscription");
+        }
+    }
+
     fn has_cloud(&mut self, backlog: Backlog, now: Instant) {
+        self.operations.resume(now + PAIR_LIMIT);
         self.steps.push_back(Step::AskForTokenAgain);
         self.collect(backlog, |collection, _| collection.connected(now));
     }
@@ -116,12 +139,16 @@ impl Dialogue {
     /// Takes what the platform says. A token is not for this dialogue.
     pub(crate) fn heard(&mut self, said: Downlink, backlog: Backlog, now: Instant) {
         match said {
-            Downlink::Operations(pending) if self.collection.is_some() => {
+            Downlink::Operations(pending) if self.ids.collection().is_some() => {
                 self.collect(backlog, |collection, operations| {
                     collection.static_rows(pending, now, |operation| operations.knows(operation))
                 });
             }
-            Downlink::Operations(pending) => self.take(&pending, backlog),
+            Downlink::Operations(pending) => {
+                let wait_until = self.await_ids(now);
+                self.take(&pending, wait_until, backlog);
+            }
+            Downlink::Notified(notified) => self.notified(notified, backlog),
             Downlink::OperationsById(pending) => {
                 self.collect(backlog, |collection, _| collection.rows(pending, now));
             }
@@ -148,7 +175,7 @@ impl Dialogue {
             }
             Some(News::Back) => {
                 info!("the bridge of the local broker has the cloud again");
-                if self.collection.is_none() {
+                if self.ids.collection().is_none() {
                     self.publish(Some(self.uplink.pending_operations()));
                 }
                 self.has_cloud(backlog, now);
@@ -179,7 +206,7 @@ impl Dialogue {
         let Some((device, target)) = self.tunnels.get(&id).cloned() else {
             return;
         };
-        self.fragment.active_tunnels += 1;
+        self.fragment.set_open(self.fragment.open + 1);
         self.finish(&device, id, Outcome::Successful);
         self.publish(self.uplink.opened(&device, &target));
     }
@@ -194,16 +221,19 @@ impl Dialogue {
     /// Takes note that a tunnel that had opened has ended; `None`: by a fault in adit.
     pub(crate) fn ended(&mut self, id: OperationId, closed: Option<Closed>) {
         if let Some((device, target)) = self.tunnels.remove(&id) {
-            self.fragment.active_tunnels = self.fragment.active_tunnels.saturating_sub(1);
+            self.fragment.set_open(self.fragment.open.saturating_sub(1));
             self.publish(self.uplink.closed(&device, &target, closed.as_ref()));
         }
     }
 
     /// Returns when [`Dialogue::deadline_passed`] is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let collection = self.collection.as_ref();
+        let collection = match &self.ids {
+            Ids::Templates(collection) => collection.next_deadline(),
+            Ids::Notifications(_) | Ids::None => None,
+        };
         [
-            collection.and_then(Collection::next_deadline),
+            collection,
             self.updates.next_deadline(),
             self.operations.next_deadline(),
         ]
@@ -220,6 +250,72 @@ impl Dialogue {
             self.steps.push_back(Step::Ask(message));
         }
         self.collect(backlog, |collection, _| collection.deadline_passed(now));
+        let (rows, reports) = self.operations.ids_missing(now);
+        self.report(reports);
+        if let Ids::Notifications(notifications) = &mut self.ids
+            && rows > 0
+        {
+            debug!(rows, "no notification brought the id in time");
+            let is_news = notifications.missing(rows);
+            if !notifications.are_awaited() {
+                self.give_up_ids(is_news, "none has come for several operations in a row");
+            }
+        }
+    }
+
+    /// Takes note that adit stops: what waits for an id waits no longer.
+    pub(crate) fn stopping(&mut self) {
+        let reports = self.operations.give_up_ids();
+        self.report(reports);
+    }
+
+    /// Returns until when the statuses of rows that come now wait for the ids.
+    fn await_ids(&mut self, now: Instant) -> Option<Instant> {
+        let Ids::Notifications(notifications) = &self.ids else {
+            return None;
+        };
+        if self.operations.unsaid() >= UNSAID_LIMIT {
+            let reports = self.operations.give_up_ids();
+            self.report(reports);
+            return None;
+        }
+        notifications.are_awaited().then_some(now + PAIR_LIMIT)
+    }
+
+    fn give_up_ids(&mut self, is_news: bool, reason: &str) {
+        if is_news {
+            warn!(
+                topic = self.uplink.topics().notifications(),
+                reason,
+                "operations come without their ids: until one comes with it they are reported in the \
+                 order of their start, and a result waits for every older one of its device"
+            );
+        }
+        let reports = self.operations.give_up_ids();
+        self.report(reports);
+    }
+
+    fn notified(&mut self, notified: Notified, backlog: Backlog) {
+        let Ids::Notifications(notifications) = &mut self.ids else {
+            return;
+        };
+        if notified.has_operation() {
+            notifications.delivered();
+        }
+        let Notified {
+            pending,
+            executing,
+            others,
+            unreadable,
+        } = notified;
+        if others > 0 || unreadable > 0 {
+            debug!(others, unreadable, "notifications passed over");
+        }
+        let gateway = self.uplink.gateway();
+        let known = executing.into_iter().filter(|o| self.operations.knows(o));
+        let pending = pending.into_iter().chain(known);
+        let pending: Vec<_> = pending.map(|o| o.or_of(gateway)).collect();
+        self.take(&pending, None, backlog);
     }
 
     /// Brings the fragment of the device up to date, if that is due.
@@ -236,8 +332,7 @@ impl Dialogue {
         &mut self,
         decide: impl FnOnce(&mut Updates, Fragment) -> Option<Fragment>,
     ) {
-        let collection = self.collection.as_ref();
-        if !collection.is_some_and(Collection::is_installed) {
+        if !self.is_announced {
             return;
         }
         let due = decide(&mut self.updates, self.fragment.clone());
@@ -251,7 +346,7 @@ impl Dialogue {
         backlog: Backlog,
         decide: impl FnOnce(&mut Collection, &Operations) -> Vec<Action>,
     ) {
-        let Some(collection) = &mut self.collection else {
+        let Some(collection) = self.ids.collection() else {
             return;
         };
         for action in decide(collection, &self.operations) {
@@ -265,10 +360,10 @@ impl Dialogue {
                 Action::WarnOfFallback => warn!(
                     waited_s = seconds(ANSWER_LIMIT),
                     "the platform does not answer for template collections: operations are \
-                     reported without their ids, a result waits for every older one of its device, \
-                     and adit_RemoteAccess is not kept up to date"
+                     reported without their ids, and a result waits for every older one of its \
+                     device"
                 ),
-                Action::Take(pending) => self.take(&pending, backlog),
+                Action::Take(pending) => self.take(&pending, None, backlog),
                 Action::WithoutId(error) => {
                     debug!(error = error.to_string(), "row left to its static copy");
                 }
@@ -276,7 +371,12 @@ impl Dialogue {
         }
     }
 
-    fn take(&mut self, pending: &[PendingOperation], backlog: Backlog) {
+    fn take(
+        &mut self,
+        pending: &[PendingOperation],
+        wait_until: Option<Instant>,
+        backlog: Backlog,
+    ) {
         if pending.is_empty() {
             return;
         }
@@ -292,7 +392,7 @@ impl Dialogue {
             return;
         }
         let pending = self.answerable(pending);
-        let received = self.operations.receive(&pending);
+        let received = self.operations.receive(&pending, wait_until);
         for ignored in &received.ignored {
             match ignored {
                 Ignored::Duplicate { device } => debug!(device, "operation is known already"),
@@ -301,7 +401,9 @@ impl Dialogue {
                 }
             }
         }
-        self.steps.extend(malformed(&received));
+        let malformed = received.malformed.into_iter();
+        self.steps
+            .extend(malformed.map(|(id, device, reason)| Step::Malformed(id, device, reason)));
         self.report(received.reports);
         for (id, request) in received.start {
             let (device, target) = (request.device.clone(), request.target.clone());
@@ -361,30 +463,6 @@ impl Dialogue {
     }
 }
 
-/// Returns the operations that have begun and are not to be opened.
-fn malformed(received: &Received) -> Vec<Step> {
-    let to_open: HashSet<_> = received.start.iter().map(|(id, _)| *id).collect();
-    let mut reasons: HashMap<_, _> = HashMap::new();
-    for report in &received.reports {
-        if let Status::Failed(reason) = &report.status {
-            reasons.insert(report.id, reason.as_str());
-        }
-    }
-    let mut steps = Vec::new();
-    for Report {
-        device, id, status, ..
-    } in &received.reports
-    {
-        if *status == Status::Executing && !to_open.contains(id) {
-            // The result of one may have to wait for an older one of its device.
-            let reason = reasons.get(id).unwrap_or(&"the operation is malformed");
-            let reason = (*reason).to_owned();
-            steps.push(Step::Malformed(*id, device.clone(), reason));
-        }
-    }
-    steps
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -400,8 +478,12 @@ mod tests {
     };
 
     fn dialogue() -> Dialogue {
+        dialogue_with(OperationIds::None)
+    }
+
+    fn dialogue_with(operation_ids: OperationIds) -> Dialogue {
         let uplink = Uplink::new("gw".into(), Topics::default(), None, true, []);
-        Dialogue::new(uplink, "gw".into(), 64, "allow private")
+        Dialogue::new(uplink, operation_ids, 64, "allow private")
     }
 
     /// One whose collection stands.
@@ -409,7 +491,7 @@ mod tests {
         let topics = Topics::default();
         let collection = CollectionTopics::of(&topics).unwrap();
         let uplink = Uplink::new("gw".into(), topics, Some(collection), true, []);
-        let mut dialogue = Dialogue::new(uplink, "gw".into(), 64, "allow private");
+        let mut dialogue = Dialogue::new(uplink, OperationIds::Templates, 64, "allow private");
         dialogue.connected(ROOM, Instant::now());
         let exists = Downlink::Collection(vec![CollectionAnswer::Exists]);
         dialogue.heard(exists, ROOM, Instant::now());
@@ -447,13 +529,13 @@ mod tests {
             steps(&mut dialogue),
             ["503,Connect", "400,Opened,tunnel to plc:22 opened"]
         );
-        assert_eq!(dialogue.fragment.active_tunnels, 1);
+        assert_eq!(dialogue.fragment.open, 1);
         dialogue.ended(OperationId(1), None);
         assert_eq!(
             steps(&mut dialogue),
             ["400,Closed,\"tunnel to plc:22 closed: internal fault in adit, see its log\""]
         );
-        assert_eq!(dialogue.fragment.active_tunnels, 0);
+        assert_eq!(dialogue.fragment.open, 0);
         assert!(dialogue.tunnels.is_empty());
     }
 
@@ -554,6 +636,218 @@ mod tests {
             assert_eq!(steps(&mut dialogue), [&malformed, "504,1", &failed]);
             dialogue.deadline_passed(ROOM, later);
             assert_eq!(steps(&mut dialogue), nothing);
+        }
+    }
+
+    /// Hears a notification of an operation of the gateway with this id and key, some milliseconds
+    /// after `start`.
+    fn notify(dialogue: &mut Dialogue, start: Instant, at: u64, id: u32, key: &str) -> Vec<String> {
+        let message = format!(
+            "{{\"id\":\"{id}\",\"externalSource\":{{\"externalId\":\"gw\"}},\
+             \"c8y_RemoteAccessConnect\":{{\"hostname\":\"plc\",\"port\":22,\"connectionKey\":\"{key}\"}}}}"
+        );
+        hear_at(dialogue, "devicecontrol/notifications", &message, start, at)
+    }
+
+    fn hear_at(
+        dialogue: &mut Dialogue,
+        topic: &str,
+        message: &str,
+        start: Instant,
+        at: u64,
+    ) -> Vec<String> {
+        let said = Downlink::read(dialogue.topics(), topic, message.as_bytes()).unwrap();
+        dialogue.heard(said, ROOM, start + Duration::from_millis(at));
+        steps(dialogue)
+    }
+
+    /// Lets time pass, to the moment at which something is due.
+    fn pass(dialogue: &mut Dialogue, start: Instant, at: u64) -> Vec<String> {
+        let now = start + Duration::from_millis(at);
+        assert_eq!(dialogue.next_deadline(), Some(now));
+        dialogue.deadline_passed(ROOM, now);
+        steps(dialogue)
+    }
+
+    const NOTHING: [&str; 0] = [];
+
+    #[test]
+    fn opens_the_tunnel_of_a_row_at_once_and_says_nothing_of_it_until_its_id_comes() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let row = "530,gw,plc,22,k";
+        assert_eq!(
+            hear_at(&mut dialogue, "s/ds", row, start, 0),
+            ["open 1 plc:22"]
+        );
+        dialogue.opened(OperationId(1));
+        assert_eq!(steps(&mut dialogue), ["400,Opened,tunnel to plc:22 opened"]);
+        let named = notify(&mut dialogue, start, 299, 71, "k");
+        assert_eq!(named, ["504,71", "506,71"]);
+        assert_eq!(dialogue.next_deadline(), None);
+        // Whatever comes again, and in which order.
+        assert_eq!(notify(&mut dialogue, start, 400, 71, "k"), NOTHING);
+        assert_eq!(hear_at(&mut dialogue, "s/ds", row, start, 500), NOTHING);
+        let first = notify(&mut dialogue, start, 600, 72, "l");
+        assert_eq!(first, ["504,72", "open 2 plc:22"]);
+        let copy = hear_at(&mut dialogue, "s/ds", "530,gw,plc,22,l", start, 601);
+        assert_eq!(copy, NOTHING);
+        assert_eq!(dialogue.next_deadline(), None);
+    }
+
+    #[test]
+    fn reports_without_an_id_what_has_waited_in_vain_and_opens_nothing_for_what_is_late() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let row = "530,gw,plc,22,k";
+        assert_eq!(
+            hear_at(&mut dialogue, "s/ds", row, start, 0),
+            ["open 1 plc:22"]
+        );
+        assert_eq!(pass(&mut dialogue, start, 300), ["501,Connect"]);
+        // Its result can still be said by the id.
+        assert_eq!(notify(&mut dialogue, start, 5000, 71, "k"), NOTHING);
+        dialogue.failed(OperationId(1), "refused".to_owned());
+        assert_eq!(steps(&mut dialogue), ["505,71,refused"]);
+        assert_eq!(notify(&mut dialogue, start, 6000, 71, "k"), NOTHING);
+    }
+
+    #[test]
+    fn begins_nothing_that_somebody_has_begun_and_learns_the_id_of_what_it_has() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let row = "530,gw,plc,22,k";
+        hear_at(&mut dialogue, "s/ds", row, start, 0);
+        pass(&mut dialogue, start, 300);
+        for (id, key) in [("71", "k"), ("72", "l")] {
+            let message = format!(
+                "{{\"id\":\"{id}\",\"status\":\"EXECUTING\",\"externalSource\":{{\"externalId\":\"gw\"}},\
+                 \"c8y_RemoteAccessConnect\":{{\"hostname\":\"plc\",\"port\":22,\
+                 \"connectionKey\":\"{key}\"}}}}"
+            );
+            let topic = "devicecontrol/notifications";
+            assert_eq!(hear_at(&mut dialogue, topic, &message, start, 400), NOTHING);
+        }
+        dialogue.failed(OperationId(1), "refused".to_owned());
+        assert_eq!(steps(&mut dialogue), ["505,71,refused"]);
+    }
+
+    #[test]
+    fn waits_for_no_id_after_three_silent_rows_until_one_comes() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let mut at = 0;
+        for key in ["a", "b", "c"] {
+            let row = format!("530,gw,plc,22,{key}");
+            assert_eq!(hear_at(&mut dialogue, "s/ds", &row, start, at).len(), 1);
+            assert_eq!(pass(&mut dialogue, start, at + 300), ["501,Connect"]);
+            // A new connection begins nothing anew.
+            dialogue.disconnected();
+            at += 1000;
+            dialogue.connected(ROOM, start + Duration::from_millis(at));
+            steps(&mut dialogue);
+        }
+        let row = "530,gw,plc,22,d";
+        let heard = hear_at(&mut dialogue, "s/ds", row, start, at);
+        assert_eq!(heard, ["501,Connect", "open 4 plc:22"]);
+        // An operation of whomever shows that the topic delivers.
+        let other = r#"{"id":"9","c8y_Restart":{}}"#;
+        let topic = "devicecontrol/notifications";
+        assert_eq!(hear_at(&mut dialogue, topic, other, start, at), NOTHING);
+        let heard = hear_at(&mut dialogue, "s/ds", "530,gw,plc,22,e", start, at);
+        assert_eq!(heard, ["open 5 plc:22"]);
+    }
+
+    #[test]
+    fn waits_for_no_id_where_the_topic_is_refused() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let row = "530,gw,plc,22,a";
+        assert_eq!(
+            hear_at(&mut dialogue, "s/ds", row, start, 0),
+            ["open 1 plc:22"]
+        );
+        dialogue.refused("s/e");
+        assert_eq!(steps(&mut dialogue), NOTHING);
+        dialogue.refused("devicecontrol/notifications");
+        assert_eq!(steps(&mut dialogue), ["501,Connect"]);
+        let row = "530,gw,plc,22,b";
+        let heard = hear_at(&mut dialogue, "s/ds", row, start, 1);
+        assert_eq!(heard, ["501,Connect", "open 2 plc:22"]);
+        assert_eq!(notify(&mut dialogue, start, 2, 71, "c").len(), 2);
+        let row = "530,gw,plc,22,d";
+        assert_eq!(hear_at(&mut dialogue, "s/ds", row, start, 3).len(), 1);
+    }
+
+    #[test]
+    fn lets_a_row_wait_over_a_lost_connection_for_its_id() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        dialogue.connected(ROOM, start);
+        steps(&mut dialogue);
+        hear_at(&mut dialogue, "s/ds", "530,gw,plc,22,k", start, 100);
+        dialogue.disconnected();
+        assert_eq!(dialogue.next_deadline(), None);
+        dialogue.deadline_passed(ROOM, start + Duration::from_mins(1));
+        assert_eq!(steps(&mut dialogue), NOTHING);
+        dialogue.connected(ROOM, start + Duration::from_secs(90));
+        assert_eq!(steps(&mut dialogue), ["token"]);
+        assert_eq!(notify(&mut dialogue, start, 90_100, 71, "k"), ["504,71"]);
+    }
+
+    #[test]
+    fn lets_nothing_wait_for_an_id_when_adit_stops() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        hear_at(&mut dialogue, "s/ds", "530,gw,plc,22,k", start, 0);
+        dialogue.stopping();
+        assert_eq!(steps(&mut dialogue), ["501,Connect"]);
+    }
+
+    #[test]
+    fn lets_a_bounded_number_of_rows_wait_for_their_ids() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let rows = |name: &str, number| {
+            (0..number)
+                .map(|n| format!("530,gw,plc,22,{name}{n}\n"))
+                .collect::<String>()
+        };
+        let heard = hear_at(&mut dialogue, "s/ds", &rows("a", UNSAID_LIMIT), start, 0);
+        assert_eq!(heard.len(), UNSAID_LIMIT);
+        let heard = hear_at(&mut dialogue, "s/ds", "530,gw,plc,22,b", start, 1);
+        assert_eq!(heard.len(), UNSAID_LIMIT + 2);
+        assert_eq!(dialogue.operations.unsaid(), 0);
+    }
+
+    #[test]
+    fn takes_a_notification_that_names_no_device_for_the_gateway() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let message = r#"{"id":"7","c8y_RemoteAccessConnect":{"hostname":"plc","port":0}}"#;
+        let topic = "devicecontrol/notifications";
+        let said = hear_at(&mut dialogue, topic, message, start, 0);
+        let reason = "the connection key is missing";
+        assert_eq!(said[0], format!("malformed 1 {reason}"));
+        assert_eq!(said[1..], ["504,7", &format!("505,7,{reason}")]);
+    }
+
+    #[test]
+    fn keeps_the_fragment_up_to_date_however_ids_come() {
+        for operation_ids in OperationIds::ALL {
+            let now = Instant::now();
+            let mut dialogue = dialogue_with(operation_ids);
+            dialogue.update_fragment(now);
+            assert_eq!(steps(&mut dialogue), NOTHING, "there is no device yet");
+            dialogue.connected(ROOM, now);
+            steps(&mut dialogue);
+            dialogue.update_fragment(now);
+            let Some(Step::PublishNewest(message)) = dialogue.next_step() else {
+                panic!("{operation_ids:?}");
+            };
+            assert_eq!(message.topic, "inventory/managedObjects/update/gw");
+            assert!(message.is_repeatable);
+            assert!(message.payload.contains(r#""open":0,"limit":64,"free":64"#));
         }
     }
 

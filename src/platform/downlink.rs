@@ -6,6 +6,8 @@ use smartrest::{
 };
 use tracing::debug;
 
+use super::notification::Notified;
+
 /// Bytes of a complaint that are kept.
 const COMPLAINT_LIMIT: usize = 500;
 
@@ -16,6 +18,8 @@ pub(crate) enum Downlink {
     Operations(Vec<PendingOperation>),
     /// `s/dc/<X-ID>`: operations with their ids, or what one of them lacks.
     OperationsById(Vec<Result<PendingOperation, FieldError>>),
+    /// `devicecontrol/notifications`: operations as JSON, with their ids.
+    Notified(Notified),
     /// `s/dt`: answers for the template collection.
     Collection(Vec<CollectionAnswer>),
     /// `s/dat`: the answer to a request for a token.
@@ -30,6 +34,9 @@ impl Downlink {
     /// Reads a message; `None` where its topic means nothing to a device that is registered.
     pub(crate) fn read(topics: &Topics, topic: &str, payload: &[u8]) -> Option<Self> {
         let topic = topics.parse(topic)?;
+        if topic == Topic::Notifications {
+            return Some(Self::Notified(Notified::read(payload)));
+        }
         let rows = decode(payload);
         Some(match topic {
             Topic::Down => Self::Operations(rows.iter().filter_map(own_operation).collect()),

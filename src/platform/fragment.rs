@@ -1,14 +1,61 @@
-//! Decides when the fragment on the device is brought up to date: at a change, and not too often.
+//! The fragment `adit_RemoteAccess` on the device, and when it is brought up to date: at a change, and
+//! not too often.
 //!
 //! Each update is a write to the platform's inventory, so tunnels that come and go quickly lead to
 //! one update with the latest numbers. Publishing it is left to the caller.
 
 use std::time::{Duration, Instant};
 
-use smartrest::Fragment;
+use serde::Serialize;
 
 /// The shortest time between two updates.
 pub(crate) const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the fragment says.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub(crate) struct Fragment {
+    /// Tunnels that are open.
+    pub(crate) open: usize,
+    /// How many there may be.
+    pub(crate) limit: usize,
+    /// How many more there may be now.
+    pub(crate) free: usize,
+    /// What may be reached, in one line.
+    pub(crate) policy: String,
+}
+
+#[derive(Serialize)]
+struct Update<'a> {
+    #[serde(rename = "adit_RemoteAccess")]
+    fragment: &'a Fragment,
+}
+
+impl Fragment {
+    /// Begins with no tunnel.
+    pub(crate) fn new(limit: usize, policy: String) -> Self {
+        Self {
+            open: 0,
+            limit,
+            free: limit,
+            policy,
+        }
+    }
+
+    /// Takes note of how many tunnels are open.
+    pub(crate) fn set_open(&mut self, open: usize) {
+        self.open = open;
+        self.free = self.limit.saturating_sub(open);
+    }
+
+    /// Writes what is published on `inventory/managedObjects/update/<device id>`, which replaces the
+    /// fragment as a whole.
+    ///
+    /// # Errors
+    /// None that these types can cause.
+    pub(crate) fn to_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(&Update { fragment: self })
+    }
+}
 
 /// What was published last.
 #[derive(Debug, Default)]
@@ -50,13 +97,18 @@ impl Updates {
 mod tests {
     use super::*;
 
-    fn fragment(active_tunnels: usize) -> Fragment {
-        Fragment {
-            device: "gw".to_owned(),
-            active_tunnels,
-            limit: 64,
-            policy: "allow private".to_owned(),
-        }
+    fn fragment(open: usize) -> Fragment {
+        let mut fragment = Fragment::new(64, "allow private".to_owned());
+        fragment.set_open(open);
+        fragment
+    }
+
+    #[test]
+    fn says_how_many_tunnels_are_open_and_may_be() {
+        assert_eq!(
+            fragment(3).to_json().unwrap(),
+            r#"{"adit_RemoteAccess":{"open":3,"limit":64,"free":61,"policy":"allow private"}}"#
+        );
     }
 
     #[test]

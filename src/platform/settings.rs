@@ -30,8 +30,34 @@ pub struct RemoteAccess {
     pub protocols: Vec<Protocol>,
     /// Whether the platform gets an event for each tunnel. True unless set.
     pub events: bool,
-    /// Whether operations are asked for with their ids, and reported by them. False unless set.
-    pub operation_ids: bool,
+    /// Where the ids of operations come from. Notifications unless set.
+    pub operation_ids: OperationIds,
+}
+
+/// Where the ids come from by which operations are reported. The static rows are always taken, and used
+/// alone wherever ids do not come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum OperationIds {
+    /// `devicecontrol/notifications`, which needs no set-up.
+    Notifications,
+    /// A template collection that adit installs at the platform.
+    Templates,
+    /// None are asked for.
+    None,
+}
+
+impl OperationIds {
+    /// All that there are.
+    pub const ALL: [Self; 3] = [Self::Notifications, Self::Templates, Self::None];
+
+    /// Returns the word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Notifications => "notifications",
+            Self::Templates => "templates",
+            Self::None => "none",
+        }
+    }
 }
 
 /// A remote access protocol as the platform names it.

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use smartrest::{
-    COLLECTION, COLLECTION_ID, Fragment, OperationRef, REMOTE_ACCESS, Request, Status, Target,
-    TopicError, Topics, encode, plain_text,
+    COLLECTION, COLLECTION_ID, OperationRef, REMOTE_ACCESS, Request, Status, Target, TopicError,
+    Topics, encode, plain_text,
 };
 
+use super::fragment::Fragment;
 use super::operations::Report;
 use crate::mqtt::outbox::Message;
 
@@ -51,7 +52,6 @@ pub(crate) struct Closed {
 #[derive(Clone, Debug)]
 pub(crate) struct CollectionTopics {
     create: String,
-    up: String,
     pub(super) down: String,
     pub(super) answers: String,
 }
@@ -60,7 +60,6 @@ impl CollectionTopics {
     pub(crate) fn of(topics: &Topics) -> Result<Self, TopicError> {
         Ok(Self {
             create: topics.templates_request(COLLECTION_ID)?,
-            up: topics.custom_up(COLLECTION_ID)?,
             down: topics.custom_down(COLLECTION_ID)?,
             answers: topics.templates(),
         })
@@ -90,9 +89,8 @@ impl Uplink {
         &self.topics
     }
 
-    /// Whether operations are asked for with their ids.
-    pub(super) fn has_collection(&self) -> bool {
-        self.collection.is_some()
+    pub(super) fn gateway(&self) -> &str {
+        &self.gateway
     }
 
     /// Returns the topic for the words about a device.
@@ -198,8 +196,8 @@ impl Uplink {
 
     /// Brings the fragment of the device up to date.
     pub(super) fn fragment(&self, fragment: &Fragment) -> Option<Message> {
-        let topics = self.collection.as_ref()?;
-        Some(Message::new(topics.up.clone(), encode([&fragment.to_row()])).repeatable())
+        let topic = self.topics.inventory_update(&self.gateway).ok()?;
+        Some(Message::new(topic, fragment.to_json().ok()?).repeatable())
     }
 }
 

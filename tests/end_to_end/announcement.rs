@@ -47,7 +47,7 @@ async fn announces_itself_in_the_order_the_platform_needs() {
         let packets = site.broker.packets_of(&site.gateway).await;
         // One topic in each SUBSCRIBE: the platform's MQTT Service refuses more. Behind a bridge its
         // state is one more.
-        let subscribed = 2 + usize::from(!topic_prefix.is_empty());
+        let subscribed = 3 + usize::from(!topic_prefix.is_empty());
         let mut expected = vec!["PUBLISH"];
         expected.extend(vec!["SUBSCRIBE"; subscribed]);
         expected.push("PUBLISH");

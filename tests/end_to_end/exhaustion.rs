@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 const MIB: usize = 1 << 20;
-const IDS: &str = "remote_access.operation_ids=true";
+const IDS: &str = "remote_access.operation_ids=templates";
 
 #[tokio::test]
 async fn says_that_there_are_too_many_open_files_and_harms_nothing_else() {

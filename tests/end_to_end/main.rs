@@ -26,6 +26,7 @@ mod failures;
 mod judge;
 mod logs;
 mod names;
+mod notifications;
 mod operation_ids;
 mod operations;
 mod outages;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use simulated_cloud::{OperationId, REMOTE_ACCESS};
 use smartrest::{COLLECTION, COLLECTION_ID, Row, encode};
 
-use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, SiteOptions, refusing_port, rows};
+use crate::support::{
+    BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, Site, SiteOptions, refusing_port, rows,
+};
 
-const BY_ID: &str = "remote_access.operation_ids=true";
+const BY_ID: &str = "remote_access.operation_ids=templates";
 const FALLBACK: &str = "the platform does not answer for template collections";
 
 /// What adit has published about the collection, with `CSV` for its text.
@@ -27,7 +29,7 @@ fn statuses(site: &Site) -> (usize, usize) {
 async fn wait_for_active_tunnels(site: &Site, number: usize) {
     let found = site.cloud.wait_until(LIMIT, |platform| {
         let device = platform.device(&site.gateway)?;
-        let active = device.fragments.get("adit_RemoteAccess.activeTunnels")?;
+        let active = device.fragments.get("adit_RemoteAccess.open")?;
         (*active == number.to_string()).then_some(())
     });
     found.await.unwrap();
@@ -152,7 +154,6 @@ async fn does_without_ids_where_the_platform_does_not_offer_them() {
     far_end.echo("hello").await;
     assert_eq!(statuses(&site), (4, 0));
     assert_eq!(adit.log().matches(FALLBACK).count(), 1);
-    assert!(rows(&site.cloud, &format!("s/uc/{COLLECTION_ID}")).is_empty());
     site.assert_no_complaint();
 }
 
@@ -244,11 +245,17 @@ async fn fails_malformed_operations_by_their_ids() {
 
 #[tokio::test]
 async fn keeps_a_fragment_of_the_device_up_to_date_and_not_too_often() {
+    for ids in ID_SOURCES {
+        keep_a_fragment_up_to_date(ids).await;
+    }
+}
+
+async fn keep_a_fragment_up_to_date(ids: &str) {
     const TUNNELS: usize = 6;
     let site = Site::new().await;
     let mut adit = site
         .adit(&[
-            BY_ID,
+            ids,
             "remote_access.max_tunnels=7",
             "remote_access.deny=10.0.0.0/8",
         ])
@@ -262,8 +269,9 @@ async fn keeps_a_fragment_of_the_device_up_to_date_and_not_too_often() {
             .map(|(path, value)| format!("{path}={value}"))
             .collect::<Vec<_>>(),
         [
-            "adit_RemoteAccess.activeTunnels=0",
+            "adit_RemoteAccess.free=7",
             "adit_RemoteAccess.limit=7",
+            "adit_RemoteAccess.open=0",
             "adit_RemoteAccess.policy=allow private; deny 10.0.0.0/8",
         ]
     );
@@ -277,7 +285,7 @@ async fn keeps_a_fragment_of_the_device_up_to_date_and_not_too_often() {
     site.event(&site.gateway, TUNNELS + 1).await;
     wait_for_active_tunnels(&site, TUNNELS - 1).await;
 
-    let topic = format!("s/uc/{COLLECTION_ID}");
+    let topic = format!("inventory/managedObjects/update/{}", site.gateway);
     let log = site.cloud.log();
     let times: Vec<_> = log
         .iter()

@@ -4,13 +4,19 @@ use futures_util::future::join_all;
 use simulated_cloud::{Misbehaviour, OperationId, REMOTE_ACCESS, Tunnel};
 use smartrest::Row;
 
-use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, refusing_port, rows};
+use crate::support::{BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, Site, refusing_port, rows};
 
 #[tokio::test]
 async fn gives_every_operation_its_own_result_whatever_comes_first() {
+    for ids in ID_SOURCES {
+        give_every_operation_its_own_result(ids).await;
+    }
+}
+
+async fn give_every_operation_its_own_result(ids: &str) {
     const ROUNDS: usize = 4;
     let site = Site::new().await;
-    let _adit = site.adit(&["remote_access.connect_timeout=5s"]).await;
+    let _adit = site.adit(&[ids, "remote_access.connect_timeout=5s"]).await;
     let devices = [site.gateway.clone(), site.child("plc")];
     let fast = Lan::echo().await;
     let refusing = refusing_port();
@@ -59,9 +65,15 @@ async fn gives_every_operation_its_own_result_whatever_comes_first() {
 
 #[tokio::test]
 async fn serves_good_rows_among_a_hundred_malformed_ones() {
+    for ids in ID_SOURCES {
+        serve_good_rows_among_malformed_ones(ids).await;
+    }
+}
+
+async fn serve_good_rows_among_malformed_ones(ids: &str) {
     const ROUNDS: usize = 10;
     let site = Site::new().await;
-    let adit = site.adit(&[]).await;
+    let adit = site.adit(&[ids]).await;
     let lan = Lan::echo().await;
     let device = site.gateway.as_str();
     // `KEY` stands for a key that no other row has, as the platform's have not.
@@ -173,12 +185,18 @@ async fn fails_a_row_that_is_not_utf_8() {
 
 #[tokio::test]
 async fn opens_one_tunnel_for_a_row_that_comes_again_and_again() {
+    for ids in ID_SOURCES {
+        open_one_tunnel_for_a_row_that_comes_again(ids).await;
+    }
+}
+
+async fn open_one_tunnel_for_a_row_that_comes_again(ids: &str) {
     let site = Site::new().await;
     site.cloud
         .create_device(&site.gateway, "Gateway", "adit_Gateway");
     let lan = Lan::echo().await;
     let mut tunnel = site.request("127.0.0.1", lan.port);
-    let adit = site.adit(&[]).await;
+    let adit = site.adit(&[ids]).await;
     let id = tunnel.operation;
     // The answer to 500, and live copies while it opens, while it is open, and when it is over.
     site.cloud.redeliver(id);
@@ -196,10 +214,10 @@ async fn opens_one_tunnel_for_a_row_that_comes_again_and_again() {
     let (_, far_end) = site.open(lan.port).await;
     far_end.close().await;
     site.event(&site.gateway, 4).await;
-    assert_eq!(
-        (site.count("501"), site.count("502"), site.count("503")),
-        (2, 0, 2)
-    );
+    let count = |templates: [&str; 2]| templates.map(|template| site.count(template)).iter().sum();
+    let [executing, failed, successful]: [usize; 3] =
+        [["501", "504"], ["502", "505"], ["503", "506"]].map(count);
+    assert_eq!((executing, failed, successful), (2, 0, 2), "{ids}");
     assert_eq!(site.cloud.handshakes().len(), 2);
     site.assert_no_complaint();
 }
@@ -226,9 +244,15 @@ async fn fails_an_operation_beyond_the_limit_of_tunnels() {
 
 #[tokio::test]
 async fn fails_what_a_former_life_left_executing() {
+    for ids in ID_SOURCES {
+        fail_what_a_former_life_left_executing(ids).await;
+    }
+}
+
+async fn fail_what_a_former_life_left_executing(ids: &str) {
     const REASON: &str = "begun before adit started; connect again";
     let site = Site::new().await;
-    let mut adit = site.adit(&[]).await;
+    let mut adit = site.adit(&[ids]).await;
     let lan = Lan::echo().await;
     let child = site.child("plc");
     let of_child = || {
@@ -244,7 +268,7 @@ async fn fails_what_a_former_life_left_executing() {
     adit.kill();
     site.cloud.misbehave(None);
 
-    let _adit = site.adit(&[]).await;
+    let _adit = site.adit(&[ids]).await;
     assert_eq!(site.failed(orphan.operation).await, REASON);
     let (_, mut far_end) = site.open(lan.port).await;
     far_end.echo("hello").await;
@@ -265,9 +289,15 @@ async fn fails_what_a_former_life_left_executing() {
 
 #[tokio::test]
 async fn opens_many_tunnels_at_once() {
+    for ids in ID_SOURCES {
+        open_many_tunnels_at_once(ids).await;
+    }
+}
+
+async fn open_many_tunnels_at_once(ids: &str) {
     const TUNNELS: usize = 40;
     let site = Site::new().await;
-    let _adit = site.adit(&[]).await;
+    let _adit = site.adit(&[ids]).await;
     let lan = Lan::echo().await;
     let tunnels: Vec<Tunnel> = (0..TUNNELS)
         .map(|_| site.request("127.0.0.1", lan.port))

@@ -168,7 +168,7 @@ async fn fails_a_row_without_a_key_once_though_an_outage_holds_what_is_said_of_i
     let site = Site::new().await;
     let wire = Wire::to(site.broker.gateway_port()).await;
     let url = format!("mqtt.url=mqtt://127.0.0.1:{}", wire.port);
-    let adit = site.adit(&[&url]).await;
+    let adit = site.adit(&[&url, "remote_access.operation_ids=none"]).await;
     let lan = Lan::echo().await;
     let create = |fields: &[&str]| {
         let fields = fields.iter().copied();

@@ -1,16 +1,12 @@
-//! The template collection of adit: operations with their ids, and a fragment of the device.
+//! The template collection of adit: operations with their ids.
 //!
 //! The collection is the text of `smartrest/templates/adit_1.csv`, which can hold no comment. Its
 //! format is that of "SmartREST 2.0" in the platform's documentation,
 //! <https://cumulocity.com/docs/smartrest/smartrest-two/>:
 //!
-//! - `10` is a request template: message id, method, API and whether it is answered. For `PUT` on
-//!   `INVENTORY` then follow whether the object is named by the platform's id, and the type of the
-//!   external id that names it otherwise; behind them three fields for each property: its path, its
-//!   type, and its value. What the template leaves empty, the external id first, the row brings.
-//! - `11` is a response template: message id, base path, a path that must be there, and the paths
-//!   of the values. Where an operation is delivered, the external id of its device stands before
-//!   them unasked; a value that is not there is empty.
+//! `11` is a response template: message id, base path, a path that must be there, and the paths of
+//! the values. Where an operation is delivered, the external id of its device stands before
+//! them unasked; a value that is not there is empty.
 //!
 //! A collection that exists can never be changed, so its id holds a hash of its text. Who asks for
 //! it, and when, is left to the caller.
@@ -23,9 +19,8 @@ use crate::templates::operation::OperationRef;
 pub const COLLECTION: &str = include_str!("../../templates/adit_1.csv");
 
 /// The id of the collection: name, version, and the hash of its text.
-pub const COLLECTION_ID: &str = "adit_1_7e07454b";
+pub const COLLECTION_ID: &str = "adit_1_c3576f73";
 
-const FRAGMENT: &str = "900";
 const OPERATION: &str = "901";
 
 const EXISTS: &str = "20";
@@ -63,32 +58,6 @@ impl CollectionAnswer {
     }
 }
 
-/// What the fragment `adit_RemoteAccess` of the gateway says.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Fragment {
-    /// External id of the gateway.
-    pub device: String,
-    /// Tunnels that are open.
-    pub active_tunnels: usize,
-    /// How many there may be.
-    pub limit: usize,
-    /// What may be reached, in one line.
-    pub policy: String,
-}
-
-impl Fragment {
-    /// Writes the row for `s/uc/<X-ID>`.
-    pub fn to_row(&self) -> Row {
-        Row::new([
-            FRAGMENT,
-            &self.device,
-            &self.active_tunnels.to_string(),
-            &self.limit.to_string(),
-            &self.policy,
-        ])
-    }
-}
-
 /// An operation that the platform hands out, good or not, and how its statuses address it.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PendingOperation {
@@ -123,6 +92,32 @@ impl PendingOperation {
         })
     }
 
+    /// Takes an operation that names itself, with its device, hostname, port and connection key; what
+    /// is empty is missing.
+    pub fn with_id(id: String, request: [String; 4]) -> Self {
+        let fields = [ConnectRequest::TEMPLATE.to_owned()];
+        Self {
+            operation: OperationRef::Id(id),
+            row: Row::new(fields.into_iter().chain(request)),
+        }
+    }
+
+    /// Names the device where the operation names none.
+    #[must_use]
+    pub fn or_of(self, device: &str) -> Self {
+        if self.device().is_ok() {
+            return self;
+        }
+        let mut fields = self.row.fields().to_vec();
+        if let Some(field) = fields.get_mut(DEVICE) {
+            device.clone_into(field);
+        }
+        Self {
+            row: Row::new(fields),
+            ..self
+        }
+    }
+
     /// How its statuses name the operation.
     pub fn reference(&self) -> &OperationRef {
         &self.operation
@@ -146,9 +141,13 @@ impl PendingOperation {
     /// Whether both ask for the same, however the operation is addressed. Missing values are the
     /// same as empty ones.
     pub fn asks_for_the_same(&self, other: &Self) -> bool {
-        let places = DEVICE..=STATIC_KEY;
-        let mut values = places.map(|index| (self.row.get(index), other.row.get(index)));
-        values.all(|(own, others)| own == others)
+        self.values() == other.values()
+    }
+
+    /// Returns the device, the hostname, the port and the connection key. The text of the last is a
+    /// secret.
+    pub fn values(&self) -> [Option<&str>; 4] {
+        [DEVICE, DEVICE + 1, DEVICE + 2, STATIC_KEY].map(|index| self.row.get(index))
     }
 }
 
@@ -188,7 +187,7 @@ mod tests {
         assert!(COLLECTION.len() < payload_limit("s/ut/") - COLLECTION_ID.len());
         let rows = decode(COLLECTION.as_bytes());
         let ids: Vec<_> = rows.iter().map(|row| row.get(1)).collect();
-        assert_eq!(ids, [Some(FRAGMENT), Some(OPERATION)]);
+        assert_eq!(ids, [Some(OPERATION)]);
     }
 
     #[test]
@@ -261,15 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn writes_the_fragment() {
-        let fragment = Fragment {
-            device: "gw".to_owned(),
-            active_tunnels: 2,
-            limit: 64,
-            policy: "allow private, plc-7:22".to_owned(),
-        };
-        let line = "900,gw,2,64,\"allow private, plc-7:22\"";
-        assert_eq!(encode([&fragment.to_row()]), line);
+    fn takes_an_operation_that_names_itself() {
+        let request = |device: &str| [device, "plc", "22", "k"].map(str::to_owned);
+        let operation = PendingOperation::with_id("7".to_owned(), request("gw"));
+        assert_eq!(operation, by_id("901,gw,7,plc,22,k"));
+        assert_eq!(operation.clone().or_of("other"), operation);
+        let of_nobody = PendingOperation::with_id("7".to_owned(), request(""));
+        assert_eq!(of_nobody.or_of("gw"), operation);
     }
 
     #[test]

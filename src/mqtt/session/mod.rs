@@ -63,6 +63,11 @@ pub enum Event {
         /// The rows.
         payload: Bytes,
     },
+    /// The broker refuses one of [`Options::subscribe_if_granted`], which is asked for again.
+    Refused {
+        /// The topic with its prefix.
+        topic: String,
+    },
     /// Everything that was published is acknowledged.
     Delivered,
     /// The connection is lost, whether it was set up or not.
@@ -394,7 +399,7 @@ impl Session {
                         "subscription refused"
                     );
                 }
-                None
+                (!is_needed).then_some(Event::Refused { topic })
             }
         }
     }

@@ -20,8 +20,8 @@ use crate::misbehaviour::Misbehaviour;
 use crate::mqtt::{Client, Link};
 use crate::options::{Login, Options};
 use crate::platform::{
-    Complaint, DOWN, Delivery, Device, Event, Operation, OperationId, Platform, Record, Status,
-    TokenAnswer,
+    Complaint, DOWN, Delivery, Device, Event, Notifications, Operation, OperationId, Platform,
+    Record, Status, TokenAnswer,
 };
 use crate::rendezvous::Rendezvous;
 use crate::tunnel::Tunnel;
@@ -45,6 +45,7 @@ impl Cloud {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let mut platform = Platform::new(&options.gateway, options.loses_early_operations);
         platform.offer_collections(options.offers_collections);
+        platform.notify(options.notifications);
         let (deliveries, to_deliver) = mpsc::channel(MAX_DELIVERIES);
         let board = Arc::new(Board::new(platform, deliveries));
         let (link, link_seen) = watch::channel(Link::Down("not connected yet".to_owned()));
@@ -203,9 +204,32 @@ impl Cloud {
             .publish(|platform| ((), platform.redeliver(id)));
     }
 
+    /// Says whether devices are notified of operations from now on, and when.
+    pub fn notify(&self, notifications: Notifications) {
+        self.board()
+            .change(|state| state.platform.notify(notifications));
+    }
+
+    /// Notifies of operations, all in one message.
+    pub fn send_notifications(&self, ids: &[OperationId]) {
+        self.board()
+            .publish(|platform| ((), platform.notifications_of(ids)));
+    }
+
+    /// Makes the platform too old for templates.
+    pub fn forget_templates(&self, templates: &[&str]) {
+        self.board()
+            .change(|state| state.platform.forget_templates(templates));
+    }
+
     /// Publishes anything on `s/ds`.
     pub fn publish(&self, payload: impl Into<Vec<u8>>) {
-        let topic = DOWN.to_owned();
+        self.publish_on(DOWN, payload);
+    }
+
+    /// Publishes anything on a topic, given without prefix.
+    pub fn publish_on(&self, topic: &str, payload: impl Into<Vec<u8>>) {
+        let topic = topic.to_owned();
         let payload = payload.into();
         self.board()
             .publish(|_| ((), vec![Delivery { topic, payload }]));

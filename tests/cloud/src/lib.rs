@@ -28,8 +28,8 @@ pub use handshake::Handshake;
 pub use misbehaviour::Misbehaviour;
 pub use options::{Broker, Login, Options};
 pub use platform::{
-    Complaint, Device, Event, Key, Operation, OperationId, Platform, REMOTE_ACCESS, Record, Status,
-    TokenAnswer,
+    Complaint, Device, Event, Key, NOTIFICATIONS, Notifications, Operation, OperationId, Platform,
+    REMOTE_ACCESS, Record, Service, Status, TokenAnswer,
 };
 pub use stream::Stream;
 pub use tunnel::{DeviceSocket, Tunnel, reset};

@@ -41,7 +41,15 @@ const MAX_UNACKNOWLEDGED: usize = 16;
 const MAX_PACKET: usize = 16 * 1024 * 1024;
 const SUBSCRIBE_ID: u16 = u16::MAX;
 /// Where a gateway publishes, without prefix.
-const TOPICS: [&str; 6] = ["s/us", "s/us/+", "s/uat", "s/ut/+", "s/uc/+", "s/ucr"];
+const TOPICS: [&str; 7] = [
+    "s/us",
+    "s/us/+",
+    "s/uat",
+    "s/ut/+",
+    "s/uc/+",
+    "s/ucr",
+    "inventory/managedObjects/update/+",
+];
 
 /// Whether the platform is subscribed at the broker, and if not, why.
 #[derive(Clone, Debug, Eq, PartialEq)]

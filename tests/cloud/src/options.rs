@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::platform::Notifications;
+
 /// A user of the platform. `Debug` does not show the password.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Login {
@@ -77,6 +79,8 @@ pub struct Options {
     pub loses_early_operations: bool,
     /// Whether the platform answers for template collections.
     pub offers_collections: bool,
+    /// Whether a device that subscribes to `devicecontrol/notifications` gets operations there.
+    pub notifications: Notifications,
 }
 
 impl Options {
@@ -101,6 +105,7 @@ impl Options {
             key_lifetime: Duration::from_secs(60),
             loses_early_operations: true,
             offers_collections: true,
+            notifications: Notifications::BehindRows,
         }
     }
 }

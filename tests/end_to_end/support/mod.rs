@@ -44,3 +44,10 @@ pub(crate) use wire::Wire;
 
 /// No step of a test takes this long unless something is broken.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Every way in which operations come by their ids, or do not.
+pub(crate) const ID_SOURCES: [&str; 3] = [
+    "remote_access.operation_ids=notifications",
+    "remote_access.operation_ids=templates",
+    "remote_access.operation_ids=none",
+];

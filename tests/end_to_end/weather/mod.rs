@@ -362,10 +362,13 @@ async fn play_all(count: u64, settings: &[&str], with_ids: bool) {
 
 #[tokio::test]
 async fn gives_every_operation_its_own_result_in_bad_weather() {
-    play_all(6, &[], false).await;
+    play_all(6, &["remote_access.operation_ids=none"], false).await;
 }
 
 #[tokio::test]
 async fn gives_every_operation_its_own_result_by_its_id_in_bad_weather() {
-    play_all(4, &["remote_access.operation_ids=true"], true).await;
+    for ids in ["notifications", "templates"] {
+        let setting = format!("remote_access.operation_ids={ids}");
+        play_all(4, &[&setting], true).await;
+    }
 }

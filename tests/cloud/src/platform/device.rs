@@ -22,8 +22,22 @@ pub struct Device {
     pub agent: Vec<String>,
     /// The list of the last `150`.
     pub protocols: Vec<String>,
-    /// What rows of template collections have set, by the path, as `adit_RemoteAccess.limit`.
+    /// What rows of template collections and updates of the inventory have set, by the path, as
+    /// `adit_RemoteAccess.limit`.
     pub fragments: BTreeMap<String, String>,
+    /// The services of `102`, by their external ids.
+    pub services: BTreeMap<String, Service>,
+}
+
+/// A program on a device, as the cloud shows it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Service {
+    /// Type given with `102`.
+    pub kind: String,
+    /// Name given with `102`.
+    pub name: String,
+    /// Every status it has had, the present one last: of `102` and of each `104`.
+    pub history: Vec<String>,
 }
 
 /// What a device told with `400`.

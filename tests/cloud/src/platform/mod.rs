@@ -7,6 +7,8 @@
 mod access;
 mod collection;
 mod device;
+mod inventory;
+mod notification;
 mod operation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +21,8 @@ use access::Access;
 use collection::Collection;
 
 pub use access::TokenAnswer;
-pub use device::{Device, Event};
+pub use device::{Device, Event, Service};
+pub use notification::{NOTIFICATIONS, Notifications};
 pub use operation::{Key, Operation, OperationId, Status};
 
 /// The fragment of the operation that opens a tunnel.
@@ -100,6 +103,9 @@ pub struct Platform {
     collections: BTreeMap<String, Collection>,
     /// The ids of collections that the gateway has used; operations are delivered in them too.
     used_collections: BTreeSet<String>,
+    notifications: Notifications,
+    /// The templates that it is too old for.
+    unknown_templates: BTreeSet<String>,
 }
 
 impl Platform {
@@ -122,7 +128,19 @@ impl Platform {
             offers_collections: true,
             collections: BTreeMap::new(),
             used_collections: BTreeSet::new(),
+            notifications: Notifications::default(),
+            unknown_templates: BTreeSet::new(),
         }
+    }
+
+    /// Says whether devices are notified of operations; at first they are not.
+    pub fn notify(&mut self, notifications: Notifications) {
+        self.notifications = notifications;
+    }
+
+    /// Makes the platform too old for templates: `150` came with 10.20.325, `507` with 10.18.114.
+    pub fn forget_templates(&mut self, templates: &[&str]) {
+        self.unknown_templates = templates.iter().map(|&t| t.to_owned()).collect();
     }
 
     /// Says whether devices may have template collections; without, the platform never answers.
@@ -133,9 +151,14 @@ impl Platform {
     /// Takes a publish of the gateway and returns what is published in answer.
     pub fn receive(&mut self, topic: &str, payload: &[u8], at: Instant) -> Vec<Delivery> {
         self.heard = true;
-        let mut rows = decode(payload);
         let topics = Topics::default();
         let topic_of = topics.parse(topic);
+        let mut rows = match topic_of {
+            Some(Topic::InventoryUpdate(_)) => {
+                vec![Row::new([String::from_utf8_lossy(payload)])]
+            }
+            _ => decode(payload),
+        };
         if rows.is_empty() {
             rows.push(Row::new([""]));
         }
@@ -147,6 +170,14 @@ impl Platform {
                 row: row.clone(),
             });
             let applied = match (self.device_of(topic), topic_of) {
+                (_, Some(Topic::InventoryUpdate(device))) => self
+                    .known(device)
+                    .and_then(|device| inventory::update(&mut device.fragments, payload))
+                    .map(|()| Vec::new()),
+                (Some(_), _) if self.unknown_templates.contains(row.template()) => {
+                    out.push(self.unknown_template(topic, row));
+                    continue;
+                }
                 (Some(device), _) => self.apply(&device, &row, at),
                 (None, Some(Topic::CustomUp(id))) => self.apply_custom(id, &row),
                 _ => {
@@ -203,6 +234,21 @@ impl Platform {
 
     fn complain(&mut self, topic: &str, row: Row, message: String) -> Delivery {
         let answer = Row::new(["41", row.template(), &message]);
+        self.errors.push(Complaint {
+            topic: topic.to_owned(),
+            row,
+            message,
+        });
+        Delivery {
+            topic: ERRORS.to_owned(),
+            payload: encode([&answer]).into(),
+        }
+    }
+
+    /// Answers a row that the platform is too old for.
+    fn unknown_template(&mut self, topic: &str, row: Row) -> Delivery {
+        let message = "No static template for this message id".to_owned();
+        let answer = Row::new(["40", row.template(), &message]);
         self.errors.push(Complaint {
             topic: topic.to_owned(),
             row,
@@ -296,8 +342,10 @@ impl Platform {
             fragment: fragment.to_owned(),
             row,
             history: vec![Status::Pending],
+            reports: Vec::new(),
             reason: None,
             deliveries: 0,
+            is_notified: false,
         });
         let deliveries = if self.live_delivery && self.heard {
             self.deliver(&[id])
@@ -369,17 +417,47 @@ impl Platform {
         let text = |index| row.get(index).unwrap_or_default();
         let list = || row.fields().iter().skip(1).cloned().collect::<Vec<_>>();
         match row.template() {
+            // No fault: an agent says so at each connect.
+            "100" if self.devices.contains_key(device) => {
+                let answer = Row::new(["41", "100", "Device already existing"]);
+                return Ok(vec![Delivery {
+                    topic: ERRORS.to_owned(),
+                    payload: encode([&answer]).into(),
+                }]);
+            }
             "100" => self.create_device(device, text(1), text(2)),
             "101" => match row.get(1) {
                 Some(child) => self.create_device(child, text(2), text(3)),
                 None => return Err("the child id is missing".to_owned()),
             },
             "114" => self.set_supported_operations(device, list())?,
-            "117" => self.known(device)?.required_minutes = row.get(1).map(str::to_owned),
+            // Only where none is set.
+            "117" => {
+                let known = self.known(device)?;
+                let minutes = row.get(1).map(str::to_owned);
+                known.required_minutes = known.required_minutes.take().or(minutes);
+            }
             "122" => self.known(device)?.agent = list(),
             "150" => self.known(device)?.protocols = list(),
-            // Services, hardware, heartbeats and alarms are nothing that adit depends on.
-            "102" | "104" | "110" | "125" | "301" | "302" | "303" | "304" | "306" => {
+            "102" => match row.get(1) {
+                Some(id) => {
+                    let service = self.known(device)?.services.entry(id.to_owned());
+                    let service = service.or_default();
+                    (service.kind, service.name) = (text(2).to_owned(), text(3).to_owned());
+                    service.history.push(text(4).to_owned());
+                }
+                None => return Err("the service id is missing".to_owned()),
+            },
+            "104" => {
+                let services = self.devices.values_mut().flat_map(|d| &mut d.services);
+                let mut services = services.filter(|(id, _)| *id == device);
+                let (_, service) = services
+                    .next()
+                    .ok_or_else(|| format!("there is no service {device}"))?;
+                service.history.push(text(1).to_owned());
+            }
+            // Hardware, heartbeats and alarms are nothing that adit depends on.
+            "110" | "125" | "301" | "302" | "303" | "304" | "306" => {
                 self.known(device)?;
             }
             "400" => {
@@ -394,29 +472,28 @@ impl Platform {
             "500" => return Ok(self.deliver_pending(device)),
             "501" => self
                 .oldest(device, text(1), Status::Pending)?
-                .history
-                .push(Status::Executing),
-            "502" => fail(self.oldest(device, text(1), Status::Executing)?, row.get(2)),
+                .report(Status::Executing, row),
+            "502" => fail(self.oldest(device, text(1), Status::Executing)?, row),
             "503" => self
                 .oldest(device, text(1), Status::Executing)?
-                .history
-                .push(Status::Successful),
+                .report(Status::Successful, row),
             "504" => self
                 .numbered(text(1), Status::Pending)?
-                .history
-                .push(Status::Executing),
-            "505" => fail(self.numbered(text(1), Status::Executing)?, row.get(2)),
+                .report(Status::Executing, row),
+            "505" => fail(self.numbered(text(1), Status::Executing)?, row),
             "506" => self
                 .numbered(text(1), Status::Executing)?
-                .history
-                .push(Status::Successful),
+                .report(Status::Successful, row),
             "507" => {
                 for operation in &mut self.operations {
+                    // Without a fragment, those of every agent.
                     if operation.device == device
-                        && operation.fragment == text(1)
+                        && row
+                            .get(1)
+                            .is_none_or(|fragment| fragment == operation.fragment)
                         && operation.status() == Status::Executing
                     {
-                        fail(operation, row.get(2));
+                        fail(operation, row);
                     }
                 }
             }
@@ -465,7 +542,8 @@ impl Platform {
             .ok_or_else(|| format!("no operation {id} is {status:?}"))
     }
 
-    /// The gateway is answered for itself and its children, a child for itself.
+    /// The gateway is answered for itself and its children, a child for itself. Notified is only of
+    /// what was not notified of before.
     fn deliver_pending(&mut self, device: &str) -> Vec<Delivery> {
         let all = device == self.gateway;
         let pending: Vec<_> = self
@@ -473,13 +551,25 @@ impl Platform {
             .iter()
             .filter(|operation| operation.status() == Status::Pending)
             .filter(|operation| all || operation.device == device)
-            .map(|operation| operation.id)
+            .map(|operation| (operation.id, operation.is_notified))
             .collect();
-        self.deliver(&pending)
+        let notify = pending.iter().filter(|(_, is_notified)| !is_notified);
+        let notify: Vec<_> = notify.map(|(id, _)| *id).collect();
+        let ids: Vec<_> = pending.into_iter().map(|(id, _)| id).collect();
+        self.deliver_and_notify(&ids, &notify)
     }
 
-    /// Publishes operations by the static template, and by those of each collection in use.
     fn deliver(&mut self, ids: &[OperationId]) -> Vec<Delivery> {
+        self.deliver_and_notify(ids, ids)
+    }
+
+    /// Publishes operations by the static template, and by those of each collection in use; and
+    /// notifies of some.
+    fn deliver_and_notify(&mut self, ids: &[OperationId], notify: &[OperationId]) -> Vec<Delivery> {
+        let notified = match self.notifications {
+            Notifications::Never => Vec::new(),
+            Notifications::BehindRows | Notifications::BeforeRows => self.notifications_of(notify),
+        };
         let mut operations: Vec<_> = self.operations.iter_mut().collect();
         operations.retain(|operation| ids.contains(&operation.id));
         for operation in &mut operations {
@@ -493,21 +583,40 @@ impl Platform {
                 deliveries.extend(in_packets(&format!("s/dc/{id}"), rows));
             }
         }
-        deliveries
+        match self.notifications {
+            Notifications::BeforeRows => [notified, deliveries].concat(),
+            Notifications::Never | Notifications::BehindRows => [deliveries, notified].concat(),
+        }
+    }
+
+    /// Returns what notifies of operations, whether that is done of itself or not.
+    pub fn notifications_of(&mut self, ids: &[OperationId]) -> Vec<Delivery> {
+        let mut lines = Vec::new();
+        for operation in &mut self.operations {
+            if ids.contains(&operation.id) {
+                operation.is_notified = true;
+                lines.push(operation.to_json());
+            }
+        }
+        in_lines(NOTIFICATIONS, lines)
     }
 }
 
 /// Puts rows into one publish, or into as few as the packet limit allows.
 fn in_packets(topic: &str, rows: impl Iterator<Item = Row>) -> Vec<Delivery> {
+    in_lines(topic, rows.map(|row| encode([&row])))
+}
+
+fn in_lines(topic: &str, lines: impl IntoIterator<Item = String>) -> Vec<Delivery> {
     let mut payloads: Vec<Vec<u8>> = Vec::new();
-    for row in rows {
-        let row: Vec<u8> = encode([&row]).into();
+    for line in lines {
+        let line: Vec<u8> = line.into();
         match payloads.last_mut() {
-            Some(last) if last.len() + row.len() < MAX_PAYLOAD => {
+            Some(last) if last.len() + line.len() < MAX_PAYLOAD => {
                 last.push(b'\n');
-                last.extend(row);
+                last.extend(line);
             }
-            _ => payloads.push(row),
+            _ => payloads.push(line),
         }
     }
     payloads
@@ -519,9 +628,9 @@ fn in_packets(topic: &str, rows: impl Iterator<Item = Row>) -> Vec<Delivery> {
         .collect()
 }
 
-fn fail(operation: &mut Operation, reason: Option<&str>) {
-    operation.history.push(Status::Failed);
-    operation.reason = reason.map(str::to_owned);
+fn fail(operation: &mut Operation, row: &Row) {
+    operation.report(Status::Failed, row);
+    operation.reason = row.get(2).map(str::to_owned);
 }
 
 #[cfg(test)]
@@ -646,6 +755,103 @@ mod tests {
             for operation in platform.operations() {
                 assert_eq!(operation.reason.is_some(), operation.status() == Failed);
             }
+        }
+    }
+
+    #[test]
+    fn notifies_of_operations_with_their_ids_and_of_each_but_once_by_itself() {
+        let mut platform = platform();
+        tell(&mut platform, "s/us", "100,Gateway,adit_Gateway");
+        platform.set_live_delivery(false);
+        create(&mut platform, "plc", "offline");
+        platform.set_live_delivery(true);
+        platform.notify(Notifications::BehindRows);
+        let (id, count) = create(&mut platform, "gw", "k");
+        assert_eq!(count, 2);
+        let operation = platform.operation(id).unwrap().to_json();
+        let json: serde_json::Value = serde_json::from_str(&operation).unwrap();
+        assert_eq!(json["id"], "1002");
+        assert_eq!(json["status"], "PENDING");
+        assert_eq!(json["externalSource"]["externalId"], "gw");
+        let request = serde_json::json!({"hostname": "host", "port": 22, "connectionKey": "k"});
+        assert_eq!(json["c8y_RemoteAccessConnect"], request);
+        platform.notify(Notifications::BeforeRows);
+        let answer = tell(&mut platform, "s/us", "500");
+        assert_eq!(answer.len(), 2);
+        assert!(answer[0].starts_with("devicecontrol/notifications {"));
+        assert!(answer[0].contains("offline") && !answer[0].contains("\"k\""));
+        assert_eq!(answer[1].lines().count(), 2);
+        assert_eq!(tell(&mut platform, "s/us", "500").len(), 1, "of all by now");
+        assert_eq!(platform.redeliver(id).len(), 2);
+        let both = [OperationId(1001), id];
+        let payload = &platform.notifications_of(&both)[0].payload;
+        assert_eq!(payload.iter().filter(|byte| **byte == b'\n').count(), 1);
+    }
+
+    #[test]
+    fn keeps_services_and_what_updates_of_the_inventory_set() {
+        let mut platform = platform();
+        tell(&mut platform, "s/us", "102,gw_adit,service,adit,up");
+        tell(&mut platform, "s/us/gw_adit", "104,down");
+        let service = &platform.device("gw").unwrap().services["gw_adit"];
+        assert_eq!((&*service.kind, &*service.name), ("service", "adit"));
+        assert_eq!(service.history, ["up", "down"]);
+        let topic = "inventory/managedObjects/update/gw";
+        tell(
+            &mut platform,
+            topic,
+            r#"{"a":{"old":1,"x":true},"b":"text"}"#,
+        );
+        tell(&mut platform, topic, r#"{"a":{"new":2}}"#);
+        let fragments = &platform.device("gw").unwrap().fragments;
+        let paths: Vec<_> = fragments
+            .iter()
+            .map(|(path, value)| format!("{path}={value}"))
+            .collect();
+        assert_eq!(paths, ["a.new=2", "b=text"]);
+        assert!(platform.errors().is_empty());
+        for (topic, row) in [
+            ("s/us/nobody", "104,up"),
+            ("s/us", "102"),
+            (topic, "no json"),
+            ("inventory/managedObjects/update/nobody", "{}"),
+        ] {
+            assert!(
+                tell(&mut platform, topic, row)[0].starts_with("s/e 41,"),
+                "{row}"
+            );
+        }
+    }
+
+    #[test]
+    fn knows_what_single_rows_do_that_one_would_not_expect() {
+        let mut platform = platform();
+        let answer = tell(&mut platform, "s/us", "100,Gateway,adit_Gateway");
+        assert_eq!(answer, ["s/e 41,100,Device already existing"]);
+        assert!(platform.errors().is_empty(), "that is no fault");
+        tell(&mut platform, "s/us", "117,10\n117,20\n150,SSH\n150");
+        let gateway = platform.device("gw").unwrap();
+        assert_eq!(gateway.required_minutes.as_deref(), Some("10"));
+        assert!(gateway.protocols.is_empty());
+        let (id, _) = create(&mut platform, "gw", "k");
+        let row = Row::new(["510", "gw"]);
+        let restart = platform
+            .create_operation("gw", "c8y_Restart", row)
+            .unwrap()
+            .0;
+        tell(
+            &mut platform,
+            "s/us",
+            "501,c8y_RemoteAccessConnect\n501,c8y_Restart",
+        );
+        tell(&mut platform, "s/us", "507,,why");
+        for id in [id, restart] {
+            assert_eq!(platform.operation(id).unwrap().status(), Failed);
+        }
+        platform.forget_templates(&["150", "507"]);
+        for row in ["150,SSH", "507,c8y_RemoteAccessConnect,why"] {
+            let refused = format!("s/e 40,{},", &row[..3]);
+            assert!(tell(&mut platform, "s/us", row)[0].starts_with(&refused));
         }
     }
 

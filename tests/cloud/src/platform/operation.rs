@@ -75,13 +75,23 @@ pub struct Operation {
     pub row: Row,
     /// Every status it has had, the present one last.
     pub history: Vec<Status>,
+    /// The row that brought each status behind the first.
+    pub reports: Vec<Row>,
     /// Why it failed.
     pub reason: Option<String>,
     /// How often its row was published.
     pub deliveries: usize,
+    /// Whether it was notified of.
+    pub(super) is_notified: bool,
 }
 
 impl Operation {
+    /// Takes note of what a row reports.
+    pub(super) fn report(&mut self, status: Status, row: &Row) {
+        self.history.push(status);
+        self.reports.push(row.clone());
+    }
+
     /// Returns the present status.
     pub fn status(&self) -> Status {
         self.history.last().copied().unwrap_or(Status::Pending)

@@ -135,11 +135,6 @@ impl Collection {
         is_new.then_some(Action::Resume)
     }
 
-    /// Whether rows of the collection mean something to the platform.
-    pub(crate) fn is_installed(&self) -> bool {
-        self.state == State::Installed
-    }
-
     /// Takes the rows of one payload of `s/ds`, of which `is_known` tells those that came before.
     ///
     /// Where too many wait, the rows are left to their copies: taken at once, they would be reported
@@ -267,7 +262,7 @@ fn take(pending: Vec<PendingOperation>) -> Vec<Action> {
 mod tests {
     use smartrest::{COLLECTION_ID, Topics};
 
-    use super::super::downlink::Downlink;
+    use super::super::super::downlink::Downlink;
     use super::*;
 
     /// A collection, and the clock that it is shown.
