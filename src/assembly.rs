@@ -18,18 +18,22 @@ use crate::admin;
 use crate::agent::Agent;
 use crate::agent::overview::{Facts, kind};
 use crate::auth::authorization::Authorization;
+use crate::auth::enrolment::{self, Enrolment};
+use crate::auth::invitation::Invitation;
 use crate::auth::registration::{self, Registered, Unkept};
-use crate::auth::settings::{Auth, Login};
+use crate::auth::settings::{Auth, Authority, Login};
 use crate::auth::token::Tokens;
 use crate::check::{self, Subject};
 use crate::cli::{self, Check, Tunnel};
 use crate::config::Config;
 use crate::confinement::{Confined, Confinement, Sandbox};
 use crate::connect;
+use crate::enrol;
 use crate::inquiry::{self, Inquiries};
 use crate::limits;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
+use crate::net::identity::Identity;
 use crate::net::{self, BrokerEndpoint, Endpoint, Transport};
 use crate::password::Password;
 use crate::platform::announcement::Announcement;
@@ -65,6 +69,8 @@ pub async fn agent(
         return Ok(());
     };
     facts.authentication = kind(&auth);
+    let transport = transport.with_identity(auth.identity().cloned());
+    facts.transport = transport.clone();
     let announcement = announcement(config, &auth)?;
     let finish = CancellationToken::new();
     let (session, publisher, session_events) = Session::new(
@@ -194,15 +200,64 @@ fn confinement(config: &Config) -> Confinement {
                 .read_again(&files.key);
             (None, confinement)
         }
-        Auth::None => (None, Confinement::new()),
+        Auth::Unenrolled | Auth::None => (None, Confinement::new()),
     };
+    let mut once = None;
+    if let Some(authority) = &config.authority {
+        for file in [&authority.files.certificate, &authority.files.key] {
+            confinement = confinement.read_again(file).write(file);
+        }
+        once = authority.one_time_password.as_ref();
+    }
     if let Some(socket) = &config.admin.socket {
         confinement = confinement.remove(socket);
     }
-    for file in logins.chain(own).filter_map(Password::file) {
+    for file in logins.chain(own).chain(once).filter_map(Password::file) {
         confinement = confinement.read_again(file);
     }
     confinement
+}
+
+/// Gets the gateway its credentials, unless they are there.
+///
+/// The exit code is 0 once they are there, 1 if `stop` came before, and 2 where nothing is configured
+/// that could be got.
+///
+/// # Errors
+/// The configuration cannot be used with TLS or MQTT, or there is no place for what comes.
+pub async fn enrol(
+    config: &Config,
+    sandbox: Sandbox,
+    stop: CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let transport = transport(config)?;
+    confine(config, sandbox).log();
+    match (&config.auth, &config.authority) {
+        (Auth::Unenrolled, Some(authority)) => {
+            let show = enrol::show_invitation;
+            let issued = have_issued(config, authority, &transport, show, &stop).await?;
+            Ok(match issued {
+                Some(identity) => enrol::issued(&identity),
+                None => enrol::stopped(),
+            })
+        }
+        (Auth::Bootstrap(_), _) => {
+            enrol::show_registration(&config.device.id);
+            let Some((.., unkept)) = log_in_as(config, &transport, &stop).await? else {
+                return Ok(enrol::stopped());
+            };
+            if let Some(unkept) = unkept {
+                tokio::select! {
+                    () = unkept.keep() => {}
+                    () = stop.cancelled() => return Ok(enrol::stopped()),
+                }
+            }
+            Ok(enrol::registered(&config.device.id))
+        }
+        (Auth::Certificate(identity), _) => Ok(enrol::is_certified(identity)),
+        (Auth::Password { user, .. }, _) => Ok(enrol::has_user(user)),
+        (Auth::None | Auth::Unenrolled, _) => Ok(enrol::nothing_to_get()),
+    }
 }
 
 /// Trusts and shows what the configuration says, and connects directly.
@@ -284,6 +339,24 @@ fn account(config: &Config, login: Option<Login>) -> Account {
     }
 }
 
+/// Has the platform's own authority issue a certificate; `None` if it is to stop before.
+async fn have_issued(
+    config: &Config,
+    authority: &Authority,
+    transport: &Transport,
+    show: impl FnOnce(&Invitation),
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<Identity>> {
+    let enrolment = Enrolment {
+        authority,
+        id: &config.device.id,
+        server: &config.cloud.endpoint,
+        transport: &transport.clone().through(config.cloud.proxy.clone()),
+    };
+    let enrolled = enrolment::run(&enrolment, show, stop).await;
+    enrolled.context("auth.certificate_authority")
+}
+
 /// Returns who adit is, to the platform and to the broker, and what it was given and could not keep;
 /// `None` if it is to stop before that is known.
 async fn log_in_as(
@@ -291,9 +364,18 @@ async fn log_in_as(
     transport: &Transport,
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<(Auth, Account, Option<Unkept>)>> {
-    let Auth::Bootstrap(bootstrap) = &config.auth else {
-        let account = account(config, config.mqtt.login.clone());
-        return Ok(Some((config.auth.clone(), account, None)));
+    let bootstrap = match (&config.auth, &config.authority) {
+        (Auth::Bootstrap(bootstrap), _) => bootstrap,
+        (Auth::Unenrolled, Some(authority)) => {
+            let identity =
+                have_issued(config, authority, transport, enrol::show_code, stop).await?;
+            let account = account(config, config.mqtt.login.clone());
+            return Ok(identity.map(|identity| (Auth::Certificate(identity), account, None)));
+        }
+        (auth, _) => {
+            let account = account(config, config.mqtt.login.clone());
+            return Ok(Some((auth.clone(), account, None)));
+        }
     };
     let login = Some((bootstrap.user.clone(), bootstrap.password.clone()));
     let registered = registration::run(

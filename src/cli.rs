@@ -45,6 +45,8 @@ pub enum Command {
     Check(Check),
     /// Say what the running agent does.
     Status(Status),
+    /// Get the gateway its credentials, then exit.
+    Enrol,
 }
 
 /// What `adit check` is to try, and how it is to tell.
@@ -207,6 +209,16 @@ The platform allows one connection for a client id, so the MQTT login throws a r
 a moment; it comes back by itself, and its tunnels stay.
 Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line or configuration.")]
     Check(CheckArgs),
+    /// Gets the gateway its credentials as `adit run` would, then exits
+    #[command(after_help = "\
+Example:
+  adit enrol --config /etc/adit/adit.toml
+
+Says what a person has to do, and waits until it is done: a certificate of the platform's own
+authority (auth.certificate_authority), or the user of a registration (auth.bootstrap_username).
+Exit status: 0 once the credentials are there, at once if they are; 1 if a signal ended it or they
+cannot be kept, 2 for a bad command line or configuration.")]
+    Enrol,
     /// Says what the running agent does: its connection, tunnels and last operations
     #[command(after_help = "\
 Examples:
@@ -281,7 +293,7 @@ pub fn parse_from(
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let default_level = match command {
         Subcommands::Check(_) | Subcommands::Status(_) => LogLevel::Warn,
-        Subcommands::Run | Subcommands::Connect(_) => LogLevel::Info,
+        Subcommands::Run | Subcommands::Connect(_) | Subcommands::Enrol => LogLevel::Info,
     };
     Ok(Invocation {
         config: common.config,
@@ -298,6 +310,7 @@ pub fn parse_from(
             Subcommands::Status(StatusArgs { json, watch }) => {
                 Command::Status(Status { json, watch })
             }
+            Subcommands::Enrol => Command::Enrol,
         },
     })
 }

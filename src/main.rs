@@ -32,6 +32,7 @@ enum Task {
     Agent,
     Tunnel(Tunnel),
     Check(Check),
+    Enrol,
 }
 
 fn main() -> ExitCode {
@@ -86,6 +87,7 @@ fn start() -> ExitCode {
         Command::Check(check) => Task::Check(check),
         // It was answered above.
         Command::Status(_) => return ExitCode::FAILURE,
+        Command::Enrol => Task::Enrol,
     };
     // A check has a place for them in its result.
     if !matches!(task, Task::Check(_)) {
@@ -135,7 +137,7 @@ fn row_from_standard_input() -> anyhow::Result<Tunnel> {
     Ok(cli::parse_row(&row)?)
 }
 
-/// Runs the agent, opens the one tunnel that was asked for, or tries every hop.
+/// Runs the agent, opens the one tunnel that was asked for, tries every hop, or gets credentials.
 ///
 /// One thread is enough to keep a gateway's link full, and costs least.
 fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode> {
@@ -148,6 +150,7 @@ fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode
                 .map(|()| ExitCode::SUCCESS),
             Task::Tunnel(tunnel) => assembly::connect(config, tunnel, sandbox, stop).await,
             Task::Check(check) => assembly::check(config, check, sandbox, stop).await,
+            Task::Enrol => assembly::enrol(config, sandbox, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

@@ -1,19 +1,14 @@
-//! The file that keeps the credentials of a registration.
-//!
-//! It is TOML with `tenant`, `username` and `password`, readable by its owner only. It is written
-//! beside its place and moved there when it is on the disk, so that a power cut leaves the whole
-//! file or none: half of one would make the gateway unreachable.
+//! The file that keeps the credentials of a registration: TOML with `tenant`, `username` and
+//! `password`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use smartrest::Credentials;
 use zeroize::Zeroizing;
 
-const OWNER_ONLY: u32 = 0o600;
+use super::own_file::{self, WriteError};
+
 /// Bytes that are reserved: what the platform sends at most (16,184), with every character escaped.
 const RESERVED: usize = 100 << 10;
 
@@ -32,13 +27,8 @@ pub(crate) enum CredentialsFileError {
     #[error("does not hold tenant, username and password as adit writes them")]
     Content,
     /// It could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// What could not be written: the file, or the one beside it that is moved there.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 /// Reads the content of a credentials file.
@@ -60,15 +50,8 @@ pub(crate) fn parse(content: &[u8]) -> Result<Credentials, CredentialsFileError>
     })
 }
 
-/// Room on the disk for a credentials file, taken before there is anything to write.
-///
-/// The platform hands the credentials out once: a disk that is full by then must not lose them.
-/// Dropping it gives the room back.
-pub(crate) struct Reservation {
-    path: PathBuf,
-    /// Beside the place of the credentials file, and as long as that may be.
-    file: File,
-}
+/// Room on the disk for a credentials file.
+pub(crate) struct Reservation(own_file::Reservation);
 
 impl Reservation {
     /// Takes the room.
@@ -76,41 +59,15 @@ impl Reservation {
     /// # Errors
     /// There is none, or the directory is missing or may not be written.
     pub(crate) fn new(path: &Path) -> Result<Self, CredentialsFileError> {
-        let beside = beside(path);
-        let mut file = create(&beside)?;
-        let written = file
-            .write_all(&[b'\n'; RESERVED])
-            .and_then(|()| file.sync_all());
-        let reservation = Self {
-            path: path.to_owned(),
-            file,
-        };
-        match written {
-            Ok(()) => Ok(reservation),
-            Err(error) => Err(failed(&beside)(error)),
-        }
+        Ok(Self(own_file::Reservation::new(path, RESERVED)?))
     }
 
     /// Puts the credentials into the room.
     ///
     /// # Errors
     /// The file or its directory is not there any more, or the disk fails.
-    pub(crate) fn fill(mut self, credentials: &Credentials) -> Result<(), CredentialsFileError> {
-        let text = text(credentials)?;
-        self.file
-            .rewind()
-            .and_then(|()| self.file.write_all(text.as_bytes()))
-            .and_then(|()| self.file.set_len(text.len() as u64))
-            .and_then(|()| self.file.sync_all())
-            .map_err(failed(&beside(&self.path)))?;
-        put_in_place(&self.path)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // It has become the credentials file, or somebody has removed it.
-        let _ = fs::remove_file(beside(&self.path));
+    pub(crate) fn fill(self, credentials: &Credentials) -> Result<(), CredentialsFileError> {
+        Ok(self.0.fill(text(credentials)?.as_bytes())?)
     }
 }
 
@@ -119,13 +76,7 @@ impl Drop for Reservation {
 /// # Errors
 /// The directory is missing or may not be written, or the disk is full.
 pub(crate) fn write(path: &Path, credentials: &Credentials) -> Result<(), CredentialsFileError> {
-    let text = text(credentials)?;
-    let beside = beside(path);
-    let mut file = create(&beside)?;
-    file.write_all(text.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed(&beside))?;
-    put_in_place(path)
+    Ok(own_file::write(path, text(credentials)?.as_bytes())?)
 }
 
 fn text(credentials: &Credentials) -> Result<Zeroizing<String>, CredentialsFileError> {
@@ -143,44 +94,8 @@ fn text(credentials: &Credentials) -> Result<Zeroizing<String>, CredentialsFileE
     Ok(Zeroizing::new(text))
 }
 
-/// Moves what was written beside to its place, and has that on the disk too.
-fn put_in_place(path: &Path) -> Result<(), CredentialsFileError> {
-    fs::rename(beside(path), path).map_err(failed(path))?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed(path))
-}
-
-fn beside(path: &Path) -> PathBuf {
-    path.with_extension("new")
-}
-
-fn create(beside: &Path) -> Result<File, CredentialsFileError> {
-    // One that is left from a power cut may have other rights.
-    match fs::remove_file(beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(beside)(error)),
-        _ => {}
-    }
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(OWNER_ONLY)
-        .open(beside)
-        .map_err(failed(beside))
-}
-
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> CredentialsFileError {
-    let path = path.to_owned();
-    move |source| CredentialsFileError::Write { path, source }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     fn credentials(password: &str) -> Credentials {
@@ -192,47 +107,12 @@ mod tests {
         }
     }
 
-    fn directory(name: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("adit-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     #[test]
-    fn reads_what_it_wrote_and_lets_nobody_else_read_it() {
-        let directory = directory("credentials");
-        let path = directory.join("credentials.toml");
+    fn reads_what_it_wrote() {
         for password in ["secret", "\"quoted\" \\ ü\t", ""] {
-            fs::write(directory.join("credentials.new"), "half a fi").unwrap();
-            write(&path, &credentials(password)).unwrap();
-            let read = parse(&fs::read(&path).unwrap()).unwrap();
-            assert_eq!(read, credentials(password));
-            assert_eq!(
-                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-                0o600
-            );
+            let text = text(&credentials(password)).unwrap();
+            assert_eq!(parse(text.as_bytes()).unwrap(), credentials(password));
         }
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn keeps_room_until_it_is_filled() {
-        let directory = directory("reservation");
-        let path = directory.join("credentials.toml");
-        let reserved = directory.join("credentials.new");
-        let reservation = Reservation::new(&path).unwrap();
-        assert_eq!(fs::metadata(&reserved).unwrap().len(), RESERVED as u64);
-        drop(reservation);
-        assert!(!reserved.exists());
-        let reservation = Reservation::new(&path).unwrap();
-        reservation.fill(&credentials("secret")).unwrap();
-        let read = parse(&fs::read(&path).unwrap()).unwrap();
-        assert_eq!(read, credentials("secret"));
-        let mode = fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
-        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]
@@ -249,11 +129,5 @@ mod tests {
                 "does not hold tenant, username and password as adit writes them"
             );
         }
-        let path = Path::new("/nonexistent/credentials.toml");
-        let error = write(path, &credentials("hunter2")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "cannot write /nonexistent/credentials.new"
-        );
     }
 }

@@ -2,10 +2,11 @@
 
 use std::mem;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use smartrest::Credentials;
 
-use crate::net::identity::Identity;
+use crate::net::identity::{Files, Identity};
 use crate::password::Password;
 use crate::secret::Secret;
 
@@ -24,6 +25,8 @@ pub enum Auth {
     },
     /// A certificate, whose common name is the device id.
     Certificate(Identity),
+    /// Nobody yet: the platform's own authority has to issue a certificate, as [`Authority`] says.
+    Unenrolled,
     /// Nobody yet: it has to be registered.
     Bootstrap(Bootstrap),
     /// Nobody: a broker that bridges to the platform vouches for the device.
@@ -41,6 +44,17 @@ pub struct Bootstrap {
     pub credentials_file: PathBuf,
 }
 
+/// How the platform's own authority issues and renews the certificate of this gateway.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// Written by adit, and may be missing.
+    pub files: Files,
+    /// What the device is registered with; adit makes one itself unless set.
+    pub one_time_password: Option<Password>,
+    /// How long before its end a certificate is renewed. 30 days unless set.
+    pub renew_before: Duration,
+}
+
 impl Auth {
     /// Whether tunnels need a token: there is no user of the platform whose password would do.
     pub fn needs_token(&self) -> bool {
@@ -51,7 +65,7 @@ impl Auth {
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Certificate(identity) => Some(identity),
-            Self::Password { .. } | Self::Bootstrap(_) | Self::None => None,
+            Self::Password { .. } | Self::Unenrolled | Self::Bootstrap(_) | Self::None => None,
         }
     }
 }

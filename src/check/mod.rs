@@ -164,15 +164,21 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     async fn check(&mut self) {
-        if !self.options.no_login {
+        if !self.options.no_login && !matches!(self.subject.auth, Auth::Unenrolled) {
             self.announce_login();
         }
         self.add(configuration(self.subject));
         self.add(confinement(&self.subject.confined));
-        if let Some(identity) = self.subject.auth.identity() {
-            self.add(certificate(identity, SystemTime::now()));
+        match self.subject.auth {
+            Auth::Certificate(identity) => self.add(certificate(identity, SystemTime::now())),
+            Auth::Unenrolled => {
+                let words = "none was issued yet";
+                let advice = "run `adit enrol`, and register the device as it says";
+                self.add(Hop::failed(CERTIFICATE, words, Duration::ZERO, advice));
+            }
+            _ => {}
         }
-        let token = if self.options.no_login {
+        let token = if self.options.no_login || matches!(self.subject.auth, Auth::Unenrolled) {
             self.reach_broker().await;
             None
         } else {
@@ -216,7 +222,11 @@ impl Checker<'_> {
         let reached = transport.connect_broker(&mqtt.endpoint, BROKER_LIMIT).await;
         let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
         self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
-        self.skip_after_login(LOGIN, NO_LOGIN);
+        let words = match self.options.no_login {
+            true => NO_LOGIN,
+            false => NOT_TRIED,
+        };
+        self.skip_after_login(LOGIN, words);
     }
 
     /// Logs in to the broker and asks there; returns the header of a token.
@@ -267,7 +277,7 @@ impl Checker<'_> {
 
     /// A gateway that is to register has nothing that the WebSocket would take.
     fn wants_token(&self) -> bool {
-        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_));
+        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_) | Auth::Unenrolled);
         is_known && self.subject.auth.needs_token()
     }
 
@@ -343,6 +353,7 @@ impl Checker<'_> {
             self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
             let words = match self.subject.auth {
                 Auth::Bootstrap(_) => "not tried: the gateway is not registered yet",
+                Auth::Unenrolled => "not tried: the gateway has no certificate yet",
                 _ => "not tried: there is no token to show",
             };
             self.add(Hop::skipped(WEBSOCKET, words));

@@ -161,11 +161,25 @@ settings! {
         Derived("none"),
         "file that holds that password";
     AUTH_CERT_FILE: PathBuf = auth.cert_file as Text by values::path,
-        Derived("none"),
+        Derived("none, or `/var/lib/adit/device.pem` with `certificate_authority`"),
         "PEM file of the device's certificate and those of its issuers, instead of a user";
     AUTH_KEY_FILE: PathBuf = auth.key_file as Text by values::path,
-        Derived("none"),
+        Derived("none, or `/var/lib/adit/device.key` with `certificate_authority`"),
         "PEM file of that certificate's key, not encrypted";
+    AUTH_CERTIFICATE_AUTHORITY: bool = auth.certificate_authority as Switch by values::switch,
+        Value("false"),
+        "true: the platform's own authority issues and renews the certificate, and adit writes \
+         its file and that of the key";
+    AUTH_ONE_TIME_PASSWORD: Secret = auth.one_time_password
+        as Secret by values::one_time_password,
+        Derived("adit makes one and logs the link to open"),
+        "password that the device was registered with, for its first certificate";
+    AUTH_ONE_TIME_PASSWORD_FILE: PathBuf = auth.one_time_password_file as Text by values::path,
+        Derived("none"),
+        "file that holds that password";
+    AUTH_RENEW_BEFORE: Duration = auth.renew_before as Duration by values::renew_before,
+        Value("30d"),
+        "how long before its end a certificate of that authority is renewed";
 
     AUTH_BOOTSTRAP_TENANT: String = auth.bootstrap_tenant as Text by values::tenant,
         Value("management"),

@@ -16,7 +16,7 @@ mod values;
 use std::path::PathBuf;
 
 use crate::admin;
-use crate::auth::settings::Auth;
+use crate::auth::settings::{Auth, Authority};
 use crate::mqtt;
 use crate::net::settings::Cloud;
 use crate::platform::settings::{Device, RemoteAccess};
@@ -40,6 +40,8 @@ pub struct Config {
     pub mqtt: mqtt::Settings,
     /// Who adit is to the platform.
     pub auth: Auth,
+    /// Who issues and renews its certificate, where that is the platform's own authority.
+    pub authority: Option<Authority>,
     /// What the platform is told of remote access.
     pub remote_access: RemoteAccess,
     /// What tunnels may do.
@@ -95,7 +97,7 @@ impl Config {
             sources,
         };
         builder.warn_of_exposed_file();
-        let auth = builder.auth();
+        let (auth, authority) = builder.auth().unzip();
         let device = builder.device(auth.as_ref().and_then(Auth::identity));
         let proxies = builder.proxies();
         let cloud = builder.cloud(proxies.as_ref());
@@ -118,6 +120,7 @@ impl Config {
                 cloud,
                 mqtt,
                 auth,
+                authority: authority.flatten(),
                 remote_access,
                 tunnels,
                 admin,

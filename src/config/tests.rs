@@ -938,7 +938,7 @@ fn takes_the_device_id_from_the_certificate() {
         gathered: sources::gather(&sources),
         sources: &sources,
     };
-    let auth = builder.auth().unwrap();
+    let (auth, _) = builder.auth().unwrap();
     assert_eq!(builder.device(auth.identity()).unwrap().id, "gw-7");
     let proxies = builder.proxies();
     let cloud = builder.cloud(proxies.as_ref());
@@ -1611,6 +1611,127 @@ fn says_what_is_wrong_with_a_registration() {
             machine("").set("auth.bootstrap_username="),
             "auth.bootstrap_username: is not set (ADIT_AUTH_BOOTSTRAP_USERNAME): user that all new \
              devices register with, as devicebootstrap, instead of a user of its own",
+        ),
+    ] {
+        assert_eq!(machine.complaint(), complaint);
+    }
+}
+
+const ISSUED: &str = "[auth]\ncertificate_authority = true\ncert_file = \"/device.pem\"\n\
+                      key_file = \"/device.key\"\n";
+
+/// A machine whose certificate comes from the platform's own authority.
+fn issued(more: &str) -> Machine {
+    Machine::with_file(&format!("{CLOUD}{ISSUED}{more}"))
+}
+
+#[test]
+fn has_a_certificate_issued_where_there_is_none_that_lives() {
+    let dead = certificate("gw-7", 2020);
+    let password = Some("hunter2".to_owned());
+    for (machine, one_time_password) in [
+        (issued(""), None),
+        (issued("").file("/device.key", &dead.1), None),
+        (
+            issued("")
+                .file("/device.pem", &dead.0)
+                .file("/device.key", &dead.1),
+            None,
+        ),
+        (
+            issued("one_time_password = \"hunter2\"\n"),
+            password.clone(),
+        ),
+        (
+            issued("one_time_password_file = \"/once\"\n").file("/once", "hunter2\n"),
+            password,
+        ),
+    ] {
+        let config = machine.config();
+        assert!(matches!(config.auth, Auth::Unenrolled), "{config:?}");
+        assert_eq!(config.device.id, "box");
+        assert!(config.mqtt.login.is_none());
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let authority = config.authority.unwrap();
+        let read = authority.one_time_password.map(|password| password.last());
+        assert_eq!(
+            read.map(|password| password.expose().to_owned()),
+            one_time_password
+        );
+        assert_eq!(authority.renew_before, Duration::from_hours(30 * 24));
+    }
+    let places = Machine::with_file(&format!("{CLOUD}[auth]\ncertificate_authority = true\n"));
+    let files = places.config().authority.unwrap().files;
+    assert_eq!(files.certificate, Path::new("/var/lib/adit/device.pem"));
+    assert_eq!(files.key, Path::new("/var/lib/adit/device.key"));
+}
+
+#[test]
+fn uses_the_certificate_that_was_issued() {
+    let good = certificate("gw-7", 4000);
+    // The password has done its work, and whoever has given it may have removed it.
+    let more = "one_time_password_file = \"/once\"\nrenew_before = \"90d\"\n";
+    let config = issued(more)
+        .file("/device.pem", &good.0)
+        .file("/device.key", &good.1)
+        .config();
+    assert!(matches!(config.auth, Auth::Certificate(_)), "{config:?}");
+    assert_eq!(config.device.id, "gw-7");
+    let renew_before = config.authority.unwrap().renew_before;
+    assert_eq!(renew_before, Duration::from_hours(90 * 24));
+}
+
+#[test]
+fn says_what_is_wrong_with_an_issued_certificate() {
+    let good = certificate("gw-7", 4000);
+    let again = "to have a new one issued, remove the certificate";
+    for (machine, complaint) in [
+        (
+            issued("").file("/device.pem", &good.0),
+            format!(
+                "/device.key: cannot be read: no such file; it is the key of the certificate in \
+                 /device.pem; {again}"
+            ),
+        ),
+        (
+            issued("")
+                .file("/device.pem", "half a fi")
+                .file("/device.key", &good.1),
+            format!("/device.pem: holds no certificate in PEM form; {again}"),
+        ),
+        (
+            issued("")
+                .file("/device.pem", &good.0)
+                .file("/device.key", certificate("gw-7", 4000).1),
+            format!(
+                "/device.key: is not the key of the certificate 'gw-7' in \"/device.pem\"; {again}"
+            ),
+        ),
+        (
+            issued("username = \"device_gw\"\n"),
+            "adit.toml, line 4, auth.certificate_authority: a user is set too (adit.toml, line 7, \
+             auth.username); only one of them can be"
+                .to_owned(),
+        ),
+        (
+            issued("one_time_password_file = \"/once\"\n"),
+            "adit.toml, line 7, auth.one_time_password_file: \"/once\" cannot be read: no such file"
+                .to_owned(),
+        ),
+        (
+            issued(&format!("one_time_password = \"{}\"\n", "x".repeat(33))),
+            "adit.toml, line 7, auth.one_time_password: the value is longer than 32 characters"
+                .to_owned(),
+        ),
+        (
+            issued("").set("auth.renew_before=1s"),
+            "--set auth.renew_before: \"1s\" is not a duration from \"1m\" to \"10years\"".to_owned(),
+        ),
+        (
+            Machine::with("one_time_password = \"x\"\n"),
+            "adit.toml, line 7, auth.one_time_password: needs auth.certificate_authority = true, \
+             whose certificates it is for"
+                .to_owned(),
         ),
     ] {
         assert_eq!(machine.complaint(), complaint);

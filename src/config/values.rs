@@ -123,6 +123,15 @@ pub(super) fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text))
 }
 
+/// What a device is registered with; the platform takes no more characters.
+pub(super) fn one_time_password(text: &str) -> Result<Secret, String> {
+    const LENGTH: usize = 32;
+    if text.chars().count() > LENGTH {
+        return Err(format!("is longer than {LENGTH} characters"));
+    }
+    secret(text)
+}
+
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     no_control(text)?;
     Ok(PathBuf::from(text))
@@ -257,6 +266,13 @@ pub(super) fn required_interval(text: &str) -> Result<Option<Duration>, String> 
     }
     let interval = whole(interval, MINUTE, "minutes, or \"0\" to leave it alone")?;
     between(interval, MINUTE, LONGEST_LIMIT).map(Some)
+}
+
+/// From a minute, so that there is time to ask, to ten years, which no certificate of a device lives.
+pub(super) fn renew_before(text: &str) -> Result<Duration, String> {
+    // A year has 365.25 days where durations are read and written.
+    const LONGEST: Duration = Duration::from_hours(10 * 8766);
+    between(duration(text)?, MINUTE, LONGEST)
 }
 
 pub(super) fn limit(text: &str) -> Result<Option<Duration>, String> {

@@ -13,6 +13,7 @@
 mod certificates;
 mod configuration;
 mod heads;
+mod issued;
 mod packets;
 mod policy;
 mod rows;
@@ -31,11 +32,12 @@ thread_local! {
 pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder in `fuzz/corpus`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("certificates", certificates::run),
     ("configuration", configuration::run),
     ("frames", frames),
     ("heads", heads::run),
+    ("issued", issued::run),
     ("packets", packets::run),
     ("policy", policy::run),
     ("rows", rows::run),

@@ -155,6 +155,13 @@ pub(crate) fn date(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time).to_string()
 }
 
+/// Writes the day of a time, in UTC, as YYYY-MM-DD.
+pub(crate) fn day(time: SystemTime) -> String {
+    let mut date = date(time);
+    date.truncate("YYYY-MM-DD".len());
+    date
+}
+
 fn shown(name: &str) -> String {
     legible(name).chars().take(NAME_LIMIT).collect()
 }

@@ -13,7 +13,6 @@ pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod journal;
 pub(crate) mod proxy;
-#[expect(dead_code, reason = "what asks with it comes in the next commits")]
 pub(crate) mod request;
 pub(crate) mod resolve;
 mod resumption;

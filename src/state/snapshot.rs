@@ -114,7 +114,8 @@ pub struct Failure {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Authentication {
-    /// `password`, `certificate`, `registration`, or `none` where a local broker vouches for it.
+    /// `password`, `certificate`, `enrolment`, `registration`, or `none` where a local broker vouches
+    /// for it.
     pub kind: String,
     /// How old the token is that tunnels show, where one is held.
     pub token_age_s: Option<f64>,

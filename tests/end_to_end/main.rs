@@ -20,6 +20,7 @@ mod configuration;
 mod connect;
 mod drains;
 mod ends;
+mod enrolment;
 mod exhaustion;
 mod failures;
 #[path = "../judge/mod.rs"]

@@ -21,7 +21,7 @@ async fn site() -> Site {
 
 impl Site {
     /// Does what the platform does when an operator accepts the gateway.
-    fn accept(&mut self) {
+    pub(crate) fn accept(&mut self) {
         let (bootstrap, device) = (self.bootstrap_user(), self.user());
         self.set_users(&[&bootstrap, &device]);
         let login = self.cloud.options().device_login.clone();

@@ -1,22 +1,42 @@
 //! Who the gateway is to the platform, and the secrets and files that show it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::SectionBuilder;
 use crate::auth::credentials_file;
-use crate::auth::settings::{Auth, Bootstrap, login_of};
+use crate::auth::settings::{Auth, Authority, Bootstrap, login_of};
 use crate::config::fault::Place;
-use crate::config::keys::{self, Key};
+use crate::config::keys::{self, Key, Setting};
 use crate::files::FileContent;
 use crate::net::certificate::date;
 use crate::net::identity::{Files, Identity, IdentityError};
 
+/// Where adit keeps what the platform's own authority issues.
+const ISSUED_CERTIFICATE: &str = "/var/lib/adit/device.pem";
+const OWN_KEY: &str = "/var/lib/adit/device.key";
+
 impl SectionBuilder<'_> {
-    pub(in crate::config) fn auth(&mut self) -> Option<Auth> {
+    /// Who adit is, and the authority that issues and renews its certificate, where there is one.
+    pub(in crate::config) fn auth(&mut self) -> Option<(Auth, Option<Authority>)> {
         let place = |builder: &Self, keys: &[Key]| keys.iter().find_map(|key| builder.place(key));
-        let certificate = [keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key];
+        let is_issued = self.get(&keys::AUTH_CERTIFICATE_AUTHORITY)?;
+        let authority_key = keys::AUTH_CERTIFICATE_AUTHORITY.key;
+        let files = [keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key];
+        let certificate = match is_issued {
+            true => [authority_key].iter().chain(&files).copied().collect(),
+            false => files.to_vec(),
+        };
+        let password_keys = [
+            keys::AUTH_ONE_TIME_PASSWORD.key,
+            keys::AUTH_ONE_TIME_PASSWORD_FILE.key,
+        ];
+        if let (false, Some(place)) = (is_issued, place(self, &password_keys)) {
+            let words = "needs auth.certificate_authority = true, whose certificates it is for";
+            self.refuse(&place, words);
+            return None;
+        }
         let login = [
             keys::AUTH_USERNAME.key,
             keys::AUTH_PASSWORD.key,
@@ -44,14 +64,104 @@ impl SectionBuilder<'_> {
             );
             return None;
         }
-        match places {
+        let auth = match places {
+            [(Some(_), _), ..] if is_issued => return self.authority(),
             [(Some(_), _), ..] => self.identity().map(Auth::Certificate),
             [_, (Some(_), _), _] => self.login(),
             [.., (Some(_), _)] => self.bootstrap(),
             _ if self.place(&keys::MQTT_URL.key).is_some() => Some(Auth::None),
             // The platform itself takes nobody without a login; says what is missing.
             _ => self.login(),
+        };
+        Some((auth?, None))
+    }
+
+    /// The certificate that the authority has issued, or else what it takes to have one issued.
+    fn authority(&mut self) -> Option<(Auth, Option<Authority>)> {
+        let certificate = self.path_or(&keys::AUTH_CERT_FILE, ISSUED_CERTIFICATE);
+        let key = self.path_or(&keys::AUTH_KEY_FILE, OWN_KEY);
+        let renew_before = self.get(&keys::AUTH_RENEW_BEFORE);
+        let files = Files {
+            certificate: certificate?,
+            key: key?,
+        };
+        let mut authority = Authority {
+            files,
+            one_time_password: None,
+            renew_before: renew_before?,
+        };
+        if let Some(identity) = self.issued(&authority.files)? {
+            return Some((Auth::Certificate(identity), Some(authority)));
         }
+        // Whoever has given it may have removed it once it was used.
+        let password_key = &keys::AUTH_ONE_TIME_PASSWORD;
+        let file_key = &keys::AUTH_ONE_TIME_PASSWORD_FILE;
+        if self.place(&password_key.key).is_some() || self.place(&file_key.key).is_some() {
+            authority.one_time_password = Some(self.password(password_key, file_key)?);
+        }
+        Some((Auth::Unenrolled, Some(authority)))
+    }
+
+    fn path_or(&mut self, setting: &Setting<PathBuf>, default: &str) -> Option<PathBuf> {
+        match self.place(&setting.key) {
+            Some(_) => self.get(setting),
+            None => Some(default.into()),
+        }
+    }
+
+    /// The certificate that was issued earlier; `Some(None)` if there is none, or none any more.
+    fn issued(&mut self, files: &Files) -> Option<Option<Identity>> {
+        let certificate = match (self.sources.read)(&files.certificate) {
+            Ok(content) => content,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(None),
+            Err(error) => {
+                self.refuse_own(&files.certificate, &format!("cannot be read: {error}"));
+                return None;
+            }
+        };
+        let again = "to have a new one issued, remove the certificate";
+        let key = match (self.sources.read)(&files.key) {
+            Ok(content) => content,
+            Err(error) => {
+                let certificate = files.certificate.display();
+                let words = format!(
+                    "cannot be read: {error}; it is the key of the certificate in {certificate}; \
+                     {again}"
+                );
+                self.refuse_own(&files.key, &words);
+                return None;
+            }
+        };
+        if key.world_readable {
+            self.warn_of_readable("key", &files.key);
+        }
+        match Identity::parse(files.clone(), &certificate.bytes, &key.bytes) {
+            Ok(identity) if identity.life.1 < self.sources.now => {
+                let path = files.certificate.display();
+                let (ended, clock) = (date(identity.life.1), date(self.sources.now));
+                self.gathered.warnings.push(format!(
+                    "the certificate in {path} expired at {ended}, and now is {clock}: the device \
+                     has to be registered again, unless the clock of this machine is wrong"
+                ));
+                Some(None)
+            }
+            Ok(identity) => {
+                self.warn_of_life(&files.certificate, identity.life);
+                Some(Some(identity))
+            }
+            Err(error) => {
+                let path = match error {
+                    IdentityError::Certificate(_) => &files.certificate,
+                    IdentityError::Key(_) => &files.key,
+                };
+                self.refuse_own(path, &format!("{error}; {again}"));
+                None
+            }
+        }
+    }
+
+    fn refuse_own(&mut self, path: &Path, words: &str) {
+        self.refuse(&Place::File(path.to_owned()), words);
     }
 
     /// The credentials of an earlier registration, or else what it takes to register.

@@ -1,6 +1,7 @@
 //! The gateway itself.
 
 use super::SectionBuilder;
+use crate::config::fault::Place;
 use crate::config::keys;
 use crate::net::identity::Identity;
 use crate::platform::settings::Device;
@@ -84,7 +85,9 @@ impl SectionBuilder<'_> {
     fn certified_device_id(&mut self, identity: &Identity) -> Option<String> {
         let name = identity.name();
         if let Err(clause) = (keys::DEVICE_ID.parse)(name) {
-            let place = self.place(&keys::AUTH_CERT_FILE.key)?;
+            let place = self.place(&keys::AUTH_CERT_FILE.key);
+            let file = &identity.files().certificate;
+            let place = place.unwrap_or_else(|| Place::File(file.clone()));
             let words = format!("the certificate's common name {name:?}, the device id, {clause}");
             self.refuse(&place, words);
             return None;

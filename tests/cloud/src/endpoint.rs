@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::board::{Board, Configuration};
+use crate::est;
 use crate::forward::ACCEPT_PAUSE;
 use crate::handshake::Handshake;
 use crate::http::{Request, error_body, refuse};
@@ -133,6 +134,17 @@ impl Endpoint {
                 result = self.device(stream, request, &key, misbehaviour) => result,
                 () = self.stop.cancelled() => Ok(()),
             }
+        } else if let (Some(authority), true) = (&self.options.authority, asks_authority(&request))
+        {
+            let is_good =
+                |token: &str| self.board.look(|state| state.platform.is_token_good(token));
+            tokio::select! {
+                result = authority.serve(stream, request, is_good) => result,
+                () = self.stop.cancelled() => Ok(()),
+            }
+        } else if asks_authority(&request) {
+            let body = r#"{"error":"Not Found","message":"Failed to retrieve tenant keypair"}"#;
+            refuse(&mut stream, 404, body).await
         } else if request.path.starts_with(OPERATOR_PATH) {
             self.operator(stream, request).await
         } else {
@@ -288,6 +300,10 @@ impl Endpoint {
             }
         }
     }
+}
+
+fn asks_authority(request: &Request) -> bool {
+    request.method == "POST" && request.path.starts_with(est::PATH)
 }
 
 /// Waits for the device, keeping what the operator sends in the meantime.

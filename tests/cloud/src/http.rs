@@ -21,8 +21,12 @@ const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// The library fills the whole buffer with zeros before each read.
 const READ_BUFFER: usize = 64 * 1024;
 
+/// The body of a request that is read to its end.
+const MAX_BODY: usize = 64 * 1024;
+
 /// The head of a request.
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     headers: Vec<(String, String)>,
     /// What came behind the head.
@@ -47,20 +51,48 @@ impl Request {
         let rest = bytes.split_off(end + 4);
         let head = String::from_utf8_lossy(&bytes);
         let mut lines = head.lines();
-        let path = lines
+        let (method, path) = lines
             .next()
-            .and_then(|line| line.strip_prefix("GET ")?.strip_suffix(" HTTP/1.1"))
-            .ok_or_else(|| io::Error::other("not a GET of HTTP 1.1"))?
-            .to_owned();
+            .and_then(|line| line.strip_suffix(" HTTP/1.1")?.split_once(' '))
+            .filter(|(method, _)| ["GET", "POST"].contains(method))
+            .ok_or_else(|| io::Error::other("not a GET or POST of HTTP 1.1"))?;
+        let (method, path) = (method.to_owned(), path.to_owned());
         let headers = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         Ok(Self {
+            method,
             path,
             headers,
             rest,
         })
+    }
+
+    /// Reads the body, whose length the head tells.
+    pub(crate) async fn read_body(&mut self, stream: &mut Stream) -> io::Result<Vec<u8>> {
+        let length = self
+            .header("content-length")
+            .and_then(|text| text.parse().ok());
+        let length = length.unwrap_or(0);
+        if length > MAX_BODY {
+            return Err(io::Error::other("the request body is too long"));
+        }
+        let mut body = std::mem::take(&mut self.rest);
+        while body.len() < length {
+            if stream.read_buf(&mut body).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(body)
+    }
+
+    /// Returns user and password of `Authorization: Basic`, with a colon between.
+    pub(crate) fn basic(&self) -> Option<String> {
+        let (scheme, value) = self.header("authorization")?.split_once(' ')?;
+        let is_basic = scheme.eq_ignore_ascii_case("basic");
+        let pair = STANDARD.decode(value.trim()).ok().filter(|_| is_basic)?;
+        String::from_utf8(pair).ok()
     }
 
     /// Returns the value of a header, whose name is given in lower case.

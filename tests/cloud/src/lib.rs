@@ -10,6 +10,7 @@
 mod board;
 mod cloud;
 mod endpoint;
+mod est;
 mod forward;
 mod handshake;
 mod http;
@@ -24,6 +25,7 @@ mod tunnel;
 
 pub use board::{Configuration, ConfigurationId};
 pub use cloud::Cloud;
+pub use est::{EstAnswer, EstAuthority, EstForm, EstRequest};
 pub use handshake::Handshake;
 pub use misbehaviour::Misbehaviour;
 pub use options::{Broker, Login, Options};

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustls::{RootCertStore, ServerConfig};
 
+use crate::est::EstAuthority;
 use crate::platform::Notifications;
 
 /// A user of the platform. `Debug` does not show the password.
@@ -81,6 +82,8 @@ pub struct Options {
     pub offers_collections: bool,
     /// Whether a device that subscribes to `devicecontrol/notifications` gets operations there.
     pub notifications: Notifications,
+    /// The tenant's certificate authority, where it has one.
+    pub authority: Option<Arc<EstAuthority>>,
 }
 
 impl Options {
@@ -106,6 +109,7 @@ impl Options {
             loses_early_operations: true,
             offers_collections: true,
             notifications: Notifications::BehindRows,
+            authority: None,
         }
     }
 }

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rumqttc::{Publish, QoS};
-use simulated_cloud::{Cloud, Operation, OperationId, Options, Record, Status, Tunnel};
+use simulated_cloud::{
+    Cloud, EstAuthority, Operation, OperationId, Options, Record, Status, Tunnel,
+};
 use smartrest::encode;
 use tokio::net::TcpStream;
 
@@ -27,6 +30,8 @@ pub(crate) struct SiteOptions {
     pub(crate) subscriptions: Subscriptions,
     /// The platform never answers for template collections.
     pub(crate) no_collections: bool,
+    /// The tenant has no certificate authority.
+    pub(crate) no_authority: bool,
     /// How the gateway shows the broker who it is.
     pub(crate) login: Login,
     /// MQTT over WebSocket.
@@ -49,6 +54,8 @@ pub(crate) enum Login {
     LocalUser,
     /// A certificate, which the broker demands.
     Certificate,
+    /// One that the platform's own authority issues.
+    Issued,
     /// The user that all new devices share.
     Bootstrap,
 }
@@ -64,6 +71,8 @@ pub(crate) struct Site {
     pub(crate) cloud: Cloud,
     /// For the certificates of devices.
     pub(crate) devices: Authority,
+    /// The tenant's own, where devices log in with what it issues.
+    pub(crate) issuer: Arc<EstAuthority>,
     /// The gateway's.
     pub(crate) certificate: Issued,
     /// For those of the broker and of the platform.
@@ -110,7 +119,14 @@ impl Site {
             Login::Bootstrap => bootstrap_user(&cloud),
             _ => mqtt_user(&cloud),
         };
-        let is_certified = options.login == Login::Certificate;
+        let issuer = Arc::new(EstAuthority::new().unwrap());
+        let issuer_file = servers.write("issuer.pem", issuer.pem());
+        let trusted = match options.login {
+            Login::Certificate => Some(&*devices.file),
+            Login::Issued => Some(&*issuer_file),
+            _ => None,
+        };
+        let is_certified = trusted.is_some();
         let has_door = is_certified
             || options.websocket
             || options.address.is_some()
@@ -124,7 +140,7 @@ impl Site {
             door: has_door.then(|| Door {
                 address,
                 tls,
-                devices: is_certified.then_some(&*devices.file),
+                devices: trusted,
                 websocket: options.websocket,
             }),
         })
@@ -136,6 +152,7 @@ impl Site {
         cloud.tls = cloud_certificate.map(|issued| issued.server);
         cloud.offers_collections = !options.no_collections;
         cloud.topic_prefix = options.topic_prefix.to_owned();
+        cloud.authority = Some(Arc::clone(&issuer)).filter(|_| !options.no_authority);
         let cloud = Cloud::start(cloud).await.unwrap();
         broker.remember_sessions().await;
         Self {
@@ -143,6 +160,7 @@ impl Site {
             broker,
             cloud,
             devices,
+            issuer,
             certificate,
             authority,
             options,
@@ -204,6 +222,14 @@ impl Site {
                     self.certificate.cert_file, self.certificate.key_file
                 ),
             ),
+            Login::Issued => (
+                self.gateway.as_str(),
+                format!(
+                    "[auth]\ncertificate_authority = true\ncert_file = {:?}\nkey_file = {:?}\n",
+                    self.issued_file(),
+                    self.device_directory().path("issued.key")
+                ),
+            ),
             Login::Bootstrap => (
                 self.gateway.as_str(),
                 format!(
@@ -247,6 +273,11 @@ impl Site {
     /// Where the credentials of a registration are kept.
     pub(crate) fn credentials_file(&self) -> PathBuf {
         self.device_directory().path("credentials.toml")
+    }
+
+    /// Where the certificate is kept that the platform's authority issues.
+    pub(crate) fn issued_file(&self) -> PathBuf {
+        self.device_directory().path("issued.pem")
     }
 
     /// Where the gateway's files are.
