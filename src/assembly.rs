@@ -4,7 +4,6 @@
 //! here it cannot depend on.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use crate::auth::authorization::Authorization;
 use crate::auth::enrolment::{self, Enrolment};
 use crate::auth::invitation::Invitation;
 use crate::auth::registration::{self, Registered, Unkept};
+use crate::auth::renewal::{self, Renewal};
 use crate::auth::settings::{Auth, Authority, Login};
 use crate::auth::token::Tokens;
 use crate::check::{self, Subject};
@@ -79,6 +79,15 @@ pub async fn agent(
         finish.clone(),
     );
     let tokens = Arc::<Tokens>::default();
+    let renewal = Renewal {
+        authority: config.authority.clone(),
+        id: config.device.id.clone(),
+        server: config.cloud.endpoint.clone(),
+        transport: transport.clone().through(config.cloud.proxy.clone()),
+        tokens: Arc::clone(&tokens),
+        publisher: publisher.clone(),
+        topic: announcement.topics.up(),
+    };
     let opener = opener(
         config,
         transport,
@@ -107,14 +116,16 @@ pub async fn agent(
         record: Record::default(),
         facts,
     };
-    let mut running = pin!(agent.run(session, session_events, inquiries, finish, stop));
-    if let Some(unkept) = unkept {
-        tokio::select! {
-            ended = &mut running => return ended,
-            () = unkept.keep() => {}
+    let beside = async {
+        if let Some(unkept) = unkept {
+            unkept.keep().await;
         }
+        renewal.run().await
+    };
+    tokio::select! {
+        ended = agent.run(session, session_events, inquiries, finish, stop) => ended,
+        never = beside => match never {},
     }
-    running.await
 }
 
 /// Opens one tunnel without MQTT.
@@ -220,19 +231,33 @@ fn confinement(config: &Config) -> Confinement {
 
 /// Gets the gateway its credentials, unless they are there.
 ///
-/// The exit code is 0 once they are there, 1 if `stop` came before, and 2 where nothing is configured
-/// that could be got.
+/// With `renew` a certificate of the platform's own authority gets a successor. The exit code is 0 once
+/// the credentials are there, 1 if `stop` came before, and 2 where nothing is configured that could be
+/// got.
 ///
 /// # Errors
 /// The configuration cannot be used with TLS or MQTT, or there is no place for what comes.
 pub async fn enrol(
     config: &Config,
+    cli::Enrol { renew }: cli::Enrol,
     sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let transport = transport(config)?;
     confine(config, sandbox).log();
     match (&config.auth, &config.authority) {
+        (Auth::Certificate(_), Some(authority)) if renew => {
+            let transport = transport.through(config.cloud.proxy.clone());
+            let (id, server) = (&config.device.id, &config.cloud.endpoint);
+            tokio::select! {
+                identity = renewal::renew_now(authority, id, server, &transport) => {
+                    Ok(enrol::renewed(&identity))
+                }
+                () = stop.cancelled() => Ok(enrol::stopped()),
+            }
+        }
+        (Auth::Unenrolled, _) if renew => Ok(enrol::nothing_to_renew()),
+        _ if renew => Ok(enrol::not_issued()),
         (Auth::Unenrolled, Some(authority)) => {
             let show = enrol::show_invitation;
             let issued = have_issued(config, authority, &transport, show, &stop).await?;

@@ -46,7 +46,14 @@ pub enum Command {
     /// Say what the running agent does.
     Status(Status),
     /// Get the gateway its credentials, then exit.
-    Enrol,
+    Enrol(Enrol),
+}
+
+/// How `adit enrol` is to get credentials.
+#[derive(Debug, Default)]
+pub struct Enrol {
+    /// A new certificate in the place of the one that is there.
+    pub renew: bool,
 }
 
 /// What `adit check` is to try, and how it is to tell.
@@ -211,14 +218,15 @@ Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line
     Check(CheckArgs),
     /// Gets the gateway its credentials as `adit run` would, then exits
     #[command(after_help = "\
-Example:
-  adit enrol --config /etc/adit/adit.toml
+Examples:
+  adit enrol
+  adit enrol --renew
 
 Says what a person has to do, and waits until it is done: a certificate of the platform's own
 authority (auth.certificate_authority), or the user of a registration (auth.bootstrap_username).
 Exit status: 0 once the credentials are there, at once if they are; 1 if a signal ended it or they
 cannot be kept, 2 for a bad command line or configuration.")]
-    Enrol,
+    Enrol(EnrolArgs),
     /// Says what the running agent does: its connection, tunnels and last operations
     #[command(after_help = "\
 Examples:
@@ -240,6 +248,14 @@ struct StatusArgs {
     /// Looks again every second
     #[arg(long)]
     watch: bool,
+}
+
+#[derive(Args)]
+struct EnrolArgs {
+    /// Renews the certificate of the platform's own authority now; a running agent uses the new one at
+    /// its next login
+    #[arg(long)]
+    renew: bool,
 }
 
 #[derive(Args)]
@@ -293,7 +309,7 @@ pub fn parse_from(
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let default_level = match command {
         Subcommands::Check(_) | Subcommands::Status(_) => LogLevel::Warn,
-        Subcommands::Run | Subcommands::Connect(_) | Subcommands::Enrol => LogLevel::Info,
+        Subcommands::Run | Subcommands::Connect(_) | Subcommands::Enrol(_) => LogLevel::Info,
     };
     Ok(Invocation {
         config: common.config,
@@ -310,7 +326,7 @@ pub fn parse_from(
             Subcommands::Status(StatusArgs { json, watch }) => {
                 Command::Status(Status { json, watch })
             }
-            Subcommands::Enrol => Command::Enrol,
+            Subcommands::Enrol(EnrolArgs { renew }) => Command::Enrol(Enrol { renew }),
         },
     })
 }

@@ -4,7 +4,7 @@ use std::alloc::System;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Check, Command, Connect, Invocation, LogFormat, Status, Tunnel};
+use adit::cli::{self, Check, Command, Connect, Enrol, Invocation, LogFormat, Status, Tunnel};
 use adit::config::{self, Config, Sources};
 use adit::confinement::{self, Sandbox};
 use adit::words::failure_reason;
@@ -32,7 +32,7 @@ enum Task {
     Agent,
     Tunnel(Tunnel),
     Check(Check),
-    Enrol,
+    Enrol(Enrol),
 }
 
 fn main() -> ExitCode {
@@ -87,7 +87,7 @@ fn start() -> ExitCode {
         Command::Check(check) => Task::Check(check),
         // It was answered above.
         Command::Status(_) => return ExitCode::FAILURE,
-        Command::Enrol => Task::Enrol,
+        Command::Enrol(enrol) => Task::Enrol(enrol),
     };
     // A check has a place for them in its result.
     if !matches!(task, Task::Check(_)) {
@@ -150,7 +150,7 @@ fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode
                 .map(|()| ExitCode::SUCCESS),
             Task::Tunnel(tunnel) => assembly::connect(config, tunnel, sandbox, stop).await,
             Task::Check(check) => assembly::check(config, check, sandbox, stop).await,
-            Task::Enrol => assembly::enrol(config, sandbox, stop).await,
+            Task::Enrol(enrol) => assembly::enrol(config, enrol, sandbox, stop).await,
         }
     });
     // A name that is still being resolved holds a thread that cannot be stopped.

@@ -3,11 +3,13 @@
 mod authority;
 pub(crate) mod authorization;
 pub(crate) mod credentials_file;
+mod direct;
 pub(crate) mod enrolment;
 pub(crate) mod est;
 pub(crate) mod invitation;
 mod one_time_password;
 mod own_file;
 pub(crate) mod registration;
+pub(crate) mod renewal;
 pub mod settings;
 pub(crate) mod token;

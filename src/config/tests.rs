@@ -1682,6 +1682,36 @@ fn uses_the_certificate_that_was_issued() {
 }
 
 #[test]
+fn uses_a_renewed_certificate_where_the_one_in_use_has_expired() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let until = |year, name: &str| {
+        let mut parameters = rcgen::CertificateParams::default();
+        parameters.not_after = rcgen::date_time_ymd(year, 12, 31);
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        let common_name = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(common_name, name);
+        parameters.self_signed(&key).unwrap().pem()
+    };
+    for (renewed, is_used) in [
+        (until(4000, "gw-7"), true),
+        (until(2021, "gw-7"), false),
+        (until(4000, "gw-8"), false),
+        ("half a fi".to_owned(), false),
+    ] {
+        let machine = issued("")
+            .file("/device.pem", until(2020, "gw-7"))
+            .file("/device.renewed.pem", renewed)
+            .file("/device.key", key.serialize_pem());
+        let config = machine.config();
+        assert_eq!(
+            matches!(config.auth, Auth::Certificate(_)),
+            is_used,
+            "{config:?}"
+        );
+    }
+}
+
+#[test]
 fn says_what_is_wrong_with_an_issued_certificate() {
     let good = certificate("gw-7", 4000);
     let again = "to have a new one issued, remove the certificate";

@@ -45,12 +45,12 @@ mod tests {
             })
             .collect();
         // A code of 25 modules, the size for 27 characters, and what is around it.
-        let width = 25 + 2 * 4;
-        assert_eq!(lines.len(), (width + 1) / 2);
+        let width: usize = 25 + 2 * 4;
+        assert_eq!(lines.len(), width.div_ceil(2));
         assert!(lines.iter().all(|line| line.len() == width));
-        let is_dark = |x: usize, y: usize| match (lines[y / 2][x], y % 2) {
-            ('█', _) | ('▀', 0) | ('▄', 1) => true,
-            _ => false,
+        let is_dark = |x: usize, y: usize| {
+            let drawn = (lines[y / 2][x], y % 2);
+            matches!(drawn, ('█', _) | ('▀', 0) | ('▄', 1))
         };
         // The three finders: seven modules, dark around light around dark.
         for (left, top) in [(4, 4), (4 + 18, 4), (4, 4 + 18)] {

@@ -75,6 +75,27 @@ pub(crate) fn is_certified(identity: &Identity) -> ExitCode {
     ))
 }
 
+pub(crate) fn renewed(identity: &Identity) -> ExitCode {
+    done(&format!(
+        "renewed: {}; adit uses it at its next login",
+        certificate(identity)
+    ))
+}
+
+pub(crate) fn nothing_to_renew() -> ExitCode {
+    error!("there is no certificate yet that could be renewed: run adit enrol");
+    ExitCode::FAILURE
+}
+
+/// Whoever has issued a certificate renews it.
+pub(crate) fn not_issued() -> ExitCode {
+    error!(
+        "only a certificate of the platform's own authority can be renewed by adit, and \
+         auth.certificate_authority is not true"
+    );
+    ExitCode::from(NOTHING_CONFIGURED)
+}
+
 pub(crate) fn has_user(user: &str) -> ExitCode {
     done(&format!(
         "nothing to do: there is the user {}",

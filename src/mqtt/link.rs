@@ -17,7 +17,7 @@ use zeroize::Zeroize;
 use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
 use super::reconnect::Loss;
-use crate::net::{BrokerEndpoint, Stream, Transport, TransportError};
+use crate::net::{BrokerEndpoint, Peer, Stream, TlsFault, Transport, TransportError};
 use crate::password::Password;
 
 /// Everything from the broker's name to its answer to CONNECT.
@@ -104,6 +104,19 @@ impl Account {
         transport: &Transport,
         limit: Duration,
     ) -> Result<Link, Lost> {
+        let logged_in = self.try_to_log_in(transport, limit).await;
+        match &logged_in {
+            Ok(_) => transport.login_accepted().await,
+            Err(lost) => {
+                if let Some(is_certain) = lost.refuses_identity() {
+                    transport.login_refused(is_certain);
+                }
+            }
+        }
+        logged_in
+    }
+
+    async fn try_to_log_in(&self, transport: &Transport, limit: Duration) -> Result<Link, Lost> {
         let server = &self.broker.server;
         debug!(
             host = server.host,
@@ -180,6 +193,28 @@ impl Account {
 }
 
 impl Lost {
+    /// Whether a login may have failed for who adit is, and whether that is certain.
+    fn refuses_identity(&self) -> Option<bool> {
+        match self {
+            Self::Refused(
+                ConnectReturnCode::BadClientId
+                | ConnectReturnCode::BadUserNamePassword
+                | ConnectReturnCode::NotAuthorized,
+            ) => Some(true),
+            Self::Unreachable(TransportError::Tls {
+                peer: Peer::Server(_),
+                source,
+            }) => Some(matches!(
+                source,
+                TlsFault::CertificateWanted | TlsFault::CertificateRefused(_)
+            )),
+            // In TLS 1.3 a certificate is refused behind the handshake.
+            Self::Io(error) => Some(error.get_ref().is_some_and(|inner| inner.is::<TlsFault>())),
+            Self::Closed => Some(false),
+            _ => None,
+        }
+    }
+
     /// Whether the broker ended a connection that worked.
     pub(crate) fn is_by_broker(&self) -> bool {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};

@@ -24,6 +24,8 @@ const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRY
 #[derive(Clone)]
 pub struct Identity {
     files: Files,
+    /// Adit has had it issued, and renews it.
+    is_issued: bool,
     /// The common name, which is the device id.
     name: String,
     /// When the certificate's life begins and ends.
@@ -38,6 +40,18 @@ pub struct Files {
     pub certificate: PathBuf,
     /// PEM: the key in the form PKCS#8, SEC1 or PKCS#1, not encrypted.
     pub key: PathBuf,
+}
+
+impl Files {
+    /// Where a renewed certificate is until a login with it has worked.
+    pub(crate) fn renewed(&self) -> PathBuf {
+        self.certificate.with_extension("renewed.pem")
+    }
+
+    /// Where one is that the broker has refused.
+    pub(crate) fn refused(&self) -> PathBuf {
+        self.certificate.with_extension("refused.pem")
+    }
 }
 
 /// What is wrong with a pair, as a clause behind the file's name.
@@ -86,10 +100,18 @@ impl Identity {
         })?;
         Ok(Self {
             files,
+            is_issued: false,
             name,
             life: (leaf.not_before, leaf.not_after),
             pair: Arc::new(pair),
         })
+    }
+
+    /// Marks it as one that adit has had issued. Only such a one is looked for a successor.
+    #[must_use]
+    pub(crate) fn issued(mut self) -> Self {
+        self.is_issued = true;
+        self
     }
 
     /// The common name, which is the device id.
@@ -111,15 +133,35 @@ impl Identity {
     /// # Errors
     /// Words for the log: why what is there now cannot be used.
     pub(super) fn read_again(&self) -> Result<Option<Self>, String> {
+        self.read_from(&self.files.certificate)
+    }
+
+    /// Reads a certificate that was renewed and has not proven itself yet. `None` if there is none.
+    ///
+    /// # Errors
+    /// Words for the log: why what is there cannot be used.
+    pub(super) fn read_renewed(&self) -> Result<Option<Self>, String> {
+        let path = self.files.renewed();
+        if !self.is_issued {
+            return Ok(None);
+        }
+        match path.try_exists() {
+            Ok(false) => Ok(None),
+            _ => self.read_from(&path),
+        }
+    }
+
+    /// Reads the certificate in a file, and the key again. `None` if they are those in use.
+    fn read_from(&self, certificate: &Path) -> Result<Option<Self>, String> {
         let read = |path: &Path| {
             let shown = path.display().to_string();
             crate::files::read(path)
                 .map(|content| content.bytes)
                 .map_err(|error| format!("{shown:?} cannot be read: {error}"))
         };
-        let Files { certificate, key } = &self.files;
+        let Files { key, .. } = &self.files;
         let (chain, secret) = (read(certificate)?, read(key)?);
-        let renewed = Self::parse(self.files.clone(), &chain, &secret).map_err(|error| {
+        let mut renewed = Self::parse(self.files.clone(), &chain, &secret).map_err(|error| {
             let path = match error {
                 IdentityError::Certificate(_) => certificate,
                 IdentityError::Key(_) => key,
@@ -134,6 +176,7 @@ impl Identity {
                 legible(&self.name),
             ));
         }
+        renewed.is_issued = self.is_issued;
         Ok((!renewed.is_same(self)).then_some(renewed))
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod journal;
 pub(crate) mod proxy;
+mod renewals;
 pub(crate) mod request;
 pub(crate) mod resolve;
 mod resumption;

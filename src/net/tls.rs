@@ -18,6 +18,7 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct,
     OtherError, RootCertStore, SignatureScheme,
 };
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::address::Endpoint;
@@ -25,6 +26,7 @@ use super::certificate::{Certificate, date, system_time};
 use super::ciphers;
 use super::identity::Identity;
 use super::journal::Seen;
+use super::renewals::Renewals;
 use super::resumption::Sessions;
 use crate::files::Rereader;
 use crate::words::{failure_reason, legible, words};
@@ -113,6 +115,8 @@ pub(super) struct Tls {
     anonymous: Arc<ClientConfig>,
     own: Option<Mutex<Own>>,
     rereader: Rereader<Reread>,
+    /// Where adit renews the certificate itself.
+    renewals: Renewals,
     sessions: Arc<Sessions>,
     /// Whether AES is done by instructions of the processor.
     has_aes: bool,
@@ -167,6 +171,7 @@ impl Tls {
             anonymous: Arc::new(config),
             own: None,
             rereader: Rereader::default(),
+            renewals: Renewals::new(),
             sessions: Arc::default(),
             has_aes,
         })
@@ -183,6 +188,7 @@ impl Tls {
                 complaint: None,
             })),
             rereader: Rereader::default(),
+            renewals: Renewals::new(),
             sessions: Arc::clone(&self.sessions),
             has_aes: self.has_aes,
         }
@@ -202,6 +208,52 @@ impl Tls {
     /// For a server: [`Tls::current`], and sessions with it are taken up again.
     pub(super) async fn for_server(&self, server: &Endpoint) -> Arc<ClientConfig> {
         self.sessions.with(&self.current().await, server)
+    }
+
+    /// For a login at the broker: like [`Tls::for_server`], or with a renewed certificate that has to
+    /// prove itself.
+    pub(super) async fn for_login(&self, server: &Endpoint) -> Arc<ClientConfig> {
+        let proven = self.current().await;
+        let renewed = match self.identity() {
+            Some(identity) => {
+                let make = |renewed: &Identity| self.config_with(renewed);
+                self.renewals.for_login(&identity, make).await
+            }
+            None => None,
+        };
+        self.sessions.with(&renewed.unwrap_or(proven), server)
+    }
+
+    /// Takes note of a login that worked.
+    pub(super) async fn login_accepted(&self) {
+        if let Some(own) = &self.own
+            && let Some((identity, config)) = self.renewals.accepted().await
+        {
+            let mut own = lock(own);
+            own.identity = identity;
+            own.config = config;
+        }
+    }
+
+    /// Takes note of a login that did not work; `is_certain`: it is adit that was refused.
+    pub(super) fn login_refused(&self, is_certain: bool) {
+        self.renewals.refused(is_certain);
+    }
+
+    /// Counts logins that worked; `None` where no certificate is shown.
+    pub(super) fn logins(&self) -> Option<watch::Receiver<u64>> {
+        self.own.as_ref().map(|_| self.renewals.logins())
+    }
+
+    /// Returns the renewed certificate if there is one, else the one in use.
+    pub(super) async fn newest_identity(&self) -> Option<Identity> {
+        let identity = self.identity()?;
+        let renewed = self.renewals.renewed(&identity).await;
+        Some(renewed.unwrap_or(identity))
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(lock(self.own.as_ref()?).identity.clone())
     }
 
     /// Returns what there was to see at a handshake.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::address::{BrokerEndpoint, Endpoint};
@@ -119,7 +120,14 @@ impl Transport {
         limit: Duration,
     ) -> Result<Stream, TransportError> {
         let deadline = self.deadline(limit);
-        let stream = self.connect_by(&broker.server, deadline).await?;
+        let server = Peer::Server(broker.server.clone());
+        let mut stream = self.reach(&server, deadline).await?;
+        if broker.server.tls {
+            // Read before the handshake: files may lie on a disk that sleeps.
+            let config = self.tls.for_login(&broker.server).await;
+            let encrypted = encrypt(stream, &server, &self.tls, config, deadline).await?;
+            stream = Stream::Tls(Box::new(encrypted));
+        }
         let Some(path) = &broker.websocket else {
             return Ok(stream);
         };
@@ -127,6 +135,28 @@ impl Transport {
         let opening = websocket::open(stream, &broker.server, path);
         let messages = deadline.bound(&peer, Awaited::WebSocket, opening).await??;
         Ok(Stream::WebSocket(Box::new(messages)))
+    }
+
+    /// Takes note of a login at the broker that worked: a renewed certificate has proven itself, or the
+    /// old one goes on.
+    pub(crate) async fn login_accepted(&self) {
+        self.tls.login_accepted().await;
+    }
+
+    /// Takes note of a login that did not work. `is_certain`: it is adit that was refused, and not the
+    /// connection that broke.
+    pub(crate) fn login_refused(&self, is_certain: bool) {
+        self.tls.login_refused(is_certain);
+    }
+
+    /// Counts the logins that worked with a certificate; `None` where none is shown.
+    pub(crate) fn logins(&self) -> Option<watch::Receiver<u64>> {
+        self.tls.logins()
+    }
+
+    /// Returns the certificate that the next login shows: a renewed one if there is one.
+    pub(crate) async fn newest_identity(&self) -> Option<Identity> {
+        self.tls.newest_identity().await
     }
 
     fn deadline(&self, limit: Duration) -> Deadline<'_> {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use simulated_cloud::{EstAnswer, EstForm, EstRequest};
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 
@@ -368,21 +368,21 @@ async fn ends_at_once_while_it_waits_to_be_enrolled() {
 }
 
 /// How `adit enrol` ended.
-struct Ended {
-    code: Option<i32>,
-    printed: String,
-    log: String,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) printed: String,
+    pub(crate) log: String,
 }
 
 /// A running `adit enrol`.
-struct Enrol {
+pub(crate) struct Enrol {
     child: Child,
     printed: Lines<BufReader<ChildStdout>>,
     _directory: Directory,
 }
 
 impl Enrol {
-    fn start(config: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(config: &str, arguments: &[&str]) -> Self {
         let directory = Directory::new();
         let file = directory.write("adit.toml", config);
         let mut child = tokio::process::Command::from(command("enrol", &file))
@@ -415,7 +415,20 @@ impl Enrol {
         timeout(LIMIT, found).await.expect("a line in time")
     }
 
-    fn interrupt(&self) {
+    /// Waits for a line of the log that contains `text`.
+    pub(crate) async fn wait_for_log(&mut self, text: &str) {
+        let stderr = self.child.stderr.as_mut().expect("piped");
+        let mut log = Vec::new();
+        let found = async {
+            while !String::from_utf8_lossy(&log).contains(text) {
+                assert!(stderr.read_buf(&mut log).await.unwrap() > 0, "it ended");
+            }
+        };
+        let found = timeout(LIMIT, found).await;
+        assert!(found.is_ok(), "{}", String::from_utf8_lossy(&log));
+    }
+
+    pub(crate) fn interrupt(&self) {
         let kill = format!("kill -INT {}", self.child.id().expect("it runs"));
         let status = std::process::Command::new("sh")
             .args(["-c", &kill])
@@ -423,7 +436,7 @@ impl Enrol {
         assert!(status.unwrap().success(), "{kill}");
     }
 
-    async fn exit(mut self) -> Ended {
+    pub(crate) async fn exit(mut self) -> Ended {
         let ended = async {
             let mut printed = String::new();
             while let Some(line) = self.printed.next_line().await.unwrap() {

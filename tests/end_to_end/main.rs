@@ -34,6 +34,7 @@ mod outages;
 mod passwords;
 mod proxies;
 mod registration;
+mod renewal;
 mod sandbox;
 mod secrecy;
 mod shutdown;

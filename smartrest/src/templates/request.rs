@@ -13,6 +13,8 @@ const REQUIRED_INTERVAL: &str = "117";
 const AGENT: &str = "122";
 const HEARTBEAT: &str = "125";
 const REMOTE_ACCESS_PROTOCOLS: &str = "150";
+const CRITICAL_ALARM: &str = "301";
+const CLEAR_ALARM: &str = "306";
 const EVENT: &str = "400";
 const PENDING_OPERATIONS: &str = "500";
 
@@ -55,6 +57,18 @@ pub enum Request {
     Heartbeat,
     /// `150`: what a tunnel may carry, as `SSH`, `TELNET`, `VNC` and `PASSTHROUGH`.
     RemoteAccessProtocols(Vec<String>),
+    /// `301`: something is wrong that somebody has to look at now.
+    CriticalAlarm {
+        /// The type, as `c8y_CertificateExpiring`; the platform has one active alarm of a type.
+        kind: String,
+        /// What people read.
+        text: String,
+    },
+    /// `306`: what an alarm told of is over.
+    ClearAlarm {
+        /// The type.
+        kind: String,
+    },
     /// `400`: something happened.
     Event {
         /// The type, as `c8y_RemoteAccessOpened`.
@@ -96,6 +110,8 @@ impl Request {
             } => Row::new([AGENT, name, version, url, maintainer]),
             Self::Heartbeat => Row::new([HEARTBEAT]),
             Self::RemoteAccessProtocols(names) => list_to_row(REMOTE_ACCESS_PROTOCOLS, names),
+            Self::CriticalAlarm { kind, text } => Row::new([CRITICAL_ALARM, kind, text]),
+            Self::ClearAlarm { kind } => Row::new([CLEAR_ALARM, kind]),
             Self::Event { kind, text } => Row::new([EVENT, kind, text]),
             Self::PendingOperations => Row::new([PENDING_OPERATIONS]),
             Self::Status { operation, status } => operation::status_to_row(operation, status),
@@ -172,6 +188,19 @@ mod tests {
                 "122,adit,0.1.0,https://example.com,us",
             ),
             (Request::Heartbeat, "125"),
+            (
+                Request::CriticalAlarm {
+                    kind: text("c8y_CertificateExpiring"),
+                    text: text("It ends, soon."),
+                },
+                r#"301,c8y_CertificateExpiring,"It ends, soon.""#,
+            ),
+            (
+                Request::ClearAlarm {
+                    kind: text("c8y_CertificateExpiring"),
+                },
+                "306,c8y_CertificateExpiring",
+            ),
             (
                 Request::RemoteAccessProtocols(texts(&["SSH", "VNC"])),
                 "150,SSH,VNC",

@@ -35,9 +35,16 @@ impl BackOff {
                 self.faults = 0;
                 SHORTEST_POLL + (LONGEST_POLL - SHORTEST_POLL).mul_f64(dice)
             }
-            Fault::Later {
+            fault => self.after_failure(Some(fault), dice),
+        }
+    }
+
+    /// Returns how long to wait where nobody is waited for, whatever the failure.
+    pub(crate) fn after_failure(&mut self, fault: Option<&Fault>, dice: f64) -> Duration {
+        match fault {
+            Some(Fault::Later {
                 wait: Some(wait), ..
-            } => {
+            }) => {
                 self.faults = 0;
                 (*wait).clamp(SHORTEST_TOLD, self.longest)
             }

@@ -86,6 +86,7 @@ pub(crate) fn choose(
     let of_key = certificates.iter().filter_map(|own| {
         let pem = chain(own);
         let identity = Identity::parse(files.clone(), &pem, key.pem()).ok()?;
+        let identity = identity.issued();
         Some(Issued { identity, pem })
     });
     let longest = of_key.max_by_key(|issued| {

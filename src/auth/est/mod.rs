@@ -26,7 +26,9 @@ use crate::net::request::{Limits, RequestError, Response};
 
 /// Where a device gets its first certificate, with a one-time password.
 pub(crate) const ENROL: &str = "/.well-known/est/simpleenroll";
-/// What it takes.
+/// Where it gets a further one, with a token.
+pub(crate) const RENEW: &str = "/.well-known/est/simplereenroll";
+/// What both take.
 pub(crate) const HEADERS: [(&str, &str); 2] = [
     ("Content-Type", "application/pkcs10"),
     ("Accept", "application/pkcs7-mime"),

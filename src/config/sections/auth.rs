@@ -110,6 +110,9 @@ impl SectionBuilder<'_> {
     }
 
     /// The certificate that was issued earlier; `Some(None)` if there is none, or none any more.
+    ///
+    /// One that was renewed and has not been used yet counts where the one in use has expired: the last
+    /// login may be long ago.
     fn issued(&mut self, files: &Files) -> Option<Option<Identity>> {
         let certificate = match (self.sources.read)(&files.certificate) {
             Ok(content) => content,
@@ -137,6 +140,14 @@ impl SectionBuilder<'_> {
         }
         match Identity::parse(files.clone(), &certificate.bytes, &key.bytes) {
             Ok(identity) if identity.life.1 < self.sources.now => {
+                let renewed = (self.sources.read)(&files.renewed()).ok();
+                let renewed = renewed
+                    .and_then(|pem| Identity::parse(files.clone(), &pem.bytes, &key.bytes).ok())
+                    .filter(|renewed| renewed.name() == identity.name())
+                    .filter(|renewed| renewed.life.1 >= self.sources.now);
+                if let Some(renewed) = renewed {
+                    return Some(Some(renewed.issued()));
+                }
                 let path = files.certificate.display();
                 let (ended, clock) = (date(identity.life.1), date(self.sources.now));
                 self.gathered.warnings.push(format!(
@@ -147,7 +158,7 @@ impl SectionBuilder<'_> {
             }
             Ok(identity) => {
                 self.warn_of_life(&files.certificate, identity.life);
-                Some(Some(identity))
+                Some(Some(identity.issued()))
             }
             Err(error) => {
                 let path = match error {

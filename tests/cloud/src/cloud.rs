@@ -158,6 +158,11 @@ impl Cloud {
             .change(|state| state.platform.answer_token_requests(answer));
     }
 
+    /// Gives out a token, as to a device that shows its certificate in a handshake.
+    pub fn issue_token(&self) -> Option<String> {
+        self.board().change(|state| state.platform.issue_token())
+    }
+
     /// Takes back all tokens, as the platform may at any time.
     pub fn revoke_tokens(&self) {
         self.board().change(|state| state.platform.revoke_tokens());

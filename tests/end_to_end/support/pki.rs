@@ -92,10 +92,19 @@ impl Authority {
 
     /// Returns one that lets nobody in without a certificate of this authority.
     pub(crate) fn server_for_devices(&self, params: &CertificateParams) -> Arc<ServerConfig> {
+        self.server_for(params, &self.roots)
+    }
+
+    /// Returns one that lets nobody in without a certificate that one of `clients` has issued.
+    pub(crate) fn server_for(
+        &self,
+        params: &CertificateParams,
+        clients: &RootCertStore,
+    ) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = Arc::new(self.roots.clone());
+        let roots = Arc::new(clients.clone());
         let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

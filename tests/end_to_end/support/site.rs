@@ -76,7 +76,7 @@ pub(crate) struct Site {
     /// The gateway's.
     pub(crate) certificate: Issued,
     /// For those of the broker and of the platform.
-    authority: Authority,
+    pub(crate) authority: Authority,
     options: SiteOptions,
     directories: [Directory; 2],
 }
@@ -137,7 +137,7 @@ impl Site {
             gateway: &user,
             tls: tls.filter(|_| !has_door),
             subscriptions: options.subscriptions,
-            door: has_door.then(|| Door {
+            door: has_door.then_some(Door {
                 address,
                 tls,
                 devices: trusted,

@@ -1,0 +1,359 @@
+//! Renewal: a certificate of the platform's own authority gets a successor before it ends, by a token.
+//!
+//! It is asked for the key that is there. What comes is kept beside the certificate in use, and takes
+//! its place once a login with it has worked ([`Transport`] tries it at the next one). While a
+//! certificate ends soon, whoever issues it, the platform shows an alarm.
+
+mod schedule;
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use smartrest::{Request, encode};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::authority::Applicant;
+use super::direct::{self, NoDirectToken};
+use super::est::key::{Key, KeyError};
+use super::est::{self, BackOff, Fault, Issued};
+use super::own_file::{self, WriteError};
+use super::settings::Authority;
+use super::token::{NoToken, Tokens};
+use crate::files;
+use crate::mqtt::outbox::Message;
+use crate::mqtt::publisher::Publisher;
+use crate::net::certificate::{date, day};
+use crate::net::identity::{Files, Identity};
+use crate::net::{Endpoint, Transport};
+use crate::secret::Secret;
+use crate::words::{failure_reason, seconds};
+use schedule::{Alarm, Expiry, Schedule};
+
+/// The type of the alarm, as the platform's own agents call it.
+const ALARM: &str = "c8y_CertificateExpiring";
+/// How long after a login a renewal begins that is due: not all gateways of a site at once.
+const SOON: Duration = Duration::from_secs(10);
+/// Longest wait between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// The same where a person waits for it.
+const LONGEST_WAIT_OF_A_PERSON: Duration = Duration::from_mins(1);
+/// How often the clock is looked at: it may be set.
+const LOOK_INTERVAL: Duration = Duration::from_hours(1);
+/// Bytes of a reason in the log.
+const LOGGED_REASON_LIMIT: usize = 1024;
+
+/// Why a certificate was not renewed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RenewalError {
+    /// There is no token to ask with.
+    #[error("there is no token to ask with")]
+    Token(#[from] NoToken),
+    /// There is none without MQTT either.
+    #[error("there is no token to ask with")]
+    DirectToken(#[from] NoDirectToken),
+    /// The authority gave none.
+    #[error(transparent)]
+    Authority(#[from] Fault),
+    /// The key cannot be read.
+    #[error("cannot read {}", path.display())]
+    ReadKey {
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The key is none that the authority signs.
+    #[error("{} {source}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+    /// What came cannot be kept.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A thread has ended by itself.
+    #[error("a file was not read or written to the end")]
+    Thread(#[from] JoinError),
+}
+
+/// What is told once, however its words change.
+type Kind = (u8, Option<est::Kind>);
+
+impl RenewalError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Token(_) => (0, None),
+            Self::Authority(fault) => (1, Some(fault.kind())),
+            Self::ReadKey { .. } => (2, None),
+            Self::Key { .. } => (3, None),
+            Self::Write(_) => (4, None),
+            Self::Thread(_) => (5, None),
+            Self::DirectToken(_) => (6, None),
+        }
+    }
+
+    fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Authority(fault) => Some(fault),
+            _ => None,
+        }
+    }
+}
+
+/// Asks for a successor of the certificate in `files`, and keeps it beside that one.
+///
+/// # Errors
+/// There is none, or it cannot be kept.
+pub(crate) async fn renew(
+    applicant: &Applicant<'_>,
+    token: &Secret,
+) -> Result<Identity, RenewalError> {
+    let path = applicant.files.key.clone();
+    let key = spawn_blocking(move || read_key(&path)).await??;
+    let Issued { identity, pem } = applicant.ask(est::RENEW, token, &key).await?;
+    let path = applicant.files.renewed();
+    spawn_blocking(move || own_file::write(&path, &pem)).await??;
+    Ok(identity)
+}
+
+/// Renews the certificate in `authority.files` beside an agent that may be running, and asks until
+/// that has worked. `transport` goes the way of the tunnels, and shows the certificate. Dropping the
+/// future ends it.
+pub(crate) async fn renew_now(
+    authority: &Authority,
+    id: &str,
+    server: &Endpoint,
+    transport: &Transport,
+) -> Identity {
+    let applicant = Applicant {
+        transport,
+        server,
+        id,
+        files: &authority.files,
+    };
+    let mut back_off = BackOff::new(LONGEST_WAIT_OF_A_PERSON);
+    let mut told = HashSet::new();
+    loop {
+        let renewed = async {
+            let token = direct::token(transport, server).await?;
+            renew(&applicant, &token).await
+        };
+        let error = match renewed.await {
+            Ok(identity) => return identity,
+            Err(error) => error,
+        };
+        let retry_in = back_off.after_failure(error.fault(), fastrand::f64());
+        let reason = failure_reason(&error, LOGGED_REASON_LIMIT);
+        let retry_in_s = seconds(retry_in);
+        match told.insert(error.kind()) {
+            true => warn!(
+                error = reason,
+                retry_in_s, "the certificate is not renewed yet"
+            ),
+            false => debug!(
+                error = reason,
+                retry_in_s, "still without a renewed certificate"
+            ),
+        }
+        sleep(retry_in).await;
+    }
+}
+
+fn read_key(path: &Path) -> Result<Key, RenewalError> {
+    let content = files::read(path).map_err(|source| RenewalError::ReadKey {
+        path: path.to_owned(),
+        source,
+    })?;
+    Key::parse(&content.bytes).map_err(|source| RenewalError::Key {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Renews the certificate that a gateway logs in with, and says when it ends soon.
+pub(crate) struct Renewal {
+    /// The authority that has issued the certificate; without it nothing is renewed.
+    pub authority: Option<Authority>,
+    /// The device id.
+    pub id: String,
+    /// The platform.
+    pub server: Endpoint,
+    /// Goes the way of the tunnels, and shows the certificate.
+    pub transport: Transport,
+    /// What the authority is shown.
+    pub tokens: Arc<Tokens>,
+    /// Of the session that logs in with the certificate.
+    pub publisher: Publisher,
+    /// `s/us`.
+    pub topic: String,
+}
+
+impl Renewal {
+    /// Runs beside the agent. Dropping it loses at most what an authority is about to answer.
+    pub(crate) async fn run(self) -> Infallible {
+        let Some(mut logins) = self.transport.logins() else {
+            return future::pending().await;
+        };
+        let before = self
+            .authority
+            .as_ref()
+            .map(|authority| authority.renew_before);
+        let mut work = Work::new(before);
+        // Before the first login there is nobody to tell, and no token.
+        let mut has_begun = logins.wait_for(|logins| *logins > 0).await.is_ok();
+        while has_begun {
+            let Some(newest) = self.transport.newest_identity().await else {
+                break;
+            };
+            let wait = self.look(&newest, &mut work);
+            tokio::select! {
+                login = logins.changed() => {
+                    has_begun = login.is_ok();
+                    continue;
+                }
+                () = sleep(wait.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL)) => {}
+            }
+            if let Some(authority) = &self.authority
+                && work.attempt_at.is_some_and(|at| at <= Instant::now())
+            {
+                self.attempt(authority.files.clone(), &mut work).await;
+            }
+        }
+        future::pending().await
+    }
+
+    /// Says what is to be said of a certificate; returns how long to wait with its renewal.
+    fn look(&self, newest: &Identity, work: &mut Work) -> Option<Duration> {
+        let (end, now) = (newest.life.1, SystemTime::now());
+        if let Some(alarm) = work.expiry.look(end, now) {
+            self.tell(alarm, end, now);
+        }
+        let due_at = work.schedule.as_ref()?.due_at(end);
+        if due_at > now {
+            work.attempt_at = None;
+            return due_at.duration_since(now).ok();
+        }
+        let soon = || Instant::now() + SOON.mul_f64(fastrand::f64());
+        let at = *work.attempt_at.get_or_insert_with(soon);
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    fn tell(&self, alarm: Alarm, end: SystemTime, now: SystemTime) {
+        let kind = ALARM.to_owned();
+        let request = match alarm {
+            Alarm::Raise => {
+                let until = date(end);
+                warn!(until, "the certificate of this gateway ends soon");
+                let verb = if end < now { "has expired" } else { "expires" };
+                Request::CriticalAlarm {
+                    kind,
+                    text: format!("The certificate of this gateway {verb} on {}.", day(end)),
+                }
+            }
+            Alarm::Clear => Request::ClearAlarm { kind },
+        };
+        let payload = encode([&request.to_row()]);
+        self.publisher
+            .publish(Message::new(self.topic.clone(), payload));
+    }
+
+    async fn attempt(&self, files: Files, work: &mut Work) {
+        let applicant = Applicant {
+            transport: &self.transport,
+            server: &self.server,
+            id: &self.id,
+            files: &files,
+        };
+        let renewed = match self.tokens.authorization().await {
+            Ok(token) => {
+                let renewed = renew(&applicant, &token).await;
+                if let Err(RenewalError::Authority(
+                    Fault::Unauthorized(_) | Fault::NotRegistered(_),
+                )) = renewed
+                {
+                    self.tokens.refused(&token);
+                }
+                renewed
+            }
+            Err(none) => Err(none.into()),
+        };
+        match renewed {
+            Ok(identity) => {
+                info!(
+                    until = date(identity.life.1),
+                    "the certificate is renewed; the new one is tried at the next login"
+                );
+                work.renewed(&identity);
+            }
+            Err(error) => work.failed(&error),
+        }
+    }
+}
+
+/// How far a renewal has come.
+struct Work {
+    expiry: Expiry,
+    schedule: Option<Schedule>,
+    /// When the authority is asked, once a renewal is due.
+    attempt_at: Option<Instant>,
+    back_off: BackOff,
+    told: HashSet<Kind>,
+}
+
+impl Work {
+    fn new(renew_before: Option<Duration>) -> Self {
+        Self {
+            expiry: Expiry::new(renew_before.is_some()),
+            schedule: renew_before.map(|before| Schedule::new(before, fastrand::f64())),
+            attempt_at: None,
+            back_off: BackOff::new(LONGEST_WAIT),
+            told: HashSet::new(),
+        }
+    }
+
+    fn renewed(&mut self, identity: &Identity) {
+        self.attempt_at = None;
+        self.back_off = BackOff::new(LONGEST_WAIT);
+        self.told.clear();
+        let Some(schedule) = &mut self.schedule else {
+            return;
+        };
+        let (end, now) = (identity.life.1, SystemTime::now());
+        if schedule.renewed(end, now) {
+            let next = date(schedule.due_at(end));
+            warn!(
+                until = date(end),
+                next,
+                "the authority's certificates live for less than auth.renew_before; the next renewal \
+                 waits"
+            );
+        }
+    }
+
+    fn failed(&mut self, error: &RenewalError) {
+        let dice = fastrand::f64();
+        let retry_in = self.back_off.after_failure(error.fault(), dice);
+        self.attempt_at = Some(Instant::now() + retry_in);
+        let reason = failure_reason(error, LOGGED_REASON_LIMIT);
+        let retry_in_s = seconds(retry_in);
+        match self.told.insert(error.kind()) {
+            true => warn!(
+                error = reason,
+                retry_in_s, "the certificate is not renewed yet"
+            ),
+            false => debug!(
+                error = reason,
+                retry_in_s, "still without a renewed certificate"
+            ),
+        }
+    }
+}

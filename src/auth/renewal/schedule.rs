@@ -1,0 +1,186 @@
+//! When a certificate is renewed, and when the platform is told that one ends. Pure.
+
+use std::time::{Duration, SystemTime};
+
+const DAY: Duration = Duration::from_hours(24);
+/// Renewals one after the other whose certificates are all to be renewed at once: an authority whose
+/// certificates live for less than `auth.renew_before` must not be asked without end.
+const IN_A_ROW: u32 = 2;
+/// Shortest time until the next one after those.
+const SHORTEST_PAUSE: Duration = Duration::from_mins(10);
+/// A certificate that ends sooner is worth an alarm: whatever was tried for weeks has not worked.
+const ALARM_TIME: Duration = Duration::from_hours(7 * 24);
+
+/// Decides when a certificate is renewed.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    before: Duration,
+    /// Within the day at which renewals begin: a thousand gateways that were installed together do
+    /// not ask together.
+    offset: Duration,
+    in_a_row: u32,
+    /// Not sooner than this.
+    pause_until: Option<SystemTime>,
+}
+
+impl Schedule {
+    /// Renews `before` the end of a certificate; `dice` is from 0 to 1.
+    pub(super) fn new(before: Duration, dice: f64) -> Self {
+        Self {
+            before,
+            offset: DAY.mul_f64(dice),
+            in_a_row: 0,
+            pause_until: None,
+        }
+    }
+
+    /// Returns when a certificate that ends at `end` is renewed; what has passed is at once.
+    pub(super) fn due_at(&self, end: SystemTime) -> SystemTime {
+        let due = end
+            .checked_sub(self.before)
+            .map_or(SystemTime::UNIX_EPOCH, |begin| begin + self.offset);
+        self.pause_until.map_or(due, |pause| pause.max(due))
+    }
+
+    /// Takes note of a renewal; whether the next ones have to pause because certificates live for
+    /// less than the time before their end at which they are renewed.
+    pub(super) fn renewed(&mut self, end: SystemTime, now: SystemTime) -> bool {
+        self.pause_until = None;
+        if self.due_at(end) > now {
+            self.in_a_row = 0;
+            return false;
+        }
+        self.in_a_row += 1;
+        if self.in_a_row < IN_A_ROW {
+            return false;
+        }
+        let left = end.duration_since(now).unwrap_or_default();
+        self.pause_until = now.checked_add((left / 2).max(SHORTEST_PAUSE));
+        true
+    }
+}
+
+/// What the platform is to be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Alarm {
+    Raise,
+    Clear,
+}
+
+/// Decides about the alarm of a certificate that ends.
+#[derive(Debug)]
+pub(super) struct Expiry {
+    /// `None` while nothing was said, when an earlier process may have raised an alarm.
+    is_raised: Option<bool>,
+}
+
+impl Expiry {
+    /// `may_be_raised`: an earlier process may have raised the alarm, so that it is cleared once.
+    pub(super) fn new(may_be_raised: bool) -> Self {
+        Self {
+            is_raised: (!may_be_raised).then_some(false),
+        }
+    }
+
+    /// Returns what is to be said of the certificate in use, that ends at `end`.
+    pub(super) fn look(&mut self, end: SystemTime, now: SystemTime) -> Option<Alarm> {
+        let left = end.duration_since(now).unwrap_or_default();
+        let is_near = left < ALARM_TIME;
+        if self.is_raised == Some(is_near) {
+            return None;
+        }
+        self.is_raised = Some(is_near);
+        Some(match is_near {
+            true => Alarm::Raise,
+            false => Alarm::Clear,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(text: &str) -> SystemTime {
+        humantime::parse_rfc3339(text).unwrap()
+    }
+
+    #[test]
+    fn renews_at_a_moment_of_the_day_that_is_so_long_before_the_end() {
+        let end = time("2027-12-31T00:00:00Z");
+        for (before, dice, due) in [
+            (30, 0.0, "2027-12-01T00:00:00Z"),
+            (30, 0.5, "2027-12-01T12:00:00Z"),
+            (30, 1.0, "2027-12-02T00:00:00Z"),
+            (365, 0.0, "2026-12-31T00:00:00Z"),
+        ] {
+            let schedule = Schedule::new(before * DAY, dice);
+            assert_eq!(schedule.due_at(end), time(due), "{before} {dice}");
+        }
+    }
+
+    #[test]
+    fn renews_twice_in_a_row_and_then_waits() {
+        let now = time("2027-01-01T00:00:00Z");
+        let mut schedule = Schedule::new(400 * DAY, 0.5);
+        let end = now + 365 * DAY;
+        assert!(!schedule.renewed(end, now));
+        assert!(schedule.due_at(end) <= now);
+        assert!(schedule.renewed(end, now));
+        assert_eq!(schedule.due_at(end), now + DAY * 365 / 2);
+        // It goes on so, one after the other.
+        let now = now + DAY * 365 / 2;
+        let end = now + 365 * DAY;
+        assert!(schedule.renewed(end, now));
+        assert_eq!(schedule.due_at(end), now + DAY * 365 / 2);
+        // An authority whose certificates live long enough ends that.
+        let end = now + 800 * DAY;
+        assert!(!schedule.renewed(end, now));
+        assert_eq!(schedule.due_at(end), now + 400 * DAY + DAY / 2);
+        let end = now + DAY;
+        assert!(!schedule.renewed(end, now));
+        assert!(schedule.renewed(end, now));
+    }
+
+    #[test]
+    fn is_not_hurried_by_certificates_that_live_for_seconds() {
+        let now = time("2027-01-01T00:00:00Z");
+        let mut schedule = Schedule::new(30 * DAY, 0.0);
+        for end in [
+            now + Duration::from_secs(5),
+            now - DAY,
+            now + Duration::from_secs(5),
+        ] {
+            schedule.renewed(end, now);
+        }
+        assert_eq!(schedule.due_at(now), now + SHORTEST_PAUSE);
+    }
+
+    #[test]
+    fn raises_the_alarm_once_and_clears_it_once() {
+        let now = time("2027-01-01T00:00:00Z");
+        let (near, far) = (now + 6 * DAY, now + 8 * DAY);
+        for (may_be_raised, ends, alarms) in [
+            (
+                true,
+                [far, far, near],
+                [Some(Alarm::Clear), None, Some(Alarm::Raise)],
+            ),
+            (false, [far, near, near], [None, Some(Alarm::Raise), None]),
+            (
+                true,
+                [near, near, far],
+                [Some(Alarm::Raise), None, Some(Alarm::Clear)],
+            ),
+            (
+                false,
+                [now - DAY, far, far],
+                [Some(Alarm::Raise), Some(Alarm::Clear), None],
+            ),
+        ] {
+            let mut expiry = Expiry::new(may_be_raised);
+            let said = ends.map(|end| expiry.look(end, now));
+            assert_eq!(said, alarms);
+        }
+    }
+}
