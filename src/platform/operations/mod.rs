@@ -146,7 +146,9 @@ impl Operations {
         let came_before: Vec<_> = identities.iter().map(|&i| self.rows.contains(i)).collect();
         // Looking for younger ones among all that are open is for answers that repeat one; a flood of
         // new ones would take a time that grows with its square.
-        let repeats = last_place.len() < pending.len() || pending.iter().any(|o| self.knows(o));
+        let repeats = pending.iter().any(|o| self.knows(o));
+        // Those of the payload itself are in order, also where two of them look the same.
+        let before_payload = self.last_id;
         let mut received = Received::default();
         for (place, (operation, &identity)) in pending.iter().zip(&identities).enumerate() {
             let device = match operation.device() {
@@ -173,7 +175,10 @@ impl Operations {
             self.last_id += 1;
             let id = OperationId(self.last_id);
             let queue = self.devices.entry(device.clone()).or_default();
-            let is_younger = |open: &Open| last_place.get(&open.row).is_some_and(|&at| at > place);
+            let is_younger = |open: &Open| {
+                let last_place = last_place.get(&open.row);
+                open.id.0 <= before_payload && last_place.is_some_and(|&at| at > place)
+            };
             let younger = match repeats {
                 true => queue.iter().position(is_younger),
                 false => None,

@@ -141,6 +141,78 @@ fn fails_a_malformed_row_with_an_id_once() {
 }
 
 #[test]
+fn leaves_operations_that_look_the_same_in_the_order_of_their_payload() {
+    let rows_of_the_payload = [
+        "530,gw,plc,22",
+        "530,gw,plc,22,k2",
+        "530,gw,plc,22",
+        "530,gw,plc,22,k3",
+    ];
+    // With a row among them that came before, and without.
+    for again in ["", "530,gw,oldest,22,k1\n"] {
+        let mut operations = Operations::default();
+        let oldest = operations.receive(&rows("530,gw,oldest,22,k1"), None);
+        let payload = again.to_owned() + &rows_of_the_payload.join("\n");
+        let received = operations.receive(&rows(&payload), None);
+        let statuses = written(&received.reports);
+        assert_eq!(statuses, ["gw 501"; 4]);
+        let [(second, _), (third, _)] = &received.start[..] else {
+            panic!("{received:?}");
+        };
+        operations.finish("gw", *third, failed("refused"));
+        operations.finish("gw", *second, Outcome::Successful);
+        let reports = operations.finish("gw", oldest.start[0].0, Outcome::Successful);
+        assert_eq!(
+            written(&reports),
+            [
+                "gw 503",
+                "gw 502 the connection key is missing",
+                "gw 503",
+                "gw 502 the connection key is missing",
+                "gw 502 refused"
+            ],
+            "{again:?}"
+        );
+    }
+}
+
+#[test]
+fn forgets_a_row_without_a_key_although_a_younger_operation_is_open() {
+    let start = Instant::now();
+    let mut operations = Operations::default();
+    operations.receive(&rows("530,gw,plc,22\n530,gw,slow,22,k"), None);
+    operations.delivered(start);
+    assert_eq!(operations.next_deadline(), Some(start + ROW_MEMORY));
+}
+
+#[test]
+fn takes_the_id_of_an_operation_without_a_key_from_its_own_copy_only() {
+    let mut operations = Operations::default();
+    let payload = "530,gw,slow,22,k1\n530,gw,plc,22\n530,gw,plc,22";
+    let received = operations.receive(&rows(payload), None);
+    assert_eq!(received.reports.len(), 3);
+    // A copy that brings no id takes no name away, and one that comes again gives no other one.
+    for (row, reports) in [
+        ("530,gw,plc,22", vec![]),
+        (
+            "901,gw,1002,plc,22,",
+            vec!["gw 505 1002 the connection key is missing"],
+        ),
+        ("901,gw,1002,plc,22,", vec![]),
+        (
+            "901,gw,1003,plc,22,",
+            vec!["gw 505 1003 the connection key is missing"],
+        ),
+        ("901,gw,1003,plc,22,", vec![]),
+    ] {
+        let copy = operations.receive(&rows(row), None);
+        assert_eq!(written(&copy.reports), reports, "{row}");
+    }
+    let slow = operations.finish("gw", received.start[0].0, Outcome::Successful);
+    assert_eq!(written(&slow), ["gw 503"]);
+}
+
+#[test]
 fn ignores_a_row_that_names_no_device() {
     let received = Operations::default().receive(&rows("530\n530,,plc,22,k"), None);
     assert_eq!(received.reports, []);
