@@ -44,8 +44,8 @@ pub enum NoToken {
 #[derive(Debug)]
 pub struct Tokens {
     known: Mutex<Known>,
-    /// Counts answers, so that whoever waits notices one.
-    answers: watch::Sender<u64>,
+    /// Tells whoever waits that an answer has come.
+    answers: watch::Sender<()>,
     wanted: Notify,
 }
 
@@ -70,7 +70,7 @@ impl Default for Tokens {
     fn default() -> Self {
         Self {
             known: Mutex::default(),
-            answers: watch::Sender::new(0),
+            answers: watch::Sender::new(()),
             wanted: Notify::new(),
         }
     }
@@ -159,7 +159,7 @@ impl Tokens {
             }
         }
         drop(known);
-        self.answers.send_modify(|count| *count += 1);
+        self.answers.send_replace(());
     }
 
     /// Returns how old the token is that is held, and how long it is still good.
@@ -290,6 +290,7 @@ mod tests {
             (r#"{"iat":0,"exp":1e300}"#, None),
             (r#"{"iat":0,"exp":1e12}"#, Some(24 * 3600)),
             (r#"{"exp":999999}"#, None),
+            (r#"{"iat":5,"exp":5}"#, None),
             (r#"{"exp":"soon"}"#, None),
             (r#"{}"#, None),
             ("", None),
@@ -351,6 +352,37 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn asks_once_more_where_an_answer_still_has_time_to_come() {
+        for (time_left, requests) in [
+            (LEAST_TIME, 2),
+            (LEAST_TIME - Duration::from_millis(1), 1),
+            (Duration::ZERO, 1),
+        ] {
+            let tokens = Arc::default();
+            let count = count_requests(&tokens);
+            let _early = wait_for_one(&tokens);
+            tokio::time::sleep(time_left).await;
+            let late = wait_for_one(&tokens);
+            assert_eq!(late.await.unwrap().unwrap_err(), NoToken::Silent);
+            assert_eq!(count.load(Ordering::Relaxed), requests, "{time_left:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn asks_again_where_a_token_is_refused_before_another_tunnel_has_seen_it() {
+        let tokens = Arc::default();
+        let waiting = wait_for_one(&tokens);
+        assert_eq!(requests(&tokens).await, 1);
+        let refused = token(r#"{"iat":0,"exp":600}"#);
+        let (refused_header, _) = header(refused.as_ref().unwrap());
+        tokens.take(refused);
+        tokens.refused(&refused_header);
+        assert_eq!(requests(&tokens).await, 1);
+        tokens.take(token(r#"{"iat":1,"exp":601}"#));
+        assert_ne!(waiting.await.unwrap(), Ok(refused_header));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn asks_again_on_a_new_connection_for_what_was_lost_with_the_old_one() {
         let tokens = Arc::default();
         tokens_connected_for_nothing(&tokens).await;
@@ -361,6 +393,15 @@ mod tests {
         assert_eq!(requests(&tokens).await, 1);
         tokens.take(token(r#"{"iat":0,"exp":600}"#));
         assert!(waiting.await.unwrap().is_ok());
+        tokens_connected_for_nothing(&tokens).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn asks_for_nothing_on_a_new_connection_when_the_time_of_a_request_is_over() {
+        let tokens = Arc::default();
+        let waiting = wait_for_one(&tokens);
+        assert_eq!(requests(&tokens).await, 1);
+        assert_eq!(waiting.await.unwrap().unwrap_err(), NoToken::Silent);
         tokens_connected_for_nothing(&tokens).await;
     }
 
@@ -376,11 +417,13 @@ mod tests {
         tokio::time::advance(Duration::from_secs(299)).await;
         let first = tokens.authorization().await.unwrap();
         assert_eq!(requests(&tokens).await, 0);
-        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::advance(Duration::from_secs(1)).await;
         // Nothing comes; the old one is still good and then is not.
         assert_eq!(tokens.authorization().await.unwrap(), first);
         assert_eq!(requests(&tokens).await, 1);
-        tokio::time::advance(Duration::from_secs(300)).await;
+        // Who begins to wait now gives up in the moment in which its life is over.
+        let rest = Duration::from_secs(300) - 2 * ANSWER_LIMIT;
+        tokio::time::advance(rest).await;
         assert_eq!(tokens.authorization().await.unwrap_err(), NoToken::Silent);
     }
 
