@@ -365,6 +365,7 @@ mod tests {
         assert!(line.send().is_empty());
         assert!(line.outbox.acknowledge(1));
         assert_eq!(line.send(), ["503"]);
+        assert!(!line.outbox.is_empty(), "the broker may have lost it");
         assert!(line.outbox.acknowledge(2));
         assert!(line.outbox.is_empty());
     }
@@ -502,6 +503,10 @@ mod tests {
         assert!(sent.is_empty());
         assert_eq!(again, Some(STILL_FOR * 3 / 4));
         assert_eq!(line.send_after(Some(STILL_FOR)).0, ["501"]);
+        // Nothing has spoken against it so far, only the connection was closed meanwhile.
+        line.lose(ConnectionEnd::Closed);
+        assert_eq!(line.send_after(None), (vec![], None));
+        assert_eq!(line.send_after(Some(Duration::ZERO)).0, ["501"]);
     }
 
     #[test]
@@ -534,5 +539,49 @@ mod tests {
             assert_eq!(line.lose(ClosedAtMessage), None);
             assert_eq!(line.lose(Failed), None);
         }
+    }
+
+    #[test]
+    fn counts_no_trial_where_more_than_one_message_was_sent() {
+        let both = || Line::new(["1", "2"].map(|n| message(n).repeatable()));
+        let mut on_unsettled = Line::new([message("1")]);
+        assert_eq!(on_unsettled.send_after(None).0, ["1"]);
+
+        let mut second = both();
+        assert_eq!(second.send(), ["1", "2"]);
+        assert!(second.outbox.acknowledge(1));
+
+        let mut first = both();
+        assert_eq!(first.send(), ["1", "2"]);
+        assert!(first.outbox.acknowledge(2));
+
+        for (mut line, suspect) in [(on_unsettled, "1"), (second, "2"), (first, "1")] {
+            for _ in 0..3 {
+                assert_eq!(line.lose(ConnectionEnd::ClosedAtMessage), None, "{suspect}");
+                assert_eq!(line.send(), [suspect]);
+            }
+            let aside = line.lose(ConnectionEnd::ClosedAtMessage);
+            assert_eq!(aside.as_deref(), Some(suspect));
+        }
+    }
+
+    #[test]
+    fn leaves_out_the_rest_of_every_group_that_was_set_aside_lately() {
+        let first = 1;
+        let last = first + GROUPS as u64;
+        let mut line = Line::new([]);
+        for group in first..=last {
+            line.outbox.push(message("501").in_group(group));
+            for _ in 0..3 {
+                line.send();
+                line.lose(ConnectionEnd::ClosedAtMessage);
+            }
+        }
+        assert!(line.outbox.is_empty());
+        for group in first + 1..=last {
+            assert!(!line.outbox.push(message("503").in_group(group)), "{group}");
+        }
+        // What is remembered has a bound.
+        assert!(line.outbox.push(message("503").in_group(first)));
     }
 }

@@ -211,6 +211,22 @@ fn does_without_a_wanted_subscription_and_goes_on_asking() {
 }
 
 #[test]
+fn tells_when_every_subscription_has_its_answer() {
+    let is_answered = |line: &Line| line.conversation.is_subscribed_or_refused();
+    let mut line = Line::new(opening());
+    assert!(!is_answered(&line), "nothing is asked yet");
+    line.acknowledge(1);
+    assert!(!is_answered(&line));
+    line.refuse(2);
+    assert!(!is_answered(&line));
+    // Time for an answer is none.
+    line.wait(2 * FIRST_REPEAT).unwrap();
+    assert!(!is_answered(&line));
+    line.grant(3);
+    assert!(is_answered(&line));
+}
+
+#[test]
 fn repeats_a_subscribe_without_an_answer_before_it_gives_up() {
     let mut line = Line::new(Opening {
         subscribe: vec!["s/ds".into()],
@@ -235,6 +251,38 @@ fn repeats_a_subscribe_without_an_answer_before_it_gives_up() {
     assert_eq!(error, ConversationError::NoSubAck("s/ds".into()));
     assert_eq!(asked, [0, 5, 15, 35], "with the same packet id");
     assert_eq!(line.now - began, ACKNOWLEDGE_LIMIT);
+}
+
+#[test]
+fn repeats_no_subscribe_because_of_another_deadline() {
+    let mut line = Line::with_keep_alive(
+        Opening {
+            subscribe: vec!["s/ds".into()],
+            ..Opening::default()
+        },
+        2 * SECOND,
+    );
+    assert_eq!(line.sent(), ["SUBSCRIBE 1 s/ds"]);
+    line.wait(2 * SECOND).unwrap();
+    assert_eq!(line.sent(), ["PINGREQ"]);
+}
+
+#[test]
+fn is_settled_when_everything_that_was_said_has_its_answer() {
+    let mut line = Line::new(opening());
+    let steps: [fn(&mut Line); 5] = [
+        |line| line.acknowledge(1),
+        |line| line.grant(2),
+        |line| line.refuse(3),
+        |line| line.acknowledge(4),
+        |line| line.acknowledge(5),
+    ];
+    for step in steps {
+        assert_eq!(line.conversation.settled_since(), None);
+        line.wait(SECOND / 10).unwrap();
+        step(&mut line);
+    }
+    assert_eq!(line.conversation.settled_since(), Some(line.now));
 }
 
 #[test]
