@@ -330,7 +330,10 @@ fn join_chunks(mut rest: &[u8]) -> Body {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use tokio::io::AsyncWriteExt;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncWriteExt, ReadBuf};
 
     use super::*;
 
@@ -395,6 +398,9 @@ mod tests {
                 b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x01",
                 HeadFault::Http2,
             ),
+            // Eight bytes could become a frame; nine tell that this is none.
+            (b"\0\0\x12\x05\0\0\0\0", HeadFault::Closed),
+            (b"\0\0\x12\x05\0\0\0\0\0", HeadFault::NotHttp),
             (endless.as_bytes(), HeadFault::Endless),
             (many.as_bytes(), HeadFault::Endless),
         ] {
@@ -402,6 +408,45 @@ mod tests {
                 let shown = String::from_utf8_lossy(answer);
                 assert_eq!(receive(answer, step).await, Err(fault), "{shown:.40}");
             }
+        }
+    }
+
+    /// A stream from which nothing can be read.
+    struct Failing(io::ErrorKind);
+
+    impl AsyncRead for Failing {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(self.0.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn tells_a_stream_that_was_closed_from_one_that_broke() {
+        let mut closed = Failing(io::ErrorKind::UnexpectedEof);
+        let error = Head::receive(&mut closed, Step::Any).await.unwrap_err();
+        assert!(matches!(error, HeadError::Fault(HeadFault::Closed)));
+        let mut broken = Failing(io::ErrorKind::ConnectionReset);
+        match Head::receive(&mut broken, Step::Any).await.unwrap_err() {
+            HeadError::Broken(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset),
+            HeadError::Fault(fault) => panic!("{fault}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_no_more_of_a_body_than_it_takes() {
+        for headers in ["", "Content-Length: 999999\r\n"] {
+            let answer = format!("HTTP/1.1 404 X\r\n{headers}\r\n");
+            let (head, _) = Head::parse(answer.as_bytes()).unwrap().unwrap();
+            let page = "x".repeat(100 * BODY_LIMIT);
+            let mut received = Vec::new();
+            let body = head.read_body(&mut page.as_bytes(), &mut received).await;
+            assert_eq!(body, None);
+            let length = received.len();
+            assert!((BODY_LIMIT..4 * BODY_LIMIT).contains(&length), "{length}");
         }
     }
 
@@ -435,6 +480,9 @@ mod tests {
             ("", ["go", "ne"], true, Some("gone")),
             ("", ["go", "ne"], false, None),
             ("", [&long, ""], true, None),
+            ("", [&long[1..], ""], true, Some(&long[1..])),
+            (chunked, ["4\r\ngone", "\r\n0\r\n"], false, Some("gone")),
+            (chunked, ["4\r\ngone\r", "\n0\r\n"], false, Some("gone")),
             (chunked, ["4\r\ngone\r\n0\r\n", "\r\n"], false, Some("gone")),
             (
                 chunked,

@@ -90,3 +90,23 @@ pub(crate) fn check(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_a_server_does_that_closes_without_an_answer() {
+        for (fault, text) in [
+            (
+                HeadFault::Closed,
+                "the connection was closed without an answer, as a server does that speaks HTTP/2 \
+                 only",
+            ),
+            (HeadFault::NotHttp, "the answer is not HTTP"),
+            (HeadFault::Endless, "the answer's head has no end"),
+        ] {
+            assert_eq!(UpgradeFault::Head(fault).to_string(), text);
+        }
+    }
+}

@@ -258,6 +258,48 @@ mod tests {
         assert!(broker.next().await.unwrap().unwrap().is_close());
     }
 
+    /// What a server's answer to the request for a WebSocket comes to.
+    async fn opened_by(answer: &str) -> Result<Messages<DuplexStream>, WebSocketError> {
+        let (near, mut far) = duplex(1 << 20);
+        far.write_all(answer.as_bytes()).await.unwrap();
+        let broker = Endpoint {
+            tls: true,
+            host: "broker.lan".to_owned(),
+            port: 443,
+        };
+        open(near, &broker, "/mqtt").await
+    }
+
+    #[tokio::test]
+    async fn says_what_the_status_of_a_refusal_means() {
+        for (status, meaning) in [
+            (200, "this is a web server, but no broker, check mqtt.url"),
+            (301, "the broker is somewhere else, check mqtt.url"),
+            (399, "the broker is somewhere else, check mqtt.url"),
+            (400, "this is a web server, but no broker, check mqtt.url"),
+            (401, "it does not let this device in"),
+            (403, "it does not let this device in"),
+            (404, "there is nothing at that path, check mqtt.url"),
+            (407, "a proxy on the way wants credentials"),
+            (503, "the broker, or something in front of it, has a fault"),
+        ] {
+            let answer = format!("HTTP/1.1 {status} X\r\n\r\n");
+            let error = opened_by(&answer).await.unwrap_err().to_string();
+            let refusal = format!(
+                "broker.lan:443 refused the WebSocket at /mqtt with HTTP {status}: {meaning}"
+            );
+            assert_eq!(error, refusal);
+        }
+        let error = opened_by("HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
+        assert!(matches!(
+            error.unwrap_err(),
+            WebSocketError::NotWebSocket {
+                fault: UpgradeFault::Upgrade,
+                ..
+            }
+        ));
+    }
+
     #[tokio::test]
     async fn ends_where_the_broker_breaks_off_and_takes_no_text() {
         let (mut near, broker) = pair(1 << 10).await;
@@ -272,11 +314,16 @@ mod tests {
 
     #[tokio::test]
     async fn holds_no_more_than_a_message_for_a_broker_that_does_not_read() {
-        let (mut near, _broker) = pair(1 << 10).await;
+        let (mut near, mut broker) = pair(1 << 10).await;
         let mut taken = 0;
         while let Ok(written) = timeout(Duration::ZERO, near.write(&[0; OUTGOING_LIMIT])).await {
             taken += written.unwrap();
         }
         assert_eq!(taken, OUTGOING_LIMIT);
+        // It is on its way only when the broker has read it.
+        assert!(timeout(Duration::ZERO, near.flush()).await.is_err());
+        let (flushed, message) = tokio::join!(near.flush(), broker.next());
+        flushed.unwrap();
+        assert_eq!(message.unwrap().unwrap().len(), OUTGOING_LIMIT);
     }
 }
