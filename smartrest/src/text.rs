@@ -29,7 +29,6 @@ pub fn plain_text(text: &str, limit: usize) -> String {
 fn plain_char(character: char) -> char {
     match character {
         '"' => '\'',
-        '\u{2028}' | '\u{2029}' => ' ',
         // Whoever can turn the direction can make a line of the log read as another.
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
             ' '

@@ -305,6 +305,8 @@ mod tests {
         }
         let bridged = Topics::new("c8y").unwrap();
         assert_eq!(bridged.up(), "c8y/s/us");
+        assert_eq!(bridged.prefix(), "c8y/");
+        assert_eq!(Topics::default().prefix(), "");
         assert_eq!(bridged.bridge_state().as_deref(), Some("c8y/bridge/state"));
         assert_eq!(bridged.parse("c8y/bridge/state"), Some(Topic::BridgeState));
         assert_eq!(Topics::default().bridge_state(), None);

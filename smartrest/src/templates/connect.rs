@@ -145,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn takes_a_key_of_any_length_that_it_says_it_takes() {
+        for length in [1, 36, 511, 512] {
+            let key = "k".repeat(length);
+            let request = request(&format!("530,gw-1,plc-7,22,{key}"));
+            assert_eq!(request.unwrap().key.expose(), key, "{length}");
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_with_a_request() {
         let port_text = "the port is not a number from 1 to 65535";
         let key = "the connection key is not of at most 512 letters, digits and .-_~";
@@ -160,6 +169,11 @@ mod tests {
                 "port 65536 is not from 1 to 65535",
             ),
             ("530,gw-1,plc-7,-1,k", "port -1 is not from 1 to 65535"),
+            (
+                "530,gw-1,plc-7,-999999,k",
+                "port -999999 is not from 1 to 65535",
+            ),
+            ("530,gw-1,plc-7,99999999,k", port_text),
             ("530,gw-1,plc-7,99999999999,k", port_text),
             ("530,gw-1,plc-7,+22,k", port_text),
             ("530,gw-1,plc-7,22.0,k", port_text),
@@ -173,6 +187,8 @@ mod tests {
             ("530,gw-1,plc-7,22,a?b", key),
             ("530,gw-1,plc-7,22,a%2fb", key),
             ("530,gw-1,plc-7,22,..", key),
+            (&format!("530,gw-1,plc-7,22,{}", "k".repeat(513)), key),
+            (&format!("530,gw-1,plc-7,22,{}", "k".repeat(9999)), key),
         ] {
             assert_eq!(request(line).unwrap_err().to_string(), complaint, "{line}");
         }
@@ -202,6 +218,7 @@ mod tests {
         }
         let good = request(&format!("530,gw-1,plc-7,22,{UUID}")).unwrap();
         assert!(!format!("{good:?}").contains(&UUID[..8]));
+        assert_eq!(format!("{:?}", good.key), "ConnectionKey(..)");
     }
 
     proptest! {

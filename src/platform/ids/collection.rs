@@ -353,6 +353,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn gives_the_platform_a_moment_before_it_asks_for_a_new_collection_again() {
+        let mut story = Story::new();
+        story.step(0.0, "connect");
+        story.step(0.1, "s/dt 41,ID");
+        story.step(0.2, "s/dt 41,ID");
+        let next = story.collection.next_deadline().unwrap();
+        assert_eq!(next - story.start, Duration::from_millis(1200));
+    }
+
     fn tell(mut story: Story, steps: &[(f64, &str, &[&str])]) {
         for (at, event, actions) in steps {
             assert_eq!(story.step(*at, event), *actions, "{event} at {at}");

@@ -89,7 +89,9 @@ impl Pattern {
         let matches = match &self.hosts {
             Hosts::Name(name) => host == *name,
             // Something has to stand in front of the dot.
-            Hosts::Subdomains(end) => host.len() > end.len() && host.ends_with(end.as_str()),
+            Hosts::Subdomains(end) => host
+                .strip_suffix(end)
+                .is_some_and(|front| !front.is_empty()),
             Hosts::Private | Hosts::Network(_) => false,
         };
         matches && literal(target).is_none() && self.ports.contains(&target.port())
@@ -273,6 +275,7 @@ mod tests {
         }
         let long = "a".repeat(NAME_LIMIT + 1);
         assert_eq!(long.parse::<Pattern>(), Err(form));
+        assert!(long[1..].parse::<Pattern>().is_ok());
     }
 
     proptest! {

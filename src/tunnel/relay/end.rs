@@ -238,6 +238,11 @@ mod tests {
         for (reason, text, code) in [
             (EndReason::ClosedByDevice, "closed by the device", 1000),
             (
+                EndReason::device_error(&io::ErrorKind::BrokenPipe.into()),
+                "closed by the device",
+                1000,
+            ),
+            (
                 EndReason::device_error(&io::Error::from_raw_os_error(104)),
                 "reset by the device: connection reset by peer",
                 1011,
@@ -276,6 +281,7 @@ mod tests {
         for (up, down, text) in [
             (0, 0, "closed by the cloud"),
             (0, 1, "closed by the cloud; 1 byte did not reach the device"),
+            (2, 0, "closed by the cloud; 2 bytes did not reach the cloud"),
             (
                 300,
                 2,
@@ -300,6 +306,25 @@ mod tests {
             said(1011, "no \"operator\"\n\x1b[2J"),
             "closed by the cloud with code 1011: no 'operator' [2J"
         );
+    }
+
+    #[test]
+    fn forgets_words_of_the_cloud_that_hold_a_secret_and_no_others() {
+        let said = |reason: &str| EndReason::FailedInCloud {
+            code: 1011,
+            reason: reason.to_owned(),
+        };
+        let is_secret = |words: &str| words.contains("k-1");
+        for wrap in [
+            |reason: EndReason| reason,
+            |reason: EndReason| reason.with_undelivered(1, 2),
+        ] {
+            for (words, kept) in [("no session k-1", ""), ("no session", "no session")] {
+                let mut reason = wrap(said(words));
+                reason.forget_words_if(&is_secret);
+                assert_eq!(reason, wrap(said(kept)));
+            }
+        }
     }
 
     #[test]

@@ -292,6 +292,45 @@ fn masks_as_the_rfc_says() {
     }
 }
 
+/// RFC 6455, 5.2: the minimal number of bytes must be used to encode the length.
+#[test]
+fn says_a_length_in_as_few_bytes_as_it_needs() {
+    for (length, header) in [
+        (0, &b"\x82\x80"[..]),
+        (125, b"\x82\xfd"),
+        (126, b"\x82\xfe\x00\x7e"),
+        (0xffff, b"\x82\xfe\xff\xff"),
+        (0x1_0000, b"\x82\xff\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ] {
+        let mut room = vec![0; HEADER_ROOM + length];
+        let end = room.len();
+        let begin = enclose(&mut room, HEADER_ROOM..end, KEY);
+        let written = &room[begin..HEADER_ROOM];
+        assert_eq!(written, [header, &KEY].concat(), "{length}");
+    }
+}
+
+#[test]
+fn words_what_the_operator_and_the_server_read_of_a_fault() {
+    for (input, text) in [
+        (&b"\xc2\x00"[..], "Reserved bits are non-zero"),
+        (b"\x83\x00", "Encountered invalid opcode: 3"),
+        (b"\x09\x00", "Fragmented control frame"),
+        (b"\x80\x00", "Continue frame but nothing to continue"),
+        (b"\x88\x01\x03", "Close frame with half a code"),
+        (
+            b"\x88\x02\x03\xed",
+            "Close frame with code 1005, which means nothing",
+        ),
+        (
+            b"\x88\x03\x03\xe8\xff",
+            "Close frame with a reason that is not UTF-8",
+        ),
+    ] {
+        assert_eq!(fault(input).unwrap().to_string(), text);
+    }
+}
+
 /// Takes what a server writes.
 #[derive(Default)]
 struct Written(Vec<u8>);
