@@ -4,7 +4,9 @@ use std::alloc::System;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 
-use adit::cli::{self, Check, Command, Connect, Enrol, Invocation, LogFormat, Status, Tunnel};
+use adit::cli::{
+    self, Check, Command, Connect, Enrol, Invocation, LogFormat, Request, Status, Tunnel,
+};
 use adit::config::{self, Config, Sources};
 use adit::confinement::{self, Sandbox};
 use adit::words::failure_reason;
@@ -49,7 +51,10 @@ fn start() -> ExitCode {
         log_format,
         sandbox,
         command,
-    } = cli::parse();
+    } = match cli::parse() {
+        Request::Work(invocation) => invocation,
+        Request::Manual(directory) => return written(cli::write_manual(&directory)),
+    };
     if let Err(error) = logging::install(log_level, log_format) {
         let _ = writeln!(io::stderr(), "cannot write to standard error: {error}");
         return ExitCode::FAILURE;
@@ -129,6 +134,14 @@ fn refuse(format: LogFormat, faults: &str) -> ExitCode {
         logging::refuse(format, fault);
     }
     ExitCode::from(BAD_CONFIGURATION)
+}
+
+fn written(result: io::Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    let _ = writeln!(io::stderr(), "cannot write: {error}");
+    ExitCode::FAILURE
 }
 
 fn row_from_standard_input() -> anyhow::Result<Tunnel> {

@@ -3,6 +3,8 @@
 //! A value that the command line library refuses is repeated in its message. Rows and keys are
 //! secrets, so it takes them as they are, and they are read afterwards.
 
+mod package;
+
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,11 +12,23 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target, TargetError};
 
 use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE};
 use crate::confinement::Sandbox;
 use crate::secret::Secret;
+
+pub use package::write_manual;
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Request {
+    /// Write the manual pages into this directory.
+    Manual(PathBuf),
+    /// Something that takes a configuration.
+    Work(Invocation),
+}
 
 /// What adit is asked to do, and how.
 #[derive(Debug)]
@@ -157,6 +171,7 @@ Every key of the configuration also has a variable: section and key in upper cas
 ADIT_CLOUD_URL; lists are separated by commas. Flags win over variables, variables over the file.
 An empty variable counts as not set, except of a list: that is an empty list.
 ADIT_NO_SANDBOX=1 leaves adit unconfined and open to debuggers.
+--version --verbose also tells from which commit adit was built, when and for which machine.
 Exit status: 2 for a bad command line or configuration."
 )]
 struct Cli {
@@ -238,6 +253,24 @@ It asks at admin.socket, or where nobody answers there, at admin.listen.
 Exit status: 0 if the agent is connected, 1 if it is not or does not answer, 2 for a bad command line
 or configuration, 3 if none runs.")]
     Status(StatusArgs),
+    /// Prints the completions for a shell
+    #[command(after_help = "\
+Example:
+  adit completions bash | sudo tee /usr/share/bash-completion/completions/adit >/dev/null")]
+    Completions {
+        /// The shell
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Writes the manual pages, adit.1 and one for each command
+    #[command(after_help = "\
+Example:
+  adit man /usr/local/share/man/man1")]
+    Man {
+        /// A directory that exists; files of the same names are replaced
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -293,7 +326,7 @@ fn hidden(text: &str) -> Result<Secret, Infallible> {
 ///
 /// Where there is nothing to do but to say something, as for `--help` or a mistake, it says so and
 /// ends the process, with 2 for a mistake.
-pub fn parse() -> Invocation {
+pub fn parse() -> Request {
     let variable = |name: &str| std::env::var_os(name);
     parse_from(std::env::args_os(), variable).unwrap_or_else(|error| error.exit())
 }
@@ -305,13 +338,26 @@ pub fn parse() -> Invocation {
 pub fn parse_from(
     arguments: impl IntoIterator<Item = OsString>,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Invocation, clap::Error> {
+) -> Result<Request, clap::Error> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if package::asks_for_build(&arguments) {
+        return Err(told(package::build()));
+    }
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let default_level = match command {
         Subcommands::Check(_) | Subcommands::Status(_) => LogLevel::Warn,
-        Subcommands::Run | Subcommands::Connect(_) | Subcommands::Enrol(_) => LogLevel::Info,
+        _ => LogLevel::Info,
     };
-    Ok(Invocation {
+    let command = match command {
+        Subcommands::Run => Command::Run,
+        Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
+        Subcommands::Check(arguments) => Command::Check(arguments.check()?),
+        Subcommands::Status(StatusArgs { json, watch }) => Command::Status(Status { json, watch }),
+        Subcommands::Enrol(EnrolArgs { renew }) => Command::Enrol(Enrol { renew }),
+        Subcommands::Completions { shell } => return Err(told(package::completions(shell))),
+        Subcommands::Man { directory } => return Ok(Request::Manual(directory)),
+    };
+    Ok(Request::Work(Invocation {
         config: common.config,
         settings: common.settings,
         log_level: or_variable(common.log_level, LOG_LEVEL_VARIABLE, &variable)?
@@ -319,16 +365,13 @@ pub fn parse_from(
         log_format: or_variable(common.log_format, LOG_FORMAT_VARIABLE, &variable)?
             .unwrap_or(LogFormat::Text),
         sandbox: sandbox(variable(NO_SANDBOX_VARIABLE))?,
-        command: match command {
-            Subcommands::Run => Command::Run,
-            Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
-            Subcommands::Check(arguments) => Command::Check(arguments.check()?),
-            Subcommands::Status(StatusArgs { json, watch }) => {
-                Command::Status(Status { json, watch })
-            }
-            Subcommands::Enrol(EnrolArgs { renew }) => Command::Enrol(Enrol { renew }),
-        },
-    })
+        command,
+    }))
+}
+
+/// Something to be printed, after which there is nothing to do.
+fn told(text: String) -> clap::Error {
+    clap::Error::raw(ErrorKind::DisplayVersion, text)
 }
 
 /// Reads a `530` row, as `adit connect -` finds it on standard input.
@@ -479,7 +522,10 @@ mod tests {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, text)| OsString::from(text))
         };
-        parse_from(arguments, variable)
+        parse_from(arguments, variable).map(|request| match request {
+            Request::Work(invocation) => invocation,
+            Request::Manual(directory) => panic!("asks for the manual: {directory:?}"),
+        })
     }
 
     fn refusal(arguments: &[&str]) -> String {
