@@ -1,4 +1,5 @@
-//! The README says what the code does: the table of the configuration, and the first example.
+//! What users read says what the code does: the README's table of the configuration and its first
+//! example, and the example configuration that packages install.
 
 use std::io;
 use std::time::SystemTime;
@@ -7,6 +8,42 @@ use adit::config::{Config, Fallback, Key, Sources, keys};
 
 const README: &str = include_str!("../README.md");
 const HEAD: &str = "| key | meaning | default | variable |";
+
+const EXAMPLE: &str = include_str!("../deploy/adit.toml");
+/// Set, the test of the example writes it.
+const WRITE: &str = "ADIT_WRITE_EXAMPLE";
+
+/// The configuration that packages install: every key with what it is for and what holds without it.
+fn example() -> String {
+    let mut text = String::from(
+        "\
+# Configuration of adit: every key, with what holds without it. Take away the # of those that are to
+# say something else. A gateway needs cloud.url and a way to log in: user and password, a certificate, or
+# the user that registers new devices. `adit check` tries what stands here.
+# Each key also has a variable, as ADIT_CLOUD_URL, which wins over this file.
+",
+    );
+    let mut section = "";
+    for key in keys() {
+        if key.section != section {
+            section = key.section;
+            text += &format!("\n[{section}]\n");
+        }
+        let default = match key.default {
+            Fallback::Required => "Needed".to_owned(),
+            Fallback::Value(_) => String::new(),
+            Fallback::Derived(words) => format!("Default: {words}"),
+        };
+        text += &format!("# {}", key.about);
+        text += &if default.is_empty() {
+            ".".to_owned()
+        } else {
+            format!(". {default}.")
+        };
+        text += &format!("\n{}\n", key.commented_out());
+    }
+    text
+}
 
 /// The row that the README has to have for a key.
 fn row(key: &Key) -> String {
@@ -59,6 +96,37 @@ fn shows_a_first_configuration_that_can_be_used() {
     });
     let config = config.unwrap_or_else(|faults| panic!("{faults}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_example_configuration_has_every_key_and_changes_nothing() {
+    if std::env::var_os(WRITE).is_some() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/adit.toml");
+        std::fs::write(path, example()).expect("cannot write the example");
+        return;
+    }
+    assert!(
+        EXAMPLE == example(),
+        "write deploy/adit.toml anew: {WRITE}=1 cargo test --test readme"
+    );
+    let says = |line: &&str| !line.is_empty() && !line.starts_with(['#', '[']);
+    assert_eq!(EXAMPLE.lines().find(says), None);
+}
+
+#[test]
+fn the_example_configuration_is_toml_with_or_without_the_marks() {
+    let uncommented: Vec<_> = EXAMPLE
+        .lines()
+        .map(|line| {
+            line.strip_prefix('#')
+                .filter(|line| !line.starts_with(' '))
+                .unwrap_or(line)
+        })
+        .collect();
+    for text in [EXAMPLE.to_owned(), uncommented.join("\n")] {
+        let table: Result<toml::Table, _> = text.parse();
+        assert!(table.is_ok(), "{table:?}");
+    }
 }
 
 #[test]

@@ -59,6 +59,15 @@ impl Key {
         name.to_ascii_uppercase()
     }
 
+    /// Returns the key with what holds without it, as a line of the file that says nothing yet.
+    pub fn commented_out(&self) -> String {
+        let value = match self.default {
+            Fallback::Value(text) => self.shape.written(text),
+            Fallback::Required | Fallback::Derived(_) => self.shape.written(""),
+        };
+        format!("#{} = {value}", self.name)
+    }
+
     /// Returns what holds when the key is not set, for a table.
     pub fn default_text(&self) -> &'static str {
         match self.default {

@@ -19,6 +19,21 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// Writes the text of a variable as the value of a file; a text that is not there, as an empty one.
+    pub(super) fn written(self, text: &str) -> String {
+        match self {
+            Self::Text | Self::Secret | Self::Url | Self::Place | Self::Duration | Self::Choice => {
+                format!("{text:?}")
+            }
+            Self::Number | Self::Switch => text.to_owned(),
+            Self::List => {
+                let texts = text.split(',').map(str::trim);
+                let texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
+                format!("{texts:?}")
+            }
+        }
+    }
+
     /// Says what is allowed, behind "is not".
     pub(super) fn expected(self) -> &'static str {
         match self {
