@@ -1,6 +1,8 @@
 //! How messages get to the broker and back. Knows no tunnel and no template.
 
 pub(crate) mod conversation;
+#[cfg(test)]
+mod fleet;
 pub(crate) mod framing;
 pub mod link;
 pub mod outbox;
