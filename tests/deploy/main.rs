@@ -12,5 +12,6 @@ mod bridge;
 mod cable;
 mod compose;
 mod container;
+mod package;
 mod support;
 mod systemd;

@@ -1,0 +1,56 @@
+#!/bin/sh
+# Installs adit from this archive, or removes it: ./install.sh [--prefix DIR] [--remove [--purge]]
+#
+# The configuration in /etc/adit and what adit keeps in /var/lib/adit stay, at an upgrade and at a removal;
+# --purge takes them as well. --prefix installs below another root, as when an image of a gateway is made.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root='' action=install purge=no
+while [ $# -gt 0 ]; do
+  case $1 in
+    --prefix) root=${2:?--prefix takes a folder}; shift ;;
+    --remove) action=remove ;;
+    --purge) purge=yes ;;
+    *) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  esac
+  shift
+done
+systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
+
+if [ "$action" = remove ]; then
+  if systemd; then systemctl disable --now adit.service 2>/dev/null || true; fi
+  (cd "$here/usr" && find . ! -type d) | while read -r file; do rm -f "$root/usr/$file"; done
+  rm -rf "$root/usr/share/doc/adit"
+  if [ "$purge" = yes ]; then
+    rm -rf "$root/etc/adit" "$root/var/lib/adit"
+    [ -n "$root" ] || userdel adit 2>/dev/null || deluser adit 2>/dev/null || true
+  fi
+  if systemd; then systemctl daemon-reload; fi
+  echo "adit is removed"
+  exit
+fi
+
+(cd "$here/usr" && find . ! -type d) | while read -r file; do
+  mkdir -p "$root/usr/$(dirname "$file")"
+  # A running program cannot be written to, but replaced.
+  cp "$here/usr/$file" "$root/usr/$file.new"
+  mv -f "$root/usr/$file.new" "$root/usr/$file"
+done
+if [ -z "$root" ] && ! id adit >/dev/null 2>&1; then
+  useradd --system --no-create-home --home-dir /var/lib/adit --shell /usr/sbin/nologin adit 2>/dev/null ||
+    adduser -S -D -H -h /var/lib/adit -s /sbin/nologin adit
+fi
+mkdir -p "$root/etc/adit"
+[ -e "$root/etc/adit/adit.toml" ] || install -m 0640 "$here/etc/adit/adit.toml" "$root/etc/adit/adit.toml"
+if [ -z "$root" ]; then chgrp adit /etc/adit/adit.toml 2>/dev/null || true; fi
+if systemd; then
+  systemctl daemon-reload
+  systemctl enable --quiet adit.service
+  if systemctl is-active --quiet adit.service; then
+    echo "adit goes on with the old program until: systemctl restart adit"
+  else
+    echo "fill in /etc/adit/adit.toml, look with: adit check, then: systemctl start adit"
+  fi
+else
+  echo "fill in $root/etc/adit/adit.toml, look with: adit check, then start: adit run"
+fi
