@@ -17,6 +17,7 @@ pub struct Publisher {
     outbox: Arc<Mutex<Outbox>>,
     asked: Arc<Mutex<Vec<Message>>>,
     filled: Arc<Notify>,
+    again: Arc<Notify>,
     standing: Arc<Mutex<Standing>>,
 }
 
@@ -26,6 +27,7 @@ impl Default for Publisher {
             outbox: Arc::default(),
             asked: Arc::default(),
             filled: Arc::default(),
+            again: Arc::default(),
             standing: Arc::new(Mutex::new(Standing::new(Instant::now().into_std()))),
         }
     }
@@ -72,6 +74,17 @@ impl Publisher {
         }
         drop(asked);
         self.filled.notify_one();
+    }
+
+    /// Has the session log in again, as to show another certificate, once it is set up and all that was
+    /// published is acknowledged.
+    pub fn log_in_again(&self) {
+        self.again.notify_one();
+    }
+
+    /// Waits until the session is to log in again.
+    pub(super) async fn wanted_again(&self) {
+        self.again.notified().await;
     }
 
     /// Waits until something was published or asked.

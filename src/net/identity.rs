@@ -181,7 +181,7 @@ impl Identity {
     }
 
     /// Whether both are the same certificate with the same chain.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.pair.cert == other.pair.cert
     }
 }

@@ -165,10 +165,15 @@ impl Renewals {
         }
     }
 
+    /// Tells of a login that worked, once all that follows from it is done: whoever hears of it looks
+    /// at what certificates there are.
+    pub(super) fn tell_of_login(&self) {
+        self.logins.send_modify(|count| *count += 1);
+    }
+
     /// Takes note of a login that worked; returns what has proven itself and is to be used from now
     /// on.
     pub(super) async fn accepted(&self) -> Option<(Identity, Arc<ClientConfig>)> {
-        self.logins.send_modify(|count| *count += 1);
         let (verdict, renewed) = {
             let mut state = self.lock();
             match state.trial.accepted() {

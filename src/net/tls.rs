@@ -233,6 +233,7 @@ impl Tls {
             own.identity = identity;
             own.config = config;
         }
+        self.renewals.tell_of_login();
     }
 
     /// Takes note of a login that did not work; `is_certain`: it is adit that was refused.
@@ -252,7 +253,8 @@ impl Tls {
         Some(renewed.unwrap_or(identity))
     }
 
-    fn identity(&self) -> Option<Identity> {
+    /// Returns the certificate in use.
+    pub(super) fn identity(&self) -> Option<Identity> {
         Some(lock(self.own.as_ref()?).identity.clone())
     }
 

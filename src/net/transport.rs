@@ -154,6 +154,11 @@ impl Transport {
         self.tls.logins()
     }
 
+    /// Returns the certificate in use, with which the last login has worked.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        self.tls.identity()
+    }
+
     /// Returns the certificate that the next login shows: a renewed one if there is one.
     pub(crate) async fn newest_identity(&self) -> Option<Identity> {
         self.tls.newest_identity().await

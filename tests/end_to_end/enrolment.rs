@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 
-use crate::support::{Adit, Directory, LIMIT, Lan, Login, Site, SiteOptions, command};
+use crate::support::{Adit, Directory, LIMIT, Lan, Login, Proxy, Site, SiteOptions, command};
 
 /// What the log says while a person has something to do.
 const WAITING: &str = "waiting to be enrolled: open the link as a user of the tenant, and register \
@@ -320,6 +320,19 @@ async fn uses_its_certificate_after_a_power_cut_before_the_first_login() {
     let asked = site.issuer.requests().len();
     site.adit(&[]).await;
     assert_eq!(site.issuer.requests().len(), asked);
+}
+
+#[tokio::test]
+async fn is_enrolled_through_a_proxy() {
+    let site = site().await;
+    let proxy = Proxy::start([127, 0, 0, 1].into(), "letmein").await;
+    site.issuer.register(&site.gateway, "one-time");
+    let url = format!("[cloud]\nproxy = {:?}\n", proxy.url("letmein"));
+    let config = site.config().replace("[cloud]\n", &url);
+    let config = format!("{config}one_time_password = \"one-time\"\n");
+    let _adit = Adit::start(&config, &[]).ready().await;
+    let place = site.cloud.address().to_string();
+    proxy.wait_until_asked(1, &place).await;
 }
 
 #[tokio::test]

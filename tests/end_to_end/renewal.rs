@@ -134,6 +134,37 @@ async fn uses_a_renewed_certificate_after_a_power_cut_before_the_login_with_it()
 }
 
 #[tokio::test]
+async fn logs_in_again_by_itself_while_there_is_a_way_back() {
+    let site = enrolled(DAY / 2).await;
+    site.issuer.issue_for(YEAR);
+    let first = site.issued();
+    // Longer than the tunnel takes to open.
+    site.issuer.answer(EstAnswer::Http {
+        status: 503,
+        headers: vec!["Retry-After: 5".to_owned()],
+        body: Vec::new(),
+    });
+    let mut adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("before").await;
+    site.issuer.answer(None);
+    adit.wait_for_log("logging in again").await;
+    adit.wait_for_log(TAKEN).await;
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    assert_ne!(site.issued(), first);
+    far_end.echo("and after").await;
+    let log = adit.log();
+    assert!(!log.contains("connection to the broker lost"), "{log}");
+    assert_eq!(log.matches("logging in again").count(), 1);
+    // The old one is not asked about any more.
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn renews_at_most_twice_in_a_row() {
     let mut site = enrolled(10 * DAY).await;
     let adit = site.adit(&[]).await;

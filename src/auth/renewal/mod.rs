@@ -44,6 +44,9 @@ const SOON: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// The same where a person waits for it.
 const LONGEST_WAIT_OF_A_PERSON: Duration = Duration::from_mins(1);
+/// A renewed certificate is tried at the next login, which on a good network may be far. When the old
+/// one has no longer than this, adit logs in again for it: later the old one would be no way back.
+const LAST_CHANCE: Duration = Duration::from_hours(24);
 /// How often the clock is looked at: it may be set.
 const LOOK_INTERVAL: Duration = Duration::from_hours(1);
 /// Bytes of a reason in the log.
@@ -237,6 +240,7 @@ impl Renewal {
         if let Some(alarm) = work.expiry.look(end, now) {
             self.tell(alarm, end, now);
         }
+        self.prove(newest, work);
         let due_at = work.schedule.as_ref()?.due_at(end);
         if due_at > now {
             work.attempt_at = None;
@@ -245,6 +249,23 @@ impl Renewal {
         let soon = || Instant::now() + SOON.mul_f64(fastrand::f64());
         let at = *work.attempt_at.get_or_insert_with(soon);
         Some(at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has the session log in with a renewed certificate before it is too late to go back.
+    fn prove(&self, newest: &Identity, work: &mut Work) {
+        let Some(in_use) = self.transport.identity() else {
+            return;
+        };
+        let left = in_use.life.1.duration_since(SystemTime::now());
+        let is_late = left.unwrap_or_default() < LAST_CHANCE;
+        let now = Instant::now();
+        let was_asked = work
+            .logged_in_again_at
+            .is_some_and(|at| now < at + LOOK_INTERVAL);
+        if is_late && !in_use.is_same(newest) && !was_asked {
+            work.logged_in_again_at = Some(now);
+            self.publisher.log_in_again();
+        }
     }
 
     fn tell(&self, alarm: Alarm, end: SystemTime, now: SystemTime) {
@@ -307,6 +328,8 @@ struct Work {
     attempt_at: Option<Instant>,
     back_off: BackOff,
     told: HashSet<Kind>,
+    /// When the session was last asked to try a renewed certificate.
+    logged_in_again_at: Option<Instant>,
 }
 
 impl Work {
@@ -317,6 +340,7 @@ impl Work {
             attempt_at: None,
             back_off: BackOff::new(LONGEST_WAIT),
             told: HashSet::new(),
+            logged_in_again_at: None,
         }
     }
 

@@ -87,6 +87,8 @@ pub struct Session {
 
 /// Why a session is at its end.
 enum SessionEnd {
+    /// It is to log in again.
+    Again,
     /// All is delivered and the session is to end.
     Finished,
     /// Nobody takes events any more.
@@ -135,6 +137,12 @@ impl Session {
             let was_connected = link.is_ok();
             let (lost, loss) = match link {
                 Ok(link) => match self.serve(link, reconnects.ping_interval()).await {
+                    Ok(SessionEnd::Again) => {
+                        self.publisher.standing().ended(Instant::now().into_std());
+                        self.connection_lost(ConnectionEnd::Failed).await;
+                        info!("logging in again");
+                        continue;
+                    }
                     Ok(SessionEnd::Finished | SessionEnd::Abandoned) => {
                         self.publisher.standing().ended(Instant::now().into_std());
                         return;
@@ -292,12 +300,16 @@ impl Session {
         conversation: &mut Conversation,
     ) -> Result<SessionEnd, Lost> {
         let mut is_finishing = false;
+        let mut is_leaving = false;
         let mut said_skipped = false;
         loop {
             let deliver_at = self.deliver(conversation);
             link.send_all(conversation.packets()).await?;
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return Ok(SessionEnd::Finished);
+            }
+            if is_leaving && conversation.is_ready() && self.publisher.outbox().is_empty() {
+                return Ok(SessionEnd::Again);
             }
             let deadline = conversation.next_deadline();
             let deadline = deliver_at.map_or(deadline, |at| at.min(deadline));
@@ -309,6 +321,7 @@ impl Session {
                 }
                 () = sleep_until(deadline.into()) => {}
                 () = self.publisher.filled() => {}
+                () = self.publisher.wanted_again(), if !is_leaving => is_leaving = true,
                 () = self.finish.cancelled(), if !is_finishing => is_finishing = true,
             }
             conversation.time_passed(Instant::now().into_std())?;
