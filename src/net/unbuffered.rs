@@ -287,7 +287,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> UnbufferedStream<S> {
     ///
     /// # Errors
     /// The stream's, and rustls' as an `InvalidData`.
-    pub(super) async fn encrypt(
+    pub(crate) async fn encrypt(
         stream: S,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,

@@ -15,6 +15,10 @@ mod bell;
 mod end;
 pub mod frame;
 mod link;
+#[cfg(test)]
+mod over_tls;
+#[cfg(test)]
+mod patience;
 mod room;
 #[cfg(test)]
 mod tests;

@@ -186,3 +186,34 @@ impl Rest {
         *self = Self::default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn gives_a_masking_key_once() {
+        let mut room = Room::default();
+        let keys: HashSet<_> = (0..3 * KEYS).map(|_| room.key().unwrap()).collect();
+        assert_eq!(keys.len(), 3 * KEYS);
+        assert!(!keys.contains(&[0; KEY]));
+    }
+
+    #[test]
+    fn keeps_what_was_not_taken_and_no_memory_for_nothing() {
+        let mut rest = Rest::default();
+        rest.keep(b"abc");
+        rest.advance(2);
+        rest.keep(b"d");
+        assert_eq!((rest.left(), rest.len()), (&b"cd"[..], 2));
+        assert!(!rest.is_empty());
+        assert_eq!(format!("{rest:?}"), "Rest(2)");
+        rest.advance(2);
+        assert!(rest.is_empty());
+        assert_eq!(rest.bytes().capacity(), 0);
+        rest.keep(b"e");
+        assert_eq!(rest.left(), b"e");
+    }
+}
