@@ -1755,7 +1755,7 @@ fn says_what_is_wrong_with_an_issued_certificate() {
         ),
         (
             issued("").set("auth.renew_before=1s"),
-            "--set auth.renew_before: \"1s\" is not a duration from \"1m\" to \"10years\"".to_owned(),
+            "--set auth.renew_before: \"1s\" is not a duration from \"1m\" to \"10000years\"".to_owned(),
         ),
         (
             Machine::with("one_time_password = \"x\"\n"),

@@ -268,10 +268,10 @@ pub(super) fn required_interval(text: &str) -> Result<Option<Duration>, String> 
     between(interval, MINUTE, LONGEST_LIMIT).map(Some)
 }
 
-/// From a minute, so that there is time to ask, to ten years, which no certificate of a device lives.
+/// From a minute, so that there is time to ask, to what is always and does not exceed a clock.
 pub(super) fn renew_before(text: &str) -> Result<Duration, String> {
     // A year has 365.25 days where durations are read and written.
-    const LONGEST: Duration = Duration::from_hours(10 * 8766);
+    const LONGEST: Duration = Duration::from_hours(10_000 * 8766);
     between(duration(text)?, MINUTE, LONGEST)
 }
 

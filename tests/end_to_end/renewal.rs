@@ -349,7 +349,9 @@ async fn renews_when_asked_to_beside_a_running_agent() {
     site.broker.restart().await;
     adit.wait_for_log(TAKEN).await;
     assert_ne!(site.issued(), first);
+    // Until it is gone the kernel still accepts, and then resets.
     port.abort();
+    assert!(port.await.unwrap_err().is_cancelled());
 
     // Nobody listens at the port any more.
     let mut enrol = Enrol::start(&site.config(), &["--renew"]);
