@@ -14,6 +14,11 @@ simulate seeds="20000" first="0":
         cargo test -p adit --locked --profile simulation --features simulation \
         --target-dir target/simulation --test simulation -- --nocapture keeps_its_promises
 
+# The released command on real sockets in bad times, for so many hours; docs/testing.md.
+soak hours="1" first="0": build
+    ADIT_SOAK_BINARY=target/release/adit ADIT_SOAK_HOURS={{hours}} ADIT_SOAK_SEEDS={{first}} \
+        cargo test --locked --test soak -- --nocapture keeps_its_promises
+
 # A tunnel from end to end on this machine, with nothing else installed.
 demo *arguments:
     cargo run --release --locked --example demo -- {{arguments}}

@@ -213,7 +213,9 @@ impl Case<'_> {
     /// A status that was not acknowledged is sent again on a later connection, and before any other
     /// one if it names no operation.
     fn mark_repetitions(&self, sent: &mut [Sent], verdict: &mut Verdict) {
-        let last_life = self.record.last().map_or(0, |seen| seen.life);
+        // A connection of an earlier one may be noticed to be over later than all else.
+        let lives = self.record.iter().map(|seen| seen.life);
+        let last_life = lives.max().unwrap_or(0);
         for place in 0..sent.len() {
             let status = &sent[place];
             if !status.is_status() {

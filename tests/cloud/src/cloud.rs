@@ -340,6 +340,11 @@ impl Cloud {
         self.board().look(|state| state.handshakes.clone())
     }
 
+    /// Looks at the platform as it is now.
+    pub fn look<T>(&self, look: impl FnOnce(&Platform) -> T) -> T {
+        self.board().look(|state| look(&state.platform))
+    }
+
     /// Waits until `look` finds something; it is asked at every change of the platform.
     pub async fn wait_until<T>(
         &self,
