@@ -53,6 +53,7 @@ fn start() -> ExitCode {
         command,
     } = match cli::parse() {
         Request::Work(invocation) => invocation,
+        Request::Print(text) => return written(io::stdout().write_all(text.as_bytes())),
         Request::Manual(directory) => return written(cli::write_manual(&directory)),
     };
     if let Err(error) = logging::install(log_level, log_format) {

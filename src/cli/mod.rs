@@ -24,6 +24,8 @@ pub use package::write_manual;
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Request {
+    /// Print this text: the build, or the completions of a shell.
+    Print(String),
     /// Write the manual pages into this directory.
     Manual(PathBuf),
     /// Something that takes a configuration.
@@ -341,7 +343,7 @@ pub fn parse_from(
 ) -> Result<Request, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     if package::asks_for_build(&arguments) {
-        return Err(told(package::build()));
+        return Ok(Request::Print(package::build()));
     }
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let default_level = match command {
@@ -354,7 +356,9 @@ pub fn parse_from(
         Subcommands::Check(arguments) => Command::Check(arguments.check()?),
         Subcommands::Status(StatusArgs { json, watch }) => Command::Status(Status { json, watch }),
         Subcommands::Enrol(EnrolArgs { renew }) => Command::Enrol(Enrol { renew }),
-        Subcommands::Completions { shell } => return Err(told(package::completions(shell))),
+        Subcommands::Completions { shell } => {
+            return Ok(Request::Print(package::completions(shell)));
+        }
         Subcommands::Man { directory } => return Ok(Request::Manual(directory)),
     };
     Ok(Request::Work(Invocation {
@@ -367,11 +371,6 @@ pub fn parse_from(
         sandbox: sandbox(variable(NO_SANDBOX_VARIABLE))?,
         command,
     }))
-}
-
-/// Something to be printed, after which there is nothing to do.
-fn told(text: String) -> clap::Error {
-    clap::Error::raw(ErrorKind::DisplayVersion, text)
 }
 
 /// Reads a `530` row, as `adit connect -` finds it on standard input.
@@ -524,7 +523,7 @@ mod tests {
         };
         parse_from(arguments, variable).map(|request| match request {
             Request::Work(invocation) => invocation,
-            Request::Manual(directory) => panic!("asks for the manual: {directory:?}"),
+            other => panic!("asks for no work: {other:?}"),
         })
     }
 
