@@ -361,6 +361,7 @@ fn account(config: &Config, login: Option<Login>) -> Account {
         client_id: config.device.id.clone(),
         login,
         keep_alive: config.mqtt.keep_alive,
+        will: None,
     }
 }
 

@@ -126,6 +126,9 @@ settings! {
     DEVICE_ANNOUNCE: bool = device.announce as Switch by values::switch,
         Value("true"),
         "false: what the device is and supports is announced by somebody else";
+    DEVICE_SERVICE: bool = device.service as Switch by values::switch,
+        Value("true"),
+        "show adit as a service of the device, up or down";
 
     CLOUD_URL: Endpoint = cloud.url as Url by values::cloud_url,
         Required,

@@ -168,6 +168,7 @@ required_interval = "0"
 children = ["plc-1", "plc-2"]
 supported_operations = ["c8y_Restart", "c8y_Software"]
 announce = false
+service = false
 
 [cloud]
 url = "http://127.0.0.1:8080/"
@@ -205,6 +206,7 @@ operation_ids = true
     let operations = ["c8y_Restart", "c8y_Software"];
     assert_eq!(config.device.supported_operations, operations);
     assert!(!config.device.announce);
+    assert!(!config.device.service);
     assert_eq!(config.cloud.endpoint, endpoint(false, "127.0.0.1", 8080));
     assert_eq!(config.mqtt.endpoint, endpoint(false, "::1", 1883).into());
     assert_eq!(config.mqtt.topic_prefix, "c8y/");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures_util::{SinkExt, StreamExt};
 use rumqttc::mqttbytes::Error as PacketError;
-use rumqttc::{Connect, ConnectReturnCode, Login, Packet};
+use rumqttc::{Connect, ConnectReturnCode, LastWill, Login, Packet, QoS};
 use smartrest::row::PACKET_LIMIT;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
@@ -16,6 +16,7 @@ use zeroize::Zeroize;
 
 use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
+use super::outbox::Message;
 use super::reconnect::Loss;
 use crate::net::{BrokerEndpoint, Peer, Stream, TlsFault, Transport, TransportError};
 use crate::password::Password;
@@ -38,6 +39,8 @@ pub struct Account {
     pub login: Option<(String, Password)>,
     /// Time between two pings.
     pub keep_alive: Duration,
+    /// What the broker publishes where the connection is lost.
+    pub will: Option<Message>,
 }
 
 /// A connection that carries MQTT packets.
@@ -161,6 +164,7 @@ impl Account {
             client_id,
             login,
             keep_alive,
+            will,
             ..
         } = self;
         let mut link = Link {
@@ -173,6 +177,9 @@ impl Account {
         let packet = Packet::Connect(Connect {
             keep_alive: keep_alive.as_secs().try_into().unwrap_or(u16::MAX),
             login,
+            last_will: will.as_ref().map(|Message { topic, payload, .. }| {
+                LastWill::new(topic, payload.as_bytes(), QoS::AtLeastOnce, false)
+            }),
             ..Connect::new(client_id)
         });
         link.send_alone(packet).await?;

@@ -9,6 +9,12 @@ use crate::mqtt::outbox::Message;
 use crate::mqtt::session::Options;
 
 const AGENT_NAME: &str = "adit";
+/// What the platform shows adit as, among the services of the device.
+const SERVICE_TYPE: &str = "service";
+/// Behind the device's id, the external id of the service.
+const SERVICE_SUFFIX: &str = "_adit";
+const UP: &str = "up";
+const DOWN: &str = "down";
 const SECONDS_PER_MINUTE: u64 = 60;
 
 /// The rows of the announcement, under the topics of this gateway.
@@ -24,6 +30,36 @@ pub(crate) struct Announcement {
     needs_token: bool,
     /// The children's topics.
     children: Vec<String>,
+    service: Option<Service>,
+}
+
+/// adit as a service of the device.
+struct Service {
+    id: String,
+    /// For its own rows.
+    topic: String,
+}
+
+impl Service {
+    fn of(device: &str, topics: &Topics) -> Result<Self, TopicError> {
+        let id = format!("{device}{SERVICE_SUFFIX}");
+        let topic = topics.child_up(&id)?;
+        Ok(Self { id, topic })
+    }
+
+    /// Creates it.
+    fn request(&self) -> Request {
+        Request::Service {
+            id: self.id.clone(),
+            kind: SERVICE_TYPE.to_owned(),
+            name: AGENT_NAME.to_owned(),
+            status: UP.to_owned(),
+        }
+    }
+
+    fn status(&self, status: &str) -> Message {
+        message(&self.topic, &Request::ServiceStatus(status.to_owned()))
+    }
 }
 
 impl Announcement {
@@ -43,12 +79,14 @@ impl Announcement {
         let collection = has_collection.then(|| CollectionTopics::of(&topics));
         let children = device.children.iter().map(|child| topics.child_up(child));
         let protocols = remote_access.protocols.iter();
+        let service = device.service.then(|| Service::of(&device.id, &topics));
         Ok(Self {
             children: children.collect::<Result<_, _>>()?,
             operation_ids,
             collection: collection.transpose()?,
             protocols: protocols.map(ToString::to_string).collect(),
             needs_token,
+            service: service.transpose()?,
             device,
             topics,
         })
@@ -74,6 +112,9 @@ impl Announcement {
         }));
         let mut once = vec![self.message(&fail_orphans())];
         once.extend(self.to_children(&fail_orphans()));
+        let service = self.service.as_ref();
+        once.extend(service.map(|service| self.message(&service.request())));
+        let status = |status| service.map(|service| service.status(status));
         let mut subscribe_if_granted = vec![self.topics.errors()];
         subscribe_if_granted.extend(self.topics.bridge_state());
         if self.operation_ids == OperationIds::Notifications {
@@ -86,13 +127,19 @@ impl Announcement {
             resume.clear();
         }
         Options {
-            account,
+            // Where the connection breaks without a word, the broker says it.
+            account: Account {
+                will: status(DOWN),
+                ..account
+            },
             create: announced(create),
             subscribe: self.subscriptions(),
             subscribe_if_granted,
             announce: announced(self.capabilities()),
             once,
+            greeting: Vec::from_iter(status(UP)),
             resume,
+            farewell: Vec::from_iter(status(DOWN)),
         }
     }
 

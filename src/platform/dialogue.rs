@@ -10,7 +10,7 @@ use smartrest::{ConnectRequest, PendingOperation, Target, Topics, plain_text};
 use tracing::{debug, info, warn};
 
 use super::bridge::{Bridge, News};
-use super::downlink::Downlink;
+use super::downlink::{Complaint, Downlink};
 use super::fragment::{Fragment, Updates};
 use super::ids::Ids;
 use super::ids::collection::{ANSWER_LIMIT, Action, Collection};
@@ -27,6 +27,29 @@ const POLICY_LIMIT: usize = 2000;
 
 /// Operations that wait for their ids at a time; with more none waits any more.
 const UNSAID_LIMIT: usize = 4096;
+
+/// A template that not every platform knows.
+struct NewerTemplate {
+    id: &'static str,
+    /// The platform's version that it came with.
+    since: &'static str,
+    /// What is different without it.
+    without: &'static str,
+}
+
+/// The templates of adit's that not every platform knows.
+const NEWER_TEMPLATES: [NewerTemplate; 2] = [
+    NewerTemplate {
+        id: "150",
+        since: "10.20.325",
+        without: "it does not show which protocols remote access takes",
+    },
+    NewerTemplate {
+        id: "507",
+        since: "10.18.114",
+        without: "what was executing when adit was killed stays so",
+    },
+];
 
 /// What is to be done.
 #[derive(Debug)]
@@ -66,6 +89,8 @@ pub(crate) struct Dialogue {
     is_announced: bool,
     fragment: Fragment,
     updates: Updates,
+    /// Said already.
+    unknown_templates: Vec<&'static str>,
     /// Where there is a local broker that bridges.
     bridge: Bridge,
     /// Rows were left out because too much waits for the broker.
@@ -88,6 +113,7 @@ impl Dialogue {
             is_announced: false,
             fragment: Fragment::new(max_tunnels, plain_text(policy, POLICY_LIMIT)),
             updates: Updates::default(),
+            unknown_templates: Vec::new(),
             bridge: Bridge::default(),
             rows_left_out: false,
             steps: VecDeque::new(),
@@ -156,12 +182,33 @@ impl Dialogue {
                 self.collect(backlog, |collection, _| collection.answered(&answers, now));
             }
             Downlink::Complaints(complaints) => {
-                for error in complaints {
-                    warn!(error, "the platform reports an error");
+                for complaint in complaints {
+                    self.complained(complaint);
                 }
             }
             Downlink::Bridge(has_cloud) => self.bridge_state(has_cloud, backlog, now),
             Downlink::Token(_) => {}
+        }
+    }
+
+    fn complained(&mut self, complaint: Complaint) {
+        let template = match complaint {
+            Complaint::DeviceExists => return debug!("the device exists"),
+            // Told to whoever waits for one.
+            Complaint::NoToken => return,
+            Complaint::Other(error) => return warn!(error, "the platform reports an error"),
+            Complaint::UnknownTemplate(template) => template,
+        };
+        let newer = NEWER_TEMPLATES.iter().find(|newer| newer.id == template);
+        let Some(NewerTemplate { id, since, without }) = newer else {
+            return warn!(template, "the platform does not know a template");
+        };
+        if !self.unknown_templates.contains(id) {
+            self.unknown_templates.push(id);
+            warn!(
+                template,
+                since, "the platform is too old for a template: {without}"
+            );
         }
     }
 

@@ -8,6 +8,8 @@ use tracing::debug;
 
 use super::notification::Notified;
 
+/// How the refusal of a token begins.
+const NO_TOKEN: &str = "MqttAuth: Cannot publish token";
 /// Bytes of a complaint that are kept.
 const COMPLAINT_LIMIT: usize = 500;
 
@@ -24,10 +26,23 @@ pub(crate) enum Downlink {
     Collection(Vec<CollectionAnswer>),
     /// `s/dat`: the answer to a request for a token.
     Token(Result<Token, CredentialsError>),
-    /// `s/e`: what the platform did not understand, made plain.
-    Complaints(Vec<String>),
+    /// `s/e`: what the platform did not understand.
+    Complaints(Vec<Complaint>),
     /// `bridge/state`, from the local broker: whether its bridge has the cloud.
     Bridge(bool),
+}
+
+/// What the platform says of a row of adit's.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Complaint {
+    /// `41,100`: the device exists, as it does at every connect but the first.
+    DeviceExists,
+    /// `40`: it knows no template with this id.
+    UnknownTemplate(String),
+    /// `41,,MqttAuth`: it gives no token over MQTT.
+    NoToken,
+    /// Anything else, made plain.
+    Other(String),
 }
 
 impl Downlink {
@@ -74,8 +89,19 @@ fn own_operation(row: &Row) -> Option<PendingOperation> {
     operation
 }
 
-fn complaint(row: &Row) -> String {
-    plain_text(&row.fields().join(","), COMPLAINT_LIMIT)
+fn complaint(row: &Row) -> Complaint {
+    match (row.template(), row.get(1), row.get(2)) {
+        ("41", Some("100"), _) => Complaint::DeviceExists,
+        ("40", Some(template), _) if is_template(template) => {
+            Complaint::UnknownTemplate(template.to_owned())
+        }
+        ("41", None, Some(words)) if words.starts_with(NO_TOKEN) => Complaint::NoToken,
+        _ => Complaint::Other(plain_text(&row.fields().join(","), COMPLAINT_LIMIT)),
+    }
+}
+
+fn is_template(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -129,10 +155,19 @@ mod tests {
     #[test]
     fn reads_complaints_as_plain_text() {
         assert_eq!(
-            read("c8y/s/e", "41,100,\"Device \"\"gw\"\" exists\"\n40,150"),
+            read(
+                "c8y/s/e",
+                "41,\"Device \"\"gw\"\" is gone\"\n41,100,Device already existing\n40,150\n40,x\n\
+                 41,,MqttAuth: Cannot publish token for device that do not use certificate \
+                 authentication\n41,,MqttAuth: no"
+            ),
             Some(Downlink::Complaints(vec![
-                "41,100,Device 'gw' exists".to_owned(),
-                "40,150".to_owned(),
+                Complaint::Other("41,Device 'gw' is gone".to_owned()),
+                Complaint::DeviceExists,
+                Complaint::UnknownTemplate("150".to_owned()),
+                Complaint::Other("40,x".to_owned()),
+                Complaint::NoToken,
+                Complaint::Other("41,,MqttAuth: no".to_owned()),
             ]))
         );
     }

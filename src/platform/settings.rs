@@ -21,6 +21,8 @@ pub struct Device {
     pub supported_operations: Vec<String>,
     /// Whether adit says what the device is and supports. True unless set.
     pub announce: bool,
+    /// Whether adit is shown as a service of the device. True unless set.
+    pub service: bool,
 }
 
 /// What the platform is told of remote access.

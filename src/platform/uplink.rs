@@ -231,7 +231,7 @@ pub(super) fn fail_orphans() -> Request {
 /// Whether a second copy of a request does no harm: it falls on no other operation.
 fn is_repeatable(request: &Request) -> bool {
     match request {
-        Request::Event { .. } => true,
+        Request::Event { .. } | Request::ServiceStatus(_) => true,
         Request::Status { operation, .. } => matches!(operation, OperationRef::Id(_)),
         _ => false,
     }

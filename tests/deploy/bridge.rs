@@ -166,7 +166,7 @@ async fn announces_itself_and_opens_tunnels_across_a_bridge() {
         .collect();
     assert_eq!(
         templates,
-        ["100", "114", "150", "117", "122", "507", "500"],
+        ["100", "114", "150", "117", "122", "507", "102", "500"],
         "{announced:?}"
     );
     cloud.create_device("plc", "PLC", "machine");

@@ -20,6 +20,7 @@ fn announcement(gateway: &str) -> Vec<String> {
         "117,10".to_owned(),
         agent_row(),
         ORPHANS.to_owned(),
+        format!("102,{gateway}_adit,service,adit,up"),
         "500".to_owned(),
     ]
 }
@@ -67,7 +68,7 @@ async fn announces_itself_again_after_a_reconnect_and_fails_orphans_only_once() 
         site.broker.restart().await;
         site.wait_for_rows(known + 1, "500").await;
         let mut expected = announcement(&site.gateway);
-        expected.retain(|row| row != ORPHANS);
+        expected.retain(|row| row != ORPHANS && !row.starts_with("102,"));
         assert_eq!(rows(&site.cloud, "s/us")[before..], expected);
     }
 }
@@ -101,7 +102,86 @@ async fn leaves_the_device_alone_when_another_agent_announces_it() {
     site.cloud
         .create_device(&site.gateway, "Gateway", "thin-edge");
     let _adit = site.adit(&["device.announce=false"]).await;
-    assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, "500"]);
+    let service = format!("102,{}_adit,service,adit,up", site.gateway);
+    assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, &service, "500"]);
+}
+
+/// Waits until the service has had these statuses.
+async fn wait_for_service(site: &Site, statuses: &[&str]) {
+    let id = format!("{}_adit", site.gateway);
+    let found = site.cloud.wait_until(LIMIT, |platform| {
+        let service = platform.device(&site.gateway)?.services.get(&id)?;
+        (service.history == statuses).then_some(())
+    });
+    found.await.unwrap();
+}
+
+#[tokio::test]
+async fn is_a_service_of_the_device_that_is_up_or_down() {
+    for topic_prefix in ["", "c8y/"] {
+        let mut site = Site::with(SiteOptions {
+            topic_prefix,
+            ..SiteOptions::default()
+        })
+        .await;
+        let mut adit = site.adit(&[]).await;
+        wait_for_service(&site, &["up", "up"]).await;
+        site.broker.kill();
+        site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+        site.broker.restart().await;
+        wait_for_service(&site, &["up", "up", "up"]).await;
+        adit.terminate();
+        assert!(adit.exit().await.success());
+        wait_for_service(&site, &["up", "up", "up", "down"]).await;
+        // A good end leaves the will unsaid; a bad one does not.
+        let mut adit = site.adit(&[]).await;
+        let again = ["up", "up", "up", "down", "up", "up"];
+        wait_for_service(&site, &again).await;
+        adit.kill();
+        wait_for_service(&site, &[&again[..], &["down"]].concat()).await;
+        site.assert_no_complaint();
+    }
+}
+
+#[tokio::test]
+async fn is_no_service_where_nobody_wants_it() {
+    let site = Site::new().await;
+    let mut adit = site.adit(&["device.service=false"]).await;
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    assert!(
+        site.cloud
+            .device(&site.gateway)
+            .unwrap()
+            .services
+            .is_empty()
+    );
+    let log = site.cloud.log();
+    assert!(!log.iter().any(|record| record.topic.ends_with("_adit")));
+}
+
+#[tokio::test]
+async fn says_once_which_templates_the_platform_is_too_old_for() {
+    let mut site = Site::new().await;
+    site.cloud.forget_templates(&["150", "507"]);
+    let adit = site.adit(&[]).await;
+    for known in [1, 2] {
+        site.broker.kill();
+        site.cloud.wait_for_broker_loss(LIMIT).await.unwrap();
+        site.broker.restart().await;
+        site.wait_for_rows(known + 1, "500").await;
+    }
+    for template in ["150", "507"] {
+        let line = adit.wait_for_log(&format!("template=\"{template}\"")).await;
+        assert!(line.contains("WARN"), "{line}");
+        let said = "the platform is too old for a template";
+        let lines = adit.log();
+        let lines = lines.lines().filter(|line| line.contains(said));
+        let of_it = lines.filter(|line| line.contains(&format!("template=\"{template}\"")));
+        assert_eq!(of_it.count(), 1);
+    }
+    // That the device exists is no fault.
+    assert!(!adit.log().contains("the platform reports an error"));
 }
 
 #[tokio::test]

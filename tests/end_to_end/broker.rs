@@ -50,12 +50,15 @@ impl Alone {
                 client_id: site.gateway.clone(),
                 login: Some((user, Password::new(Secret::new(password)))),
                 keep_alive: Duration::from_mins(1),
+                will: None,
             },
             create: vec![Message::new("s/us", format!("100,{},x", site.gateway))],
             subscribe: vec!["s/ds".to_owned()],
             subscribe_if_granted: Vec::new(),
             announce: Vec::new(),
             once: Vec::new(),
+            greeting: Vec::new(),
+            farewell: Vec::new(),
             resume: Vec::new(),
         };
         let transport = Transport::new(&[]).unwrap();

@@ -8,6 +8,8 @@ use crate::templates::operation::{self, OperationRef, Status};
 
 const DEVICE: &str = "100";
 const CHILD: &str = "101";
+const SERVICE: &str = "102";
+const SERVICE_STATUS: &str = "104";
 const SUPPORTED_OPERATIONS: &str = "114";
 const REQUIRED_INTERVAL: &str = "117";
 const AGENT: &str = "122";
@@ -37,6 +39,19 @@ pub enum Request {
         /// The type.
         kind: String,
     },
+    /// `102`: creates a service of the device if it is new.
+    Service {
+        /// External id, which names the topic of its own rows.
+        id: String,
+        /// The type.
+        kind: String,
+        /// What people call it.
+        name: String,
+        /// As for [`Request::ServiceStatus`].
+        status: String,
+    },
+    /// `104`: whether the service whose topic carries it is `up` or `down`.
+    ServiceStatus(String),
     /// `114`: the fragments of all operations that the device supports; replaces the list, so an
     /// empty one takes all away.
     SupportedOperations(Vec<String>),
@@ -100,6 +115,13 @@ impl Request {
         match self {
             Self::Device { name, kind } => Row::new([DEVICE, name, kind]),
             Self::Child { id, name, kind } => Row::new([CHILD, id, name, kind]),
+            Self::Service {
+                id,
+                kind,
+                name,
+                status,
+            } => Row::new([SERVICE, id, kind, name, status]),
+            Self::ServiceStatus(status) => Row::new([SERVICE_STATUS, status]),
             Self::SupportedOperations(fragments) => list_to_row(SUPPORTED_OPERATIONS, fragments),
             Self::RequiredInterval(minutes) => Row::new([REQUIRED_INTERVAL, &minutes.to_string()]),
             Self::Agent {
@@ -172,6 +194,16 @@ mod tests {
                 },
                 r#"101,plc-7,"PLC, left",plc"#,
             ),
+            (
+                Request::Service {
+                    id: text("gw_adit"),
+                    kind: text("service"),
+                    name: text("adit"),
+                    status: text("up"),
+                },
+                "102,gw_adit,service,adit,up",
+            ),
+            (Request::ServiceStatus(text("down")), "104,down"),
             (
                 Request::SupportedOperations(texts(&["c8y_RemoteAccessConnect", "c8y_Restart"])),
                 "114,c8y_RemoteAccessConnect,c8y_Restart",

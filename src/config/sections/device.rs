@@ -22,6 +22,7 @@ impl SectionBuilder<'_> {
         let children = self.children(id.as_deref());
         let supported_operations = self.supported_operations();
         let announce = self.get(&keys::DEVICE_ANNOUNCE);
+        let service = self.get(&keys::DEVICE_SERVICE);
         Some(Device {
             id: id?,
             name: name?,
@@ -30,6 +31,7 @@ impl SectionBuilder<'_> {
             children: children?,
             supported_operations: supported_operations?,
             announce: announce?,
+            service: service?,
         })
     }
 

@@ -47,8 +47,12 @@ pub struct Options {
     pub announce: Vec<Message>,
     /// Published behind the announcement, once in the life of the session.
     pub once: Vec<Message>,
+    /// Published behind that at every connect.
+    pub greeting: Vec<Message>,
     /// Published last at every connect.
     pub resume: Vec<Message>,
+    /// Published when the session ends in good order, if there is a connection then.
+    pub farewell: Vec<Message>,
 }
 
 /// What happens in a session.
@@ -282,6 +286,7 @@ impl Session {
             subscribe_if_granted,
             announce,
             once,
+            greeting,
             resume,
             ..
         } = &self.options;
@@ -290,7 +295,7 @@ impl Session {
             create: create.clone(),
             subscribe: subscribe.clone(),
             subscribe_if_granted: subscribe_if_granted.clone(),
-            announce: [announce, once, resume].concat(),
+            announce: [announce, once, greeting, resume].concat(),
         }
     }
 
@@ -303,6 +308,7 @@ impl Session {
         let mut is_leaving = false;
         let mut said_skipped = false;
         loop {
+            self.say_farewell(conversation);
             let deliver_at = self.deliver(conversation);
             link.send_all(conversation.packets()).await?;
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
@@ -333,6 +339,19 @@ impl Session {
                 if self.events.send(event).await.is_err() {
                     return Ok(SessionEnd::Abandoned);
                 }
+            }
+        }
+    }
+
+    /// Adds the farewell to what is to be delivered, once nothing else is. Where there is no connection
+    /// to say it on, the will has said it.
+    fn say_farewell(&mut self, conversation: &Conversation) {
+        if self.finish.is_cancelled()
+            && conversation.may_publish()
+            && self.publisher.outbox().is_empty()
+        {
+            for message in std::mem::take(&mut self.options.farewell) {
+                self.publisher.publish(message);
             }
         }
     }

@@ -456,10 +456,10 @@ impl Platform {
             "104" => {
                 let services = self.devices.values_mut().flat_map(|d| &mut d.services);
                 let mut services = services.filter(|(id, _)| *id == device);
-                let (_, service) = services
-                    .next()
-                    .ok_or_else(|| format!("there is no service {device}"))?;
-                service.history.push(text(1).to_owned());
+                // The will of a first connection may come before the service exists.
+                if let Some((_, service)) = services.next() {
+                    service.history.push(text(1).to_owned());
+                }
             }
             // Hardware, heartbeats and alarms are nothing that adit depends on.
             "110" | "125" | "301" | "302" | "303" | "304" | "306" => {
@@ -816,7 +816,6 @@ mod tests {
         assert_eq!(paths, ["a.new=2", "b=text"]);
         assert!(platform.errors().is_empty());
         for (topic, row) in [
-            ("s/us/nobody", "104,up"),
             ("s/us", "102"),
             (topic, "no json"),
             ("inventory/managedObjects/update/nobody", "{}"),
