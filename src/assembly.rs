@@ -23,6 +23,7 @@ use crate::auth::registration::{self, Registered, Unkept};
 use crate::auth::renewal::{self, Renewal};
 use crate::auth::settings::{Auth, Authority, Login};
 use crate::auth::token::Tokens;
+use crate::auth::token_service::TokenService;
 use crate::check::{self, Subject};
 use crate::cli::{self, Check, Tunnel};
 use crate::config::Config;
@@ -78,7 +79,10 @@ pub async fn agent(
         transport.clone().through(config.mqtt.proxy.clone()),
         finish.clone(),
     );
-    let tokens = Arc::<Tokens>::default();
+    let tokens = Arc::new(match token_service(config, &auth, &transport) {
+        Some(service) => Tokens::default().with_service(service, config.tunnels.connect_timeout),
+        None => Tokens::default(),
+    });
     let renewal = Renewal {
         authority: config.authority.clone(),
         id: config.device.id.clone(),
@@ -138,8 +142,13 @@ pub async fn connect(
     sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let authorization = Authorization::new(&config.auth, None);
-    let opener = opener(config, transport(config)?, authorization);
+    let transport = transport(config)?;
+    let tokens = token_service(config, &config.auth, &transport).map(|service| {
+        let tokens = Tokens::default().with_service(service, config.tunnels.connect_timeout);
+        Arc::new(tokens.without_session())
+    });
+    let authorization = Authorization::new(&config.auth, tokens);
+    let opener = opener(config, transport, authorization);
     confine(config, sandbox).log();
     Ok(connect::run(&opener, tunnel, stop).await)
 }
@@ -353,6 +362,14 @@ fn opener(config: &Config, transport: Transport, authorization: Authorization) -
         transport.through(cloud.proxy.clone()),
         authorization,
     )
+}
+
+/// Where there is a certificate, the platform gives tokens for it without MQTT.
+fn token_service(config: &Config, auth: &Auth, transport: &Transport) -> Option<TokenService> {
+    auth.identity()?;
+    let cloud = &config.cloud;
+    let transport = transport.clone().through(cloud.proxy.clone());
+    Some(TokenService::new(transport, &cloud.endpoint))
 }
 
 fn account(config: &Config, login: Option<Login>) -> Account {

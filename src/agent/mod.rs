@@ -104,7 +104,12 @@ impl Agent {
                 trace!(topic, bytes = payload.len(), "received");
                 match Downlink::read(self.dialogue.topics(), &topic, &payload) {
                     Some(Downlink::Token(answer)) => self.tokens.take(answer),
-                    Some(said) => self.dialogue.heard(said, backlog, now),
+                    Some(said) => {
+                        if said.refuses_token() {
+                            self.tokens.refuse();
+                        }
+                        self.dialogue.heard(said, backlog, now);
+                    }
                     None => debug!(topic, "message on a topic that means nothing here"),
                 }
             }

@@ -12,22 +12,22 @@ use crate::secret::Secret;
 pub enum Authorization {
     /// User and password.
     Basic(Login),
-    /// A token, fetched over MQTT.
+    /// A token, fetched over MQTT, or for a certificate.
     Token(Arc<Tokens>),
     /// There is neither, and no session that could fetch a token.
     None,
 }
 
 /// Why there is no header.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Unauthorized {
     /// No token came.
     #[error(transparent)]
     Token(#[from] NoToken),
     /// There is no session that could fetch one.
     #[error(
-        "there is neither auth.username nor auth.password, and only `adit run` can fetch a token \
-         over MQTT"
+        "there is neither a user (auth.username, auth.password) nor a certificate (auth.cert_file, \
+         auth.key_file), and only `adit run` can fetch a token over MQTT"
     )]
     NoSession,
 }

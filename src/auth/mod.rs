@@ -13,3 +13,4 @@ pub(crate) mod registration;
 pub(crate) mod renewal;
 pub mod settings;
 pub(crate) mod token;
+pub(crate) mod token_service;

@@ -16,27 +16,47 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tracing::{debug, warn};
 
+use super::token_service::TokenService;
 use crate::secret::Secret;
+use crate::words::failure_reason;
 
 /// How long the platform may take to answer. Less than a tunnel has to open, so that the operator
 /// reads that it was the token that did not come.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// The longest wait for an answer over MQTT where there is another way.
+const MQTT_WAIT: Duration = Duration::from_secs(3);
+/// Of the time that a tunnel has to open: what an answer over MQTT may take where there is another way,
+/// and what that may take.
+const MQTT_SHARE: u32 = 5;
+const SERVICE_SHARE: u32 = 2;
+/// Bytes of a reason.
+const REASON_LIMIT: usize = 500;
 /// A request that could wait for less than this is not made.
 const LEAST_TIME: Duration = Duration::from_secs(1);
 /// Life of a token that does not tell: the shortest that the platform gives.
 const UNTOLD_LIFE: Duration = Duration::from_mins(5);
 
 /// Why there is no token.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum NoToken {
-    /// Nothing has come.
-    #[error(
-        "the cloud sent no token for the WebSocket within {ANSWER_LIMIT:?} (asked on s/uat over MQTT)"
-    )]
-    Silent,
+    /// Nothing has come; how long that took.
+    #[error("the cloud sent no token for the WebSocket within {0:?} (asked on s/uat over MQTT)")]
+    Silent(Duration),
     /// What came is none.
     #[error("what the cloud sent as a token for the WebSocket is none")]
     Rubbish,
+    /// The platform gives none to this login.
+    #[error(
+        "the cloud gives no token over MQTT: the local broker's bridge logs in with a password, and \
+         the platform gives tokens only to certificates"
+    )]
+    Refused,
+    /// None was given for the certificate.
+    #[error("{0}")]
+    Service(String),
+    /// Neither way has brought one.
+    #[error("{0}; {1}")]
+    Neither(Box<Self>, String),
 }
 
 /// Keeps the last token, and wants a new one at most once at a time however many tunnels wait.
@@ -47,13 +67,27 @@ pub struct Tokens {
     /// Tells whoever waits that an answer has come.
     answers: watch::Sender<()>,
     wanted: Notify,
+    /// Whether there is somebody who can ask over MQTT.
+    has_session: bool,
+    /// The way without MQTT, where there is a certificate.
+    service: Option<Service>,
+}
+
+#[derive(Debug)]
+struct Service {
+    service: TokenService,
+    /// How long an answer over MQTT may take, and then that of the service.
+    mqtt_limit: Duration,
+    limit: Duration,
+    /// One request at a time, however many tunnels wait.
+    asking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct Known {
     held: Option<Held>,
-    /// The last answer was none.
-    rubbish: bool,
+    /// What was wrong with the last answer.
+    fault: Option<NoToken>,
     /// When the request was made that has no answer yet.
     asked_at: Option<Instant>,
 }
@@ -72,35 +106,108 @@ impl Default for Tokens {
             known: Mutex::default(),
             answers: watch::Sender::new(()),
             wanted: Notify::new(),
+            has_session: true,
+            service: None,
         }
     }
 }
 
 impl Tokens {
+    /// Asks a service too, where no token comes over MQTT early enough for tunnels that have
+    /// `connect_timeout` to open.
+    #[must_use]
+    pub fn with_service(mut self, service: TokenService, connect_timeout: Duration) -> Self {
+        self.service = Some(Service {
+            service,
+            mqtt_limit: MQTT_WAIT.min(connect_timeout / MQTT_SHARE),
+            limit: connect_timeout / SERVICE_SHARE,
+            asking: tokio::sync::Mutex::default(),
+        });
+        self
+    }
+
+    /// Asks nobody over MQTT.
+    #[must_use]
+    pub fn without_session(mut self) -> Self {
+        self.has_session = false;
+        self
+    }
+
     /// Returns the value of an `Authorization` header, with a new token where the old one has passed
     /// half of its life.
     ///
     /// # Errors
     /// No token came and none that is still good is held.
     pub async fn authorization(&self) -> Result<Secret, NoToken> {
-        let give_up_at = Instant::now() + ANSWER_LIMIT;
+        let over_mqtt = match self.has_session {
+            true => match self.over_mqtt().await {
+                Ok(header) => return Ok(header),
+                Err(failure) => Some(failure),
+            },
+            false => None,
+        };
+        let over_tls = match &self.service {
+            Some(service) => match self.over_tls(service).await {
+                Ok(header) => return Ok(header),
+                Err(failure) => Some(failure),
+            },
+            None => None,
+        };
+        self.still_good().ok_or(match (over_mqtt, over_tls) {
+            (Some(mqtt), Some(service)) => NoToken::Neither(Box::new(mqtt), service),
+            (None, Some(service)) => NoToken::Service(service),
+            (Some(mqtt), None) => mqtt,
+            (None, None) => NoToken::Silent(Duration::ZERO),
+        })
+    }
+
+    /// Asks the service, unless somebody else has just done so.
+    async fn over_tls(&self, service: &Service) -> Result<Secret, String> {
+        let give_up_at = Instant::now() + service.limit;
+        // Whoever asks before has no longer than that.
+        let _alone = timeout_at(give_up_at, service.asking.lock())
+            .await
+            .map_err(|_| format!("{} does not answer", service.service.server()))?;
+        if let Some(header) = self.fresh() {
+            return Ok(header);
+        }
+        let left = give_up_at.saturating_duration_since(Instant::now());
+        debug!("asking for a token over TLS");
+        match service.service.fetch(left).await {
+            Ok(token) => Ok(self.keep(&token)),
+            Err(error) => Err(failure_reason(&error, REASON_LIMIT)),
+        }
+    }
+
+    /// How long an answer over MQTT may take.
+    fn mqtt_limit(&self) -> Duration {
+        let service = self.service.as_ref();
+        service.map_or(ANSWER_LIMIT, |service| service.mqtt_limit)
+    }
+
+    async fn over_mqtt(&self) -> Result<Secret, NoToken> {
+        let limit = self.mqtt_limit();
+        let give_up_at = Instant::now() + limit;
         let mut answers = self.answers.subscribe();
-        let failure = loop {
+        loop {
             if let Some(header) = self.fresh() {
                 return Ok(header);
             }
             let mut wait_until = self.want();
-            if wait_until + LEAST_TIME > give_up_at {
+            if wait_until + LEAST_TIME.min(limit / 2) > give_up_at {
                 wait_until = give_up_at;
             }
             match timeout_at(wait_until, answers.changed()).await {
-                Ok(_) if self.known().rubbish => break NoToken::Rubbish,
-                Err(_) if Instant::now() >= give_up_at => break NoToken::Silent,
-                // A token, or the end of a request that somebody else had made long before.
-                Ok(_) | Err(_) => {}
+                Ok(_) => {
+                    if let Some(fault) = &self.known().fault {
+                        return Err(fault.clone());
+                    }
+                }
+                Err(_) if Instant::now() >= give_up_at => return Err(NoToken::Silent(limit)),
+                // The end of a request that somebody else had made long before.
+                Err(_) => {}
             }
-        };
-        self.still_good().ok_or(failure)
+        }
     }
 
     /// Waits until a token is to be asked for, and forgets one whose life ends meanwhile. Dropping the
@@ -123,7 +230,10 @@ impl Tokens {
     pub fn connected(&self) {
         let mut known = self.known();
         let now = Instant::now();
-        if known.asked_at.is_some_and(|at| now < at + ANSWER_LIMIT) {
+        if known
+            .asked_at
+            .is_some_and(|at| now < at + self.mqtt_limit())
+        {
             known.asked_at = Some(now);
             self.wanted.notify_one();
         }
@@ -136,30 +246,45 @@ impl Tokens {
 
     /// Takes an answer.
     pub fn take(&self, answer: Result<Token, CredentialsError>) {
-        let mut known = self.known();
-        known.asked_at = None;
-        match answer.as_ref().map(header) {
-            Ok((header, life)) => {
-                debug!(?life, "token received");
-                let now = Instant::now();
-                known.held = Some(Held {
-                    header,
-                    came_at: now,
-                    renew_at: now + life / 2,
-                    ends_at: now + life,
-                });
-                known.rubbish = false;
-            }
+        self.known().asked_at = None;
+        match &answer {
+            Ok(token) => drop(self.keep(token)),
             Err(error) => {
                 warn!(
                     error = error.to_string(),
                     "no token in the answer to the request for one"
                 );
-                known.rubbish = true;
+                self.known().fault = Some(match error {
+                    CredentialsError::NoCertificate => NoToken::Refused,
+                    _ => NoToken::Rubbish,
+                });
             }
         }
-        drop(known);
         self.answers.send_replace(());
+    }
+
+    /// Takes note that the platform refuses a token, if one was asked for: it may say so where it says
+    /// everything else that it refuses.
+    pub fn refuse(&self) {
+        let is_asked = self.known().asked_at.is_some();
+        if is_asked {
+            self.take(Err(CredentialsError::NoCertificate));
+        }
+    }
+
+    fn keep(&self, token: &Token) -> Secret {
+        let (header, life) = header(token);
+        debug!(?life, "token received");
+        let now = Instant::now();
+        let mut known = self.known();
+        known.held = Some(Held {
+            header: header.clone(),
+            came_at: now,
+            renew_at: now + life / 2,
+            ends_at: now + life,
+        });
+        known.fault = None;
+        header
     }
 
     /// Returns how old the token is that is held, and how long it is still good.
@@ -174,13 +299,14 @@ impl Tokens {
     fn want(&self) -> Instant {
         let mut known = self.known();
         let now = Instant::now();
-        let asked_at = known.asked_at.filter(|at| now < *at + ANSWER_LIMIT);
+        let limit = self.mqtt_limit();
+        let asked_at = known.asked_at.filter(|at| now < *at + limit);
         if asked_at.is_none() {
             self.wanted.notify_one();
         }
         let asked_at = asked_at.unwrap_or(now);
         known.asked_at = Some(asked_at);
-        asked_at + ANSWER_LIMIT
+        asked_at + limit
     }
 
     fn fresh(&self) -> Option<Secret> {
@@ -331,7 +457,10 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         for waiter in waiting {
-            assert_eq!(waiter.await.unwrap().unwrap_err(), NoToken::Silent);
+            assert_eq!(
+                waiter.await.unwrap().unwrap_err(),
+                NoToken::Silent(ANSWER_LIMIT)
+            );
         }
         assert_eq!(start.elapsed().as_secs(), ANSWER_LIMIT.as_secs());
         assert_eq!(count.load(Ordering::Relaxed), 1);
@@ -344,7 +473,10 @@ mod tests {
         let early = wait_for_one(&tokens);
         tokio::time::sleep(ANSWER_LIMIT - Duration::from_millis(100)).await;
         let late = wait_for_one(&tokens);
-        assert_eq!(early.await.unwrap().unwrap_err(), NoToken::Silent);
+        assert_eq!(
+            early.await.unwrap().unwrap_err(),
+            NoToken::Silent(ANSWER_LIMIT)
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert_eq!(count.load(Ordering::Relaxed), 2);
         tokens.take(token(r#"{"iat":0,"exp":600}"#));
@@ -363,7 +495,10 @@ mod tests {
             let _early = wait_for_one(&tokens);
             tokio::time::sleep(time_left).await;
             let late = wait_for_one(&tokens);
-            assert_eq!(late.await.unwrap().unwrap_err(), NoToken::Silent);
+            assert_eq!(
+                late.await.unwrap().unwrap_err(),
+                NoToken::Silent(ANSWER_LIMIT)
+            );
             assert_eq!(count.load(Ordering::Relaxed), requests, "{time_left:?}");
         }
     }
@@ -401,7 +536,10 @@ mod tests {
         let tokens = Arc::default();
         let waiting = wait_for_one(&tokens);
         assert_eq!(requests(&tokens).await, 1);
-        assert_eq!(waiting.await.unwrap().unwrap_err(), NoToken::Silent);
+        assert_eq!(
+            waiting.await.unwrap().unwrap_err(),
+            NoToken::Silent(ANSWER_LIMIT)
+        );
         tokens_connected_for_nothing(&tokens).await;
     }
 
@@ -424,7 +562,10 @@ mod tests {
         // Who begins to wait now gives up in the moment in which its life is over.
         let rest = Duration::from_secs(300) - 2 * ANSWER_LIMIT;
         tokio::time::advance(rest).await;
-        assert_eq!(tokens.authorization().await.unwrap_err(), NoToken::Silent);
+        assert_eq!(
+            tokens.authorization().await.unwrap_err(),
+            NoToken::Silent(ANSWER_LIMIT)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -454,6 +595,25 @@ mod tests {
             assert_eq!(requests(&tokens).await, 1);
             tokens.take(Token::parse("not a token"));
             assert_eq!(waiting.await.unwrap().unwrap_err(), NoToken::Rubbish);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn says_that_the_platform_refuses_a_token_wherever_it_is_said() {
+        let refused = [Tokens::refuse, |tokens: &Tokens| {
+            tokens.take(Err(CredentialsError::NoCertificate));
+        }];
+        for refuse in refused {
+            let tokens = Arc::default();
+            Tokens::refuse(&tokens);
+            let waiting = wait_for_one(&tokens);
+            assert_eq!(
+                requests(&tokens).await,
+                1,
+                "what nobody asked for means nothing"
+            );
+            refuse(&tokens);
+            assert_eq!(waiting.await.unwrap().unwrap_err(), NoToken::Refused);
         }
     }
 

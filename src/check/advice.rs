@@ -21,6 +21,9 @@ use crate::tunnel::policy::Denied;
 const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";
 const CLOSED: &str = "check the port in mqtt.url and the credentials; another client with the same \
                       id may also have come";
+/// Where no token comes for a certificate.
+pub(super) const TOKEN_SERVICE: &str = "over TLS, check that port 8443 of the host of cloud.url can \
+    be reached, and that the platform trusts the issuer of auth.cert_file";
 const NOT_THE_PLATFORM: &str =
     "check cloud.url: what answers there is not the platform, or a proxy is in between";
 
@@ -210,11 +213,15 @@ pub(super) fn asked(error: &AskError) -> &'static str {
             "a running agent may have come back and thrown the check out: stop it, or use --no-login"
         }
         AskError::NoSubAck => "look at the broker's log",
-        AskError::NoToken(NoToken::Silent) => {
+        AskError::NoToken(NoToken::Refused) => {
+            "let the bridge log in with the device's certificate, or give adit a user \
+             (auth.username) or the certificate (auth.cert_file) of its own"
+        }
+        AskError::NoToken(NoToken::Silent(_)) => {
             "behind a local broker, check that its bridge carries s/uat up and s/dat down, and \
              mqtt.topic_prefix; a new device has to exist first: start `adit run`"
         }
-        AskError::NoToken(NoToken::Rubbish) => {
+        AskError::NoToken(NoToken::Rubbish | NoToken::Service(_) | NoToken::Neither(..)) => {
             "look at what answers on s/dat: mqtt.url may not lead to the platform"
         }
     }

@@ -22,6 +22,8 @@ use tracing::{error, warn};
 
 use crate::auth::authorization::Authorization;
 use crate::auth::settings::Auth;
+use crate::auth::token;
+use crate::auth::token_service::TokenService;
 use crate::cli::Check;
 use crate::confinement::Confined;
 use crate::mqtt::link::{Account, Link, Lost};
@@ -45,6 +47,9 @@ const RENEWAL_TIME: Duration = Duration::from_hours(30 * 24);
 /// Everything from the broker's name to its answer to CONNECT. Less than the agent waits: somebody
 /// is looking.
 const BROKER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A token over mutual TLS, from the name of the host to the answer.
+const TOKEN_LIMIT: Duration = Duration::from_secs(8);
 
 const CONFIGURATION: &str = "configuration";
 const CONFINEMENT: &str = "confinement";
@@ -101,6 +106,7 @@ pub async fn run(
         journal,
         report: Report::default(),
         printer: Printer::default(),
+        without_token: None,
     };
     let stopped = tokio::select! {
         () = checker.check() => false,
@@ -160,6 +166,26 @@ struct Checker<'a> {
     journal: Arc<Journal>,
     report: Report,
     printer: Printer,
+    /// Where a certificate may still get a token that has not come over MQTT.
+    without_token: Option<WithoutToken>,
+}
+
+/// Why there is no token over MQTT.
+struct WithoutToken {
+    words: String,
+    took: Duration,
+    /// What to do about it; none where it was not tried.
+    advice: Option<&'static str>,
+}
+
+impl WithoutToken {
+    fn not_tried(words: &str) -> Self {
+        Self {
+            words: words.to_owned(),
+            took: Duration::ZERO,
+            advice: None,
+        }
+    }
 }
 
 impl Checker<'_> {
@@ -183,6 +209,10 @@ impl Checker<'_> {
             None
         } else {
             self.log_in().await
+        };
+        let token = match token {
+            Some(token) => Some(token),
+            None => self.token_of_certificate().await,
         };
         self.cloud(token).await;
         if let Some(target) = &self.options.target {
@@ -267,7 +297,11 @@ impl Checker<'_> {
 
     /// Skips what a login leads to, from a hop on.
     fn skip_after_login(&mut self, first: &str, words: &str) {
-        let token = self.wants_token().then_some(TOKEN);
+        if self.subject.auth.identity().is_some() {
+            self.without_token = Some(WithoutToken::not_tried(words));
+        }
+        let has_other_way = self.without_token.is_some();
+        let token = (self.wants_token() && !has_other_way).then_some(TOKEN);
         let hops = [LOGIN, SUBSCRIPTIONS].into_iter().chain(token);
         self.add_all(
             hops.skip_while(|hop| *hop != first)
@@ -289,8 +323,16 @@ impl Checker<'_> {
         } = self.subject;
         let began = Instant::now();
         let keep_alive = self.subject.account.keep_alive;
-        let mut questions = Questions::new(link, wanted, keep_alive);
-        let subscribed = questions.refused().await;
+        let mut topics_asked = wanted.clone();
+        if self.wants_token() {
+            // A refusal of the token may come there.
+            topics_asked.push(topics.errors());
+        }
+        let mut questions = Questions::new(link, &topics_asked, keep_alive);
+        let subscribed = questions.refused().await.map(|mut refused| {
+            refused.retain(|topic| wanted.contains(topic));
+            refused
+        });
         let took = began.elapsed();
         let (hop, goes_on) = match subscribed {
             Ok(refused) if refused.is_empty() => {
@@ -314,8 +356,12 @@ impl Checker<'_> {
             questions.disconnect().await;
             return None;
         }
+        let has_certificate = self.subject.auth.identity().is_some();
         if !goes_on {
-            self.add(Hop::skipped(TOKEN, NOT_TRIED));
+            match has_certificate {
+                true => self.without_token = Some(WithoutToken::not_tried(NOT_TRIED)),
+                false => self.add(Hop::skipped(TOKEN, NOT_TRIED)),
+            }
             return None;
         }
         let began = Instant::now();
@@ -332,7 +378,55 @@ impl Checker<'_> {
             }
             Err(error) => {
                 let words = failure_reason(&error, REASON_LIMIT);
-                self.add(Hop::failed(TOKEN, &words, took, advice::asked(&error)));
+                match has_certificate {
+                    true => {
+                        self.without_token = Some(WithoutToken {
+                            words,
+                            took,
+                            advice: Some(advice::asked(&error)),
+                        });
+                    }
+                    false => self.add(Hop::failed(TOKEN, &words, took, advice::asked(&error))),
+                }
+                None
+            }
+        }
+    }
+
+    /// Asks for a token over mutual TLS, where there is a certificate and none came over MQTT.
+    async fn token_of_certificate(&mut self) -> Option<Secret> {
+        let over_mqtt = self.without_token.take()?;
+        let cloud = &self.subject.cloud;
+        let transport = self.transport.clone().through(cloud.proxy.clone());
+        let service = TokenService::new(transport, &cloud.endpoint);
+        let began = Instant::now();
+        let fetched = service.fetch(TOKEN_LIMIT).await;
+        let took = over_mqtt.took + began.elapsed();
+        // They would be taken for those of the way to the cloud.
+        self.journal.take();
+        match fetched {
+            Ok(token) => {
+                let (header, life) = token::header(&token);
+                let life = humantime::format_duration(Duration::from_secs(life.as_secs()));
+                let words = format!(
+                    "received from {} for the certificate, good for {life}; over MQTT: {}",
+                    service.server(),
+                    over_mqtt.words
+                );
+                self.add(Hop::passed(TOKEN, &words, took));
+                Some(header)
+            }
+            Err(error) => {
+                let WithoutToken { words, advice, .. } = over_mqtt;
+                self.add(match advice {
+                    // The other way is for where this one fails.
+                    None => Hop::skipped(TOKEN, &words),
+                    Some(advice) => {
+                        let error = failure_reason(&error, REASON_LIMIT);
+                        let words = format!("{words}; {error}");
+                        Hop::failed(TOKEN, &words, took, advice).with_advice(advice::TOKEN_SERVICE)
+                    }
+                });
                 None
             }
         }

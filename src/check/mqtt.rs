@@ -78,18 +78,26 @@ impl Questions {
         self.conversation.publish(&request, now);
         let answer = timeout(ANSWER_LIMIT, self.token_answer(topics))
             .await
-            .map_err(|_| NoToken::Silent)??;
-        let token = answer.map_err(|_| NoToken::Rubbish)?;
+            .map_err(|_| NoToken::Silent(ANSWER_LIMIT))??;
+        let token = answer.map_err(|error| match error {
+            CredentialsError::NoCertificate => NoToken::Refused,
+            _ => NoToken::Rubbish,
+        })?;
         Ok(token::header(&token))
     }
 
     async fn token_answer(&mut self, topics: &Topics) -> Result<TokenAnswer, Lost> {
         loop {
             while let Some(event) = self.conversation.next_event() {
-                if let Event::Received { topic, payload } = event
-                    && let Some(Downlink::Token(answer)) = Downlink::read(topics, &topic, &payload)
-                {
-                    return Ok(answer);
+                let Event::Received { topic, payload } = event else {
+                    continue;
+                };
+                match Downlink::read(topics, &topic, &payload) {
+                    Some(Downlink::Token(answer)) => return Ok(answer),
+                    Some(said) if said.refuses_token() => {
+                        return Ok(Err(CredentialsError::NoCertificate));
+                    }
+                    _ => {}
                 }
             }
             self.go_on().await?;

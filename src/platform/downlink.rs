@@ -81,6 +81,13 @@ impl Downlink {
     }
 }
 
+impl Downlink {
+    /// Whether the platform says among its complaints that it gives no token.
+    pub(crate) fn refuses_token(&self) -> bool {
+        matches!(self, Self::Complaints(all) if all.contains(&Complaint::NoToken))
+    }
+}
+
 fn own_operation(row: &Row) -> Option<PendingOperation> {
     let operation = PendingOperation::from_static_row(row);
     if operation.is_none() {

@@ -691,8 +691,10 @@ async fn shows_certificates_and_the_token() {
         (
             TokenAnswer::Text("no token at all".to_owned()),
             vec![
-                "✗ token: what the cloud sent as a token for the WebSocket is none (T)\n    look \
-                 at what answers on s/dat: mqtt.url may not lead to the platform",
+                "✗ token: what the cloud sent as a token for the WebSocket is none; cannot reach \
+                 127.0.0.1:8443: connection refused (T)\n    look at what answers on s/dat: mqtt.url \
+                 may not lead to the platform\n    over TLS, check that port 8443 of the host of \
+                 cloud.url can be reached, and that the platform trusts the issuer of auth.cert_file",
                 "– WebSocket endpoint: not tried: there is no token to show",
             ],
         ),
@@ -700,9 +702,11 @@ async fn shows_certificates_and_the_token() {
             TokenAnswer::Silence,
             vec![
                 "✗ token: the cloud sent no token for the WebSocket within 8s (asked on s/uat over \
-                 MQTT) (T)\n    behind a local broker, check that its bridge carries s/uat up and \
-                 s/dat down, and mqtt.topic_prefix; a new device has to exist first: start `adit \
-                 run`",
+                 MQTT); cannot reach 127.0.0.1:8443: connection refused (T)\n    behind a local \
+                 broker, check that its bridge carries s/uat up and s/dat down, and \
+                 mqtt.topic_prefix; a new device has to exist first: start `adit run`\n    over TLS, \
+                 check that port 8443 of the host of cloud.url can be reached, and that the platform \
+                 trusts the issuer of auth.cert_file",
                 "– WebSocket endpoint: not tried: there is no token to show",
             ],
         ),

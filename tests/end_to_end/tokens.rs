@@ -1,11 +1,12 @@
 //! Tunnels show a token that comes over MQTT, where there is no password for them.
 
-use std::time::Duration;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use simulated_cloud::TokenAnswer;
 use tokio::time::sleep;
 
-use crate::support::{Adit, FarEnd, LIMIT, Lan, Login, Site, SiteOptions, rows};
+use crate::support::{Adit, Connect, FarEnd, LIMIT, Lan, Login, Site, SiteOptions, check, rows};
 
 async fn site() -> Site {
     Site::with(SiteOptions {
@@ -212,4 +213,163 @@ async fn gives_every_tunnel_its_own_time_for_a_token() {
         .echo("hello")
         .await;
     site.opened(late.operation).await;
+}
+
+/// A gateway with a certificate, at an address that no other test has: the port of the service is fixed.
+async fn certified_site(last: u8) -> Site {
+    Site::with(SiteOptions {
+        tls: true,
+        login: Login::Certificate,
+        address: Some(Ipv4Addr::new(127, 84, 43, last)),
+        token_service: true,
+        ..SiteOptions::default()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn gets_a_token_over_mutual_tls_where_none_comes_over_mqtt() {
+    let site = certified_site(1).await;
+    let _adit = site.adit(&["remote_access.connect_timeout=10s"]).await;
+    let lan = Lan::echo().await;
+    // Silence leaves enough time; a refusal costs none.
+    for (answer, soon) in [
+        (TokenAnswer::Silence, Duration::from_secs(10)),
+        (
+            TokenAnswer::NoCertificate {
+                among_errors: false,
+            },
+            Duration::from_secs(2),
+        ),
+        (
+            TokenAnswer::NoCertificate { among_errors: true },
+            Duration::from_secs(2),
+        ),
+        (
+            TokenAnswer::Text("rubbish!".to_owned()),
+            Duration::from_secs(2),
+        ),
+    ] {
+        site.cloud.answer_token_requests(answer.clone());
+        site.cloud.revoke_tokens();
+        let began = Instant::now();
+        let (_, mut far_end) = site.open(lan.port).await;
+        far_end.echo("hello").await;
+        assert!(began.elapsed() < soon, "{answer:?}: {:?}", began.elapsed());
+    }
+    assert!(answers(&site).contains(&101));
+}
+
+#[tokio::test]
+async fn says_why_neither_way_brings_a_token() {
+    let site = certified_site(2).await;
+    let adit = site.adit(&["remote_access.connect_timeout=4s"]).await;
+    let lan = Lan::echo().await;
+    let refused = TokenAnswer::NoCertificate {
+        among_errors: false,
+    };
+    site.cloud.answer_token_requests(refused);
+    let over_mqtt = "the cloud gives no token over MQTT: the local broker's bridge logs in with a \
+                     password, and the platform gives tokens only to certificates";
+    for (answer, reason) in [
+        (
+            Err(401),
+            "127.84.43.2:8443 gives no token for the certificate (HTTP 401)",
+        ),
+        (
+            Err(302),
+            "127.84.43.2:8443 gives no token for the certificate (HTTP 302)",
+        ),
+        (
+            Ok(TokenAnswer::Text("x y".to_owned())),
+            "what 127.84.43.2:8443 sent as a token is none",
+        ),
+        (
+            Ok(TokenAnswer::Text("x".repeat(10 << 20))),
+            "127.84.43.2:8443 answers with HTTP 200, but its body is longer than 16384 bytes",
+        ),
+    ] {
+        site.cloud.answer_certified_requests(answer);
+        let tunnel = site.request("127.0.0.1", lan.port);
+        let failed = site.failed(tunnel.operation).await;
+        assert_eq!(failed, format!("{over_mqtt}; {reason}"));
+    }
+    let silence = Ok(TokenAnswer::Silence);
+    site.cloud.answer_certified_requests(silence);
+    let tunnel = site.request("127.0.0.1", lan.port);
+    let failed = site.failed(tunnel.operation).await;
+    assert!(
+        failed.contains("127.84.43.2:8443 did not answer the request within"),
+        "{failed}"
+    );
+    assert_no_token(&adit);
+}
+
+#[tokio::test]
+async fn says_that_a_bridge_with_a_password_gives_no_token() {
+    let site = site().await;
+    let _adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    for among_errors in [false, true] {
+        let refused = TokenAnswer::NoCertificate { among_errors };
+        site.cloud.answer_token_requests(refused);
+        let tunnel = site.request("127.0.0.1", lan.port);
+        assert_eq!(
+            site.failed(tunnel.operation).await,
+            "the cloud gives no token over MQTT: the local broker's bridge logs in with a password, \
+             and the platform gives tokens only to certificates"
+        );
+    }
+}
+
+#[tokio::test]
+async fn connects_without_mqtt_by_a_certificate() {
+    let site = certified_site(3).await;
+    site.cloud
+        .create_device(&site.gateway, "Gateway", "adit_Gateway");
+    let lan = Lan::echo().await;
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    let row = site.cloud.operation(tunnel.operation).unwrap().row;
+    let row = smartrest::encode([&row]);
+    let _connect = Connect::start(&site.config(), &["-"], &row);
+    FarEnd(tunnel.accept(LIMIT).await.unwrap())
+        .echo("hello")
+        .await;
+    assert_eq!(answers(&site), [101]);
+    assert_eq!(requests(&site), 0);
+}
+
+#[tokio::test]
+async fn checks_both_ways_to_a_token() {
+    let site = certified_site(4).await;
+    site.cloud
+        .create_device(&site.gateway, "Gateway", "adit_Gateway");
+    let refused = TokenAnswer::NoCertificate { among_errors: true };
+    site.cloud.answer_token_requests(refused);
+    let checked = check(&site.config(), &[]).await;
+    let said = checked.result;
+    assert_eq!(checked.code, Some(0), "{said}");
+    let words = "✓ token: received from 127.84.43.4:8443 for the certificate, good for 1h; over MQTT: \
+                 the cloud gives no token over MQTT";
+    assert!(said.contains(words), "{said}");
+    assert!(said.contains("✓ WebSocket endpoint: reached"), "{said}");
+    let checked = check(&site.config(), &["--no-login"]).await;
+    let said = checked.result;
+    assert_eq!(checked.code, Some(0), "{said}");
+    assert!(
+        said.contains("✓ token: received from 127.84.43.4:8443"),
+        "{said}"
+    );
+    site.cloud.answer_certified_requests(Err(401));
+    let checked = check(&site.config(), &[]).await;
+    let said = checked.result;
+    assert_eq!(checked.code, Some(1), "{said}");
+    assert!(
+        said.contains("✗ token: the cloud gives no token over MQTT"),
+        "{said}"
+    );
+    let words = "; 127.84.43.4:8443 gives no token for the certificate (HTTP 401) (";
+    assert!(said.contains(words), "{said}");
+    let advice = "let the bridge log in with the device's certificate";
+    assert!(said.contains(advice), "{said}");
 }

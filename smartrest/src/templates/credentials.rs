@@ -14,6 +14,9 @@ use crate::topic::is_noncharacter;
 /// Characters of a token; a larger one fits into no HTTP header that servers take.
 const TOKEN_LIMIT: usize = 8 * 1024;
 
+/// The template id of a refusal.
+const REFUSED: &str = "41";
+
 /// `70`: what a device logs in with from its registration on.
 #[derive(Clone, Eq, PartialEq)]
 pub struct Credentials {
@@ -38,6 +41,9 @@ pub enum CredentialsError {
     /// The token has characters that cannot stand in an HTTP header, or is too long.
     #[error("the token is not of at most {TOKEN_LIMIT} letters, digits and .-_~+/=")]
     Token,
+    /// `41`: the platform does not give tokens to whoever logs in so.
+    #[error("the platform gives tokens only to certificates")]
+    NoCertificate,
     /// The tenant has a `/`, or the user a `:`: the login would be read as that of another.
     #[error("the {0} has a character that logins use as a separator")]
     Separator(&'static str),
@@ -100,8 +106,12 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// Reads the answer to a request for a token. Any other row than a `71` has none.
+    /// Reads the answer to a request for a token. Any other row than a `71` has none; a `41` says that
+    /// there is none for this login.
     pub fn from_row(row: &Row) -> Result<Self, CredentialsError> {
+        if row.template() == REFUSED {
+            return Err(CredentialsError::NoCertificate);
+        }
         let token = row.required(1, "token")?;
         if row.template() != Self::TEMPLATE {
             return Err(CredentialsError::Token);
@@ -195,7 +205,11 @@ mod tests {
         for (line, complaint) in [
             ("71", "the token is missing"),
             ("71,a b", token),
-            ("41,x", token),
+            (
+                "41,,MqttAuth: Cannot publish token for device that do not use certificate authentication",
+                "the platform gives tokens only to certificates",
+            ),
+            ("40,x", token),
             ("71,\"a\r\nHost: b\"", token),
             (&format!("71,{}", "a".repeat(8193)), token),
         ] {

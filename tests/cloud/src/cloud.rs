@@ -55,6 +55,15 @@ impl Cloud {
             .with_context(|| format!("cannot listen at {}", options.listen))?;
         // Operators in this process need no TLS, and are spared what devices are put through.
         let operators = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let token_service = match options.token_service.clone() {
+            Some(service) => {
+                let listener = TcpListener::bind(service.listen)
+                    .await
+                    .with_context(|| format!("cannot listen at {}", service.listen))?;
+                Some((service, listener))
+            }
+            None => None,
+        };
         let address = listener.local_addr()?;
         let operator_address = operators.local_addr()?;
         let endpoint = Arc::new(Endpoint {
@@ -72,6 +81,15 @@ impl Cloud {
                 () = stop.cancelled() => {}
             }
         });
+        if let Some((service, listener)) = token_service {
+            let (board, stop) = (Arc::clone(&endpoint.board), endpoint.stop.clone());
+            tasks.spawn(async move {
+                tokio::select! {
+                    () = service.serve(listener, board) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
         tasks.spawn(Arc::clone(&endpoint).serve(listener, true));
         tasks.spawn(Arc::clone(&endpoint).serve(operators, false));
         let cloud = Self {
@@ -161,6 +179,13 @@ impl Cloud {
     /// Gives out a token, as to a device that shows its certificate in a handshake.
     pub fn issue_token(&self) -> Option<String> {
         self.board().change(|state| state.platform.issue_token())
+    }
+
+    /// Says what requests for a token over mutual TLS are answered from now on, or the HTTP status that
+    /// refuses them; at first a token for an hour.
+    pub fn answer_certified_requests(&self, answer: Result<TokenAnswer, u16>) {
+        self.board()
+            .change(|state| state.platform.answer_certified_requests(answer));
     }
 
     /// Takes back all tokens, as the platform may at any time.

@@ -128,6 +128,9 @@ impl Endpoint {
             () = self.stop.cancelled() => return Ok(()),
         };
         let (mut stream, request) = asked.map_err(|_| io::ErrorKind::TimedOut)??;
+        if request.method != "GET" {
+            return refuse(&mut stream, 404, &error_body(404)).await;
+        }
         if let Some(key) = request.path.strip_prefix(DEVICE_PATH) {
             let key = Key::new(key);
             tokio::select! {

@@ -26,6 +26,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// The head of a request.
 pub(crate) struct Request {
+    /// `GET` or `POST`.
     pub(crate) method: String,
     pub(crate) path: String,
     headers: Vec<(String, String)>,
@@ -55,8 +56,8 @@ impl Request {
             .next()
             .and_then(|line| line.strip_suffix(" HTTP/1.1")?.split_once(' '))
             .filter(|(method, _)| ["GET", "POST"].contains(method))
-            .ok_or_else(|| io::Error::other("not a GET or POST of HTTP 1.1"))?;
-        let (method, path) = (method.to_owned(), path.to_owned());
+            .map(|(method, path)| (method.to_owned(), path.to_owned()))
+            .ok_or_else(|| io::Error::other("neither GET nor POST of HTTP 1.1"))?;
         let headers = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))

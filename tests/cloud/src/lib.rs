@@ -21,6 +21,7 @@ mod pipe;
 pub mod platform;
 mod rendezvous;
 mod stream;
+mod token_service;
 mod tunnel;
 
 pub use board::{Configuration, ConfigurationId};
@@ -34,4 +35,5 @@ pub use platform::{
     REMOTE_ACCESS, Record, Service, Status, TokenAnswer,
 };
 pub use stream::Stream;
+pub use token_service::TokenService;
 pub use tunnel::{DeviceSocket, Tunnel, reset};

@@ -9,6 +9,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use crate::est::EstAuthority;
 use crate::platform::Notifications;
+use crate::token_service::TokenService;
 
 /// A user of the platform. `Debug` does not show the password.
 #[derive(Clone, Eq, PartialEq)]
@@ -80,6 +81,8 @@ pub struct Options {
     pub loses_early_operations: bool,
     /// Whether the platform answers for template collections.
     pub offers_collections: bool,
+    /// Where tokens are given to certificates, if anywhere.
+    pub token_service: Option<TokenService>,
     /// Whether a device that subscribes to `devicecontrol/notifications` gets operations there.
     pub notifications: Notifications,
     /// The tenant's certificate authority, where it has one.
@@ -108,6 +111,7 @@ impl Options {
             key_lifetime: Duration::from_secs(60),
             loses_early_operations: true,
             offers_collections: true,
+            token_service: None,
             notifications: Notifications::BehindRows,
             authority: None,
         }

@@ -117,6 +117,30 @@ impl Authority {
         Arc::new(config.unwrap())
     }
 
+    /// Returns a server at an address that lets nobody in without a certificate of another authority.
+    pub(crate) fn server_demanding(
+        &self,
+        address: Ipv4Addr,
+        devices: &RootCertStore,
+    ) -> Arc<ServerConfig> {
+        let mut params = named("the token service");
+        params.subject_alt_names = vec![SanType::IpAddress(address.into())];
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let roots = Arc::new(devices.clone());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(
+                vec![cert.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            );
+        Arc::new(config.unwrap())
+    }
+
     /// Issues a certificate whose common name is a device's id, in `device.pem` and `device.key`.
     pub(crate) fn device(&self, directory: &Directory, id: &str) -> Issued {
         self.device_with(directory, id, &KeyPair::generate().unwrap())

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rumqttc::{Publish, QoS};
 use simulated_cloud::{
-    Cloud, EstAuthority, Operation, OperationId, Options, Record, Status, Tunnel,
+    Cloud, EstAuthority, Operation, OperationId, Options, Record, Status, TokenService, Tunnel,
 };
 use smartrest::encode;
 use tokio::net::TcpStream;
@@ -38,6 +38,8 @@ pub(crate) struct SiteOptions {
     pub(crate) websocket: bool,
     /// Where the gateway finds the broker and the platform; 127.0.0.1 unless given.
     pub(crate) address: Option<Ipv4Addr>,
+    /// Tokens are given to certificates at port 8443 of the address, which has to be the test's own.
+    pub(crate) token_service: bool,
     /// What is wrong with the certificate of the broker.
     pub(crate) broker_flaw: Flaw,
     /// What is wrong with the certificate of the platform.
@@ -60,6 +62,8 @@ pub(crate) enum Login {
     Bootstrap,
 }
 
+/// Of the platform's host.
+const TOKEN_PORT: u16 = 8443;
 /// As the platform calls it.
 const BOOTSTRAP_USER: &str = "devicebootstrap";
 
@@ -150,6 +154,10 @@ impl Site {
         cloud.broker.roots = (options.tls && !has_door).then(|| authority.roots.clone());
         cloud.listen = (address, 0).into();
         cloud.tls = cloud_certificate.map(|issued| issued.server);
+        cloud.token_service = options.token_service.then(|| TokenService {
+            listen: (address, TOKEN_PORT).into(),
+            tls: authority.server_demanding(address, &devices.roots),
+        });
         cloud.offers_collections = !options.no_collections;
         cloud.topic_prefix = options.topic_prefix.to_owned();
         cloud.authority = Some(Arc::clone(&issuer)).filter(|_| !options.no_authority);

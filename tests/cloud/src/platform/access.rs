@@ -11,6 +11,9 @@ use smartrest::{Credentials, Row};
 
 use crate::options::Login;
 
+const NO_CERTIFICATE: &str =
+    "MqttAuth: Cannot publish token for device that do not use certificate authentication";
+
 /// What is answered to a request for a token.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TokenAnswer {
@@ -22,12 +25,20 @@ pub enum TokenAnswer {
     Refused(Duration),
     /// This text in place of a token.
     Text(String),
+    /// The refusal for whoever logs in without a certificate, in the place of a token or among the
+    /// errors.
+    NoCertificate {
+        /// On `s/e`.
+        among_errors: bool,
+    },
 }
 
 /// Credentials that are handed out.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) answer: TokenAnswer,
+    /// To requests over mutual TLS, or the HTTP status that refuses them.
+    pub(super) certified: Result<TokenAnswer, u16>,
     pub(super) registered: Option<Login>,
     issued: Vec<(String, SystemTime)>,
 }
@@ -37,6 +48,7 @@ impl Default for Access {
         const HOUR: Duration = Duration::from_secs(3600);
         Self {
             answer: TokenAnswer::Good(HOUR),
+            certified: Ok(TokenAnswer::Good(HOUR)),
             registered: None,
             issued: Vec::new(),
         }
@@ -44,10 +56,29 @@ impl Default for Access {
 }
 
 impl Access {
-    /// Returns the row that answers a request for a token.
-    pub(super) fn token(&mut self) -> Option<Row> {
-        let token = match &self.answer {
-            TokenAnswer::Silence => return None,
+    /// Returns the row that answers a request for a token, and whether it is among the errors.
+    pub(super) fn token(&mut self) -> Option<(Row, bool)> {
+        if let TokenAnswer::NoCertificate { among_errors } = self.answer {
+            return Some((Row::new(["41", "", NO_CERTIFICATE]), among_errors));
+        }
+        let token = self.made(&self.answer.clone())?;
+        Some((Row::new(["71", &token]), false))
+    }
+
+    /// Returns the body that answers a request over mutual TLS, or the HTTP status; nothing for silence.
+    pub(super) fn certified_token(&mut self) -> Option<Result<String, u16>> {
+        match self.certified.clone() {
+            Err(status) => Some(Err(status)),
+            Ok(answer) => {
+                let token = self.made(&answer)?;
+                Some(Ok(format!(r#"{{"accessToken":"{token}"}}"#)))
+            }
+        }
+    }
+
+    fn made(&mut self, answer: &TokenAnswer) -> Option<String> {
+        Some(match answer {
+            TokenAnswer::Silence | TokenAnswer::NoCertificate { .. } => return None,
             TokenAnswer::Text(text) => text.clone(),
             TokenAnswer::Good(life) => {
                 let now = SystemTime::now();
@@ -56,8 +87,7 @@ impl Access {
                 token
             }
             TokenAnswer::Refused(life) => token(SystemTime::now(), *life, usize::MAX),
-        };
-        Some(Row::new(["71", &token]))
+        })
     }
 
     pub(super) fn is_good(&self, token: &str) -> bool {

@@ -205,6 +205,16 @@ impl Platform {
         self.access.answer = answer;
     }
 
+    /// Says what requests for a token over mutual TLS are answered, or the HTTP status that refuses them.
+    pub fn answer_certified_requests(&mut self, answer: Result<TokenAnswer, u16>) {
+        self.access.certified = answer;
+    }
+
+    /// Returns the body that answers a request over mutual TLS, or the HTTP status; nothing for silence.
+    pub fn certified_token(&mut self) -> Option<Result<String, u16>> {
+        self.access.certified_token()
+    }
+
     /// Returns whether a token was given out, is not revoked and has not expired.
     pub fn is_token_good(&self, token: &str) -> bool {
         self.access.is_good(token)
@@ -212,7 +222,7 @@ impl Platform {
 
     /// Gives out a token outside of MQTT, unless requests for one are met with silence.
     pub fn issue_token(&mut self) -> Option<String> {
-        Some(self.access.token()?.get(1)?.to_owned())
+        Some(self.access.token()?.0.get(1)?.to_owned())
     }
 
     /// Takes back all tokens.
@@ -227,7 +237,10 @@ impl Platform {
 
     fn answer(&mut self, topic: &str) -> Option<Delivery> {
         let (topic, row) = match topic {
-            TOKEN_REQUEST => (TOKEN, self.access.token()?),
+            TOKEN_REQUEST => match self.access.token()? {
+                (row, true) => (ERRORS, row),
+                (row, false) => (TOKEN, row),
+            },
             REGISTRATION_REQUEST => (REGISTRATION, self.access.registration()?),
             _ => return None,
         };
@@ -1098,6 +1111,13 @@ mod tests {
             (TokenAnswer::Text("rubbish".into()), 1),
             (TokenAnswer::Refused(Duration::from_secs(60)), 1),
             (TokenAnswer::Good(Duration::ZERO), 1),
+            (
+                TokenAnswer::NoCertificate {
+                    among_errors: false,
+                },
+                1,
+            ),
+            (TokenAnswer::NoCertificate { among_errors: true }, 1),
         ] {
             platform.answer_token_requests(answer);
             let answers = tell(&mut platform, "s/uat", "");
@@ -1105,6 +1125,15 @@ mod tests {
             let good = |answer: &String| platform.is_token_good(&answer["s/dat 71,".len()..]);
             assert!(!answers.iter().any(good));
         }
+        let refusal = tell(&mut platform, "s/uat", "").remove(0);
+        assert!(refusal.starts_with("s/e 41,,MqttAuth: Cannot publish token"));
+        let body = platform.certified_token().unwrap().unwrap();
+        let token = body.split('"').nth(3).unwrap();
+        assert!(platform.is_token_good(token));
+        platform.answer_certified_requests(Err(401));
+        assert_eq!(platform.certified_token(), Some(Err(401)));
+        platform.answer_certified_requests(Ok(TokenAnswer::Silence));
+        assert_eq!(platform.certified_token(), None);
     }
 
     #[test]
