@@ -1,6 +1,8 @@
 //! What to do about an error. Pure.
 
 use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
 
 use rumqttc::ConnectReturnCode;
 
@@ -10,7 +12,7 @@ use crate::auth::settings::Auth;
 use crate::auth::token::NoToken;
 use crate::mqtt::Settings;
 use crate::mqtt::conversation::ConversationError;
-use crate::mqtt::link::Lost;
+use crate::mqtt::link::{Lost, SERVICE_PORT};
 use crate::net::proxy::ProxyError;
 use crate::net::{Awaited, Peer, TlsFault, TransportError};
 use crate::tunnel::cloud::{Author, EndpointError};
@@ -19,6 +21,12 @@ use crate::tunnel::policy::Denied;
 
 /// The key that says where a proxy is, and what stands in for it.
 const PROXY_KEY: &str = "cloud.proxy (or HTTPS_PROXY)";
+/// The key that says where the broker is.
+const MQTT_KEY: &str = "mqtt.url";
+/// The platform gives up a client that is silent for longer.
+const LONGEST_KEEP_ALIVE: Duration = Duration::from_mins(10);
+/// Where the platform does no more than lead to HTTPS.
+const HTTP_PORT: u16 = 80;
 const CLOSED: &str = "check the port in mqtt.url and the credentials; another client with the same \
                       id may also have come";
 /// Where no token comes for a certificate.
@@ -26,6 +34,37 @@ pub(super) const TOKEN_SERVICE: &str = "over TLS, check that port 8443 of the ho
     be reached, and that the platform trusts the issuer of auth.cert_file";
 const NOT_THE_PLATFORM: &str =
     "check cloud.url: what answers there is not the platform, or a proxy is in between";
+
+/// Says what to look at in settings that can be used, and with the platform probably do not work.
+pub(super) fn settings(Subject { mqtt, cloud, .. }: &Subject<'_>) -> Vec<String> {
+    let mut advice = Vec::new();
+    if mqtt.keep_alive > LONGEST_KEEP_ALIVE {
+        let limit = humantime::format_duration(LONGEST_KEEP_ALIVE);
+        advice.push(format!(
+            "mqtt.keep_alive is longer than {limit}: the platform, and what is on the way, may give \
+             the connection up before; use less"
+        ));
+    }
+    let broker = &mqtt.endpoint;
+    if broker.websocket.is_some() && broker.server.port == SERVICE_PORT {
+        advice.push(format!(
+            "mqtt.url names a WebSocket at port {SERVICE_PORT}, where the platform speaks none: use \
+             mqtts://"
+        ));
+    }
+    for (is_plain, key, scheme, endpoint) in [
+        (!cloud.endpoint.tls, "cloud.url", "https", &cloud.endpoint),
+        (broker.websocket.is_some(), MQTT_KEY, "wss", &broker.server),
+    ] {
+        if is_plain && !endpoint.tls && endpoint.port == HTTP_PORT {
+            advice.push(format!(
+                "{key} names port {HTTP_PORT}, where the platform does no more than lead to HTTPS: \
+                 write {scheme}://"
+            ));
+        }
+    }
+    advice
+}
 
 /// `key` is the one that says where the server is.
 pub(super) fn transport(error: &TransportError, key: &str) -> String {
@@ -103,7 +142,18 @@ fn tls(fault: &TlsFault, key: &str) -> String {
                 .to_owned()
         }
         TlsFault::OtherName { asked, .. } => {
-            format!("use a name of the certificate in {key}, or have one made that names {asked}")
+            let is_name = asked.parse::<IpAddr>().is_err();
+            let hint = match is_name && key == MQTT_KEY {
+                // The platform's certificate for MQTT does not follow the domains of tenants.
+                true => {
+                    "; under a tenant's own domain, name the platform's main domain there: its \
+                     certificate for MQTT is for that one alone"
+                }
+                false => "",
+            };
+            format!(
+                "use a name of the certificate in {key}, or have one made that names {asked}{hint}"
+            )
         }
         TlsFault::UnknownIssuer { .. } => {
             "put the issuer's certificate into cloud.ca_file, if you know and trust it; if not, \
@@ -162,6 +212,9 @@ pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> St
              minutes",
             credentials(auth, mqtt)
         ),
+        Lost::PasswordAtService => {
+            "set auth.cert_file and auth.key_file, or write port 8883 in mqtt.url".to_owned()
+        }
         Lost::Refused(ConnectReturnCode::BadClientId) => "check device.id".to_owned(),
         Lost::Refused(ConnectReturnCode::ServiceUnavailable) => {
             "try again in some minutes".to_owned()

@@ -548,8 +548,9 @@ fn configuration(subject: &Subject<'_>) -> Hop {
         None => "no file, flags and variables only".to_owned(),
     };
     let hop = Hop::passed(CONFIGURATION, &place, Duration::ZERO);
-    let warnings = subject.warnings.iter();
-    warnings.fold(hop, |hop, warning| hop.with_advice(warning))
+    let settings = advice::settings(subject);
+    let advice = subject.warnings.iter().chain(&settings);
+    advice.fold(hop, |hop, advice| hop.with_advice(advice))
 }
 
 fn confinement(confined: &Confined) -> Hop {

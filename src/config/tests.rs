@@ -235,6 +235,22 @@ operation_ids = true
 }
 
 #[test]
+fn warns_of_a_password_at_the_port_of_the_mqtt_service() {
+    let url = "[mqtt]\nurl = \"mqtts://cloud.example.com:9883\"\n";
+    let warnings = Machine::with(url).config().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "mqtt.url names port 9883, the platform's MQTT Service, which refuses the password of a \
+             device: use a certificate (auth.cert_file), or port 8883"
+        ]
+    );
+    // What it is given for itself may be a token.
+    let token = format!("{url}username = \"t1\"\npassword = \"eyJh\"\n");
+    assert_eq!(Machine::with(&token).config().warnings, [""; 0]);
+}
+
+#[test]
 fn reads_where_ids_come_from_also_as_the_switch_that_it_was() {
     for (value, source) in [
         ("\"notifications\"", OperationIds::Notifications),

@@ -23,6 +23,9 @@ use crate::password::Password;
 
 /// Everything from the broker's name to its answer to CONNECT.
 pub(crate) const LOGIN_LIMIT: Duration = Duration::from_secs(30);
+/// The port of the platform's MQTT Service, which takes certificates and tokens, and refuses the password
+/// of a device as not authorised. It speaks no WebSocket.
+pub(crate) const SERVICE_PORT: u16 = 9883;
 /// How long the network may take to accept one packet.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
 /// What the codec says where the stream ends within a packet.
@@ -69,6 +72,13 @@ pub enum Lost {
     /// The broker answered the log-in with a code.
     #[error("the broker refused the connection: {}", in_words(*.0))]
     Refused(ConnectReturnCode),
+    /// The MQTT Service refused a password.
+    #[error(
+        "the broker refused the connection: not authorised (CONNACK 5); port {SERVICE_PORT} is the \
+         platform's MQTT Service, which takes a certificate or a token and no password of a device \
+         (set auth.cert_file, or write port 8883 in mqtt.url)"
+    )]
+    PasswordAtService,
     /// The broker did not answer in time, or ended it.
     #[error(transparent)]
     Conversation(#[from] ConversationError),
@@ -134,7 +144,7 @@ impl Account {
         let link = timeout(left, self.introduce(stream))
             .await
             .unwrap_or(Err(Lost::ConnectTimeout(limit)))
-            .map_err(|lost| self.without_tls(lost))?;
+            .map_err(|lost| self.at_service(self.without_tls(lost)))?;
         info!(
             host = server.host,
             port = server.port,
@@ -154,6 +164,18 @@ impl Account {
             Lost::SpeaksTls(_) => Lost::SpeaksTls(scheme),
             lost if !self.broker.server.tls && lost.is_by_broker() => {
                 Lost::ClosedWithoutTls(scheme)
+            }
+            lost => lost,
+        }
+    }
+
+    /// Says what the MQTT Service does to a login with a password.
+    fn at_service(&self, lost: Lost) -> Lost {
+        match lost {
+            Lost::Refused(ConnectReturnCode::NotAuthorized)
+                if self.broker.server.port == SERVICE_PORT && self.login.is_some() =>
+            {
+                Lost::PasswordAtService
             }
             lost => lost,
         }
@@ -243,6 +265,7 @@ impl Lost {
     pub(crate) fn before_login(&self) -> Loss {
         match self {
             Self::Refused(code) if *code != ConnectReturnCode::ServiceUnavailable => Loss::Refused,
+            Self::PasswordAtService => Loss::Refused,
             _ => Loss::NeverStood,
         }
     }

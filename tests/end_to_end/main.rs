@@ -26,6 +26,7 @@ mod failures;
 #[path = "../judge/mod.rs"]
 mod judge;
 mod logs;
+mod mqtt_service;
 mod names;
 mod notifications;
 mod operation_ids;

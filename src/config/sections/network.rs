@@ -12,6 +12,7 @@ use crate::config::keys::{self, Key};
 use crate::config::proxy::{Proxies, Unusable, is_this_machine};
 use crate::config::values;
 use crate::mqtt;
+use crate::mqtt::link::SERVICE_PORT;
 use crate::net::certificate::Certificate;
 use crate::net::proxy::Proxy;
 use crate::net::settings::Cloud;
@@ -148,6 +149,7 @@ impl<'a> SectionBuilder<'a> {
                 Some(Auth::Password { user, password }) => {
                     if let Some(endpoint) = &endpoint {
                         self.warn_of_plain_text(&keys::MQTT_URL.key, &endpoint.server);
+                        self.warn_of_password_at_service(&endpoint.server);
                     }
                     Some(Some((user.clone(), password.clone())))
                 }
@@ -180,6 +182,17 @@ impl<'a> SectionBuilder<'a> {
             let words = "the certificate of auth.cert_file is not shown to the broker: mqtt.url \
                          is without TLS";
             self.gathered.warnings.push(words.to_owned());
+        }
+    }
+
+    /// Another login there may be a token.
+    fn warn_of_password_at_service(&mut self, broker: &Endpoint) {
+        if broker.port == SERVICE_PORT {
+            let words = format!(
+                "mqtt.url names port {SERVICE_PORT}, the platform's MQTT Service, which refuses the \
+                 password of a device: use a certificate (auth.cert_file), or port 8883"
+            );
+            self.gathered.warnings.push(words);
         }
     }
 

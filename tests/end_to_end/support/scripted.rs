@@ -20,9 +20,17 @@ impl ScriptedBroker {
     /// Serves one connection after the other. `answer` gets the number of the connection, from 1,
     /// and each packet. A DISCONNECT, which no broker sends, stands for the end of the connection.
     pub(crate) async fn start(
+        answer: impl FnMut(usize, &Packet) -> Vec<Packet> + Send + 'static,
+    ) -> Self {
+        Self::start_at((Ipv4Addr::LOCALHOST, 0), answer).await
+    }
+
+    /// Serves at an address that is the test's own.
+    pub(crate) async fn start_at(
+        address: (Ipv4Addr, u16),
         mut answer: impl FnMut(usize, &Packet) -> Vec<Packet> + Send + 'static,
     ) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let serving = tokio::spawn(async move {
             for number in 1.. {
