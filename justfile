@@ -57,6 +57,33 @@ miri:
         tunnel::policy tunnel::relay::frame net::head mqtt::framing \
         platform::downlink platform::dialogue platform::ids platform::uplink
 
+# Breaks the code on purpose, a place at a time, and runs the tests beside it: docs/testing.md.
+mutants module="":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    export CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_MAX_SHRINK_ITERS=0
+    status=0
+    while read -r name package files tests; do
+        [[ -z "{{module}}" || "{{module}}" == "$name" ]] || continue
+        # shellcheck disable=SC2086 # the names of several tests
+        cargo mutants --package "$package" --file "$files" --output "target/mutants/$name" \
+            --cargo-arg=--locked --cargo-arg=--lib -- -- $tests </dev/null || status=$?
+    done <<'MODULES'
+    rows smartrest smartrest/src/**/*.rs
+    ids adit src/platform/ids/*.rs platform::
+    operations adit src/platform/operations/*.rs platform::
+    outbox adit src/mqtt/outbox.rs mqtt::outbox
+    conversation adit src/mqtt/conversation/mod.rs mqtt::conversation
+    policy adit src/tunnel/policy/*.rs tunnel::policy tunnel::evasion
+    frame adit src/tunnel/relay/frame/*.rs tunnel::relay::frame
+    head adit src/net/head.rs net::head
+    upgrade adit src/net/upgrade.rs net::upgrade tunnel::cloud
+    token adit src/auth/token.rs auth::token
+    relay adit src/tunnel/relay/*.rs tunnel::
+    websocket adit src/net/websocket.rs net::websocket
+    MODULES
+    exit "$status"
+
 # Licences, sources and advisories of everything that is linked.
 deny:
     cargo deny check
