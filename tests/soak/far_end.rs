@@ -46,8 +46,8 @@ impl FarEnd {
     async fn play(&self, socket: DeviceSocket) {
         let (mut sink, mut stream) = socket.split();
         let mut pace = self.part.pace;
+        // In any order: who always writes would never let the other read.
         let (how, is_own) = tokio::select! {
-            biased;
             how = self.act(&mut sink) => (how, true),
             heard = self.hear(&mut stream, &mut pace) => match heard {
                 Heard::Reset => (End::Reset(Duration::ZERO), false),

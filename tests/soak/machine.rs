@@ -48,8 +48,8 @@ async fn play(
         let (mut read, mut write) = socket.split();
         let (how, is_own) = match part.echoes {
             true => in_answer(echo(number, &part, &mut read, &mut write, &notes).await),
+            // In any order: who always writes would never let the other read.
             false => tokio::select! {
-                biased;
                 left = act(&part, number, &mut write, &notes, &farewell) => (left, true),
                 heard = hear(number, &part, &mut read, &notes) => in_answer(heard),
             },
