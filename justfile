@@ -52,9 +52,9 @@ fuzz-keep target:
 
 # The tests of what decides and of what reads bytes, in an interpreter that sees undefined behaviour.
 miri:
-    PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest -- --skip very_large
+    PROPTEST_CASES=8 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p smartrest -p websocket-frames -- --skip very_large
     PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p adit --lib -- \
-        tunnel::policy tunnel::relay::frame net::head mqtt::framing \
+        tunnel::policy net::head mqtt::framing \
         platform::downlink platform::dialogue platform::ids platform::uplink
 
 # Breaks the code on purpose, a place at a time, and runs the tests beside it: docs/testing.md.

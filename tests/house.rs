@@ -44,8 +44,8 @@ const PURE: [&str; 10] = [
     "src/mqtt/outbox.rs",
     "src/mqtt/reconnect.rs",
     "src/tunnel/policy",
-    "src/tunnel/relay/frame",
     "smartrest/src",
+    "websocket-frames/src",
 ];
 
 /// The lints behind the names in `clippy.toml`, which a pure part has to switch on.

@@ -21,8 +21,7 @@ mod session;
 mod tokens;
 
 use tokio::runtime::{Builder, Runtime};
-
-use crate::tunnel::relay::frame::oracle;
+use websocket_frames::oracle;
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();

@@ -4,9 +4,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use websocket_frames::{BODY_LIMIT, CloseCode, Fault};
 
-use super::frame::{self, BODY_LIMIT};
 use crate::words::{legible, words};
 
 /// Longest reason that a Close frame can carry behind its code.
@@ -69,7 +68,7 @@ pub enum Cut {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Violation {
     /// That of the WebSocket.
-    Frame(frame::Fault),
+    Frame(Fault),
     /// TLS, in the words of the library.
     Tls(String),
     /// A record of TLS that nobody with the right key has made.
@@ -253,7 +252,7 @@ mod tests {
                 1011,
             ),
             (
-                EndReason::BrokenByCloud(Violation::Frame(frame::Fault::Masked)),
+                EndReason::BrokenByCloud(Violation::Frame(Fault::Masked)),
                 "the cloud broke the protocol: Received a masked frame from server",
                 1002,
             ),

@@ -10,10 +10,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
+use websocket_frames::{CloseCode, Control, Decoder, Item, append_control};
 
 use super::end::close_body;
-use super::frame::{Decoder, Item, append_control};
 use super::room::{CLOUD_READ, Rest, Room};
 use crate::net::Socket;
 use crate::net::unbuffered::{Parts, RECORD, Session, UnbufferedStream};

@@ -13,7 +13,6 @@
 
 mod bell;
 mod end;
-pub mod frame;
 mod link;
 #[cfg(test)]
 mod over_tls;
@@ -34,13 +33,12 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control};
 use tracing::{Span, debug};
+use websocket_frames::{self as frame, CloseCode, Control, Decoder, HEADER_ROOM, Item};
 
 use crate::net::Socket;
 use bell::Bell;
 pub use end::{Cut, EndReason, Violation};
-use frame::{Decoder, HEADER_ROOM, Item};
 pub use link::CloudSocket;
 use link::{Link, Received, StreamEnd};
 use room::{LAN_READ, Lease, Rest, Room};

@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::crypto::SecureRandom;
+use websocket_frames::HEADER_ROOM;
 
-use super::frame::HEADER_ROOM;
 use crate::net::unbuffered::{OWN_ROOM, RECORD, RECORD_OVERHEAD};
 
 /// What one read of the cloud's stream may return: some TLS records, as many as the floor of

@@ -4,12 +4,12 @@ use std::io::{self, Read, Write};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
+use tungstenite::Message;
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::{Role, WebSocket};
 
-use super::oracle::{End, Seen, compare, hand_over, ours};
 use super::*;
+use crate::oracle::{End, Seen, compare, hand_over, ours};
 
 /// Miri takes a hundred times as long.
 const CASES: u32 = if cfg!(miri) { 8 } else { 512 };
@@ -411,7 +411,7 @@ fn bytes_of_a_server(messages: &[Sent], close: Option<u16>) -> (Vec<u8>, Seen) {
     if let Some(code) = close {
         seen.end = End::Closed(Some(code));
         let reason = "over and out".into();
-        let frame = tokio_tungstenite::tungstenite::protocol::CloseFrame {
+        let frame = tungstenite::protocol::CloseFrame {
             code: code.into(),
             reason,
         };

@@ -4,9 +4,9 @@
 
 use std::io::{self, Cursor, Read, Write};
 
-use tokio_tungstenite::tungstenite::protocol::frame::coding::Control;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tungstenite::protocol::frame::coding::Control;
+use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tungstenite::{Error, Message};
 
 use super::{BODY_LIMIT, Decoder, HEADER_ROOM, Item, append_control, enclose};
 
@@ -85,7 +85,7 @@ pub(crate) fn theirs(input: &[u8]) -> Seen {
             }
             Ok(Message::Frame(_)) => {}
             Err(Error::Protocol(
-                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+                tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
             )) => return seen,
             Err(Error::Protocol(_)) => {
                 seen.end = End::Fault;
@@ -99,8 +99,12 @@ pub(crate) fn theirs(input: &[u8]) -> Seen {
     }
 }
 
-/// Panics where the two disagree.
-pub(crate) fn compare(input: &[u8], sizes: &[usize]) {
+/// Holds what [`Decoder`] finds in the input, given in pieces of the sizes that come around, against
+/// what tungstenite's client finds.
+///
+/// # Panics
+/// The two disagree.
+pub fn compare(input: &[u8], sizes: &[usize]) {
     let (ours, theirs) = (ours(input, sizes), theirs(input));
     assert!(ours.data.starts_with(&theirs.data), "{ours:?} {theirs:?}");
     assert!(ours.pings.starts_with(&theirs.pings), "{ours:?} {theirs:?}");
@@ -123,8 +127,11 @@ pub(crate) fn compare(input: &[u8], sizes: &[usize]) {
     }
 }
 
-/// Panics where tungstenite's server takes the frames of a client for something else.
-pub(crate) fn hand_over(payload: &[u8], key: [u8; 4]) {
+/// Holds the frames that a client makes against what tungstenite's server takes them for.
+///
+/// # Panics
+/// It takes them for something else.
+pub fn hand_over(payload: &[u8], key: [u8; 4]) {
     let mut room = [&[0; HEADER_ROOM][..], payload].concat();
     let end = room.len();
     let begin = enclose(&mut room, HEADER_ROOM..end, key);
