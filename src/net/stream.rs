@@ -42,6 +42,14 @@ impl Socket for Stream {
         self.tcp().read_now(room)
     }
 
+    fn may_have_more(&self) -> bool {
+        match self {
+            Self::Plain(tcp) => tcp.may_have_more(),
+            // A layer may hold something, or wait until it can write.
+            Self::Tls(_) | Self::WebSocket(_) => true,
+        }
+    }
+
     fn reset_when_closed(&self) -> io::Result<()> {
         self.tcp().reset_when_closed()
     }

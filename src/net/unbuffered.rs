@@ -102,7 +102,8 @@ impl Session {
                         place.copy_from_slice(record.payload);
                         plain.end = end;
                     }
-                    false
+                    // Of a record with a user's bytes nothing is left to say.
+                    discard >= sealed.len()
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
                     append(out, |room| data.encode(room).map_err(encoding))?;

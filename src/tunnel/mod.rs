@@ -226,7 +226,7 @@ impl Opener {
 
 impl OpenTunnel {
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
-    pub async fn relay(self, traffic: &Traffic, stop: impl Future) -> Ended {
+    pub async fn relay(self, traffic: &Traffic, stop: impl Future + Send) -> Ended {
         let Self {
             lan,
             cloud,

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -45,6 +45,12 @@ pub trait Socket: AsyncRead + AsyncWrite + Unpin {
     /// `WouldBlock` if nothing has; what the system says.
     fn read_now(&self, room: &mut [u8]) -> io::Result<usize>;
 
+    /// Whether it must be polled for what it has to read. `false` only where it was polled before
+    /// and had nothing, and where nothing has come since: the waker that it got then still stands.
+    fn may_have_more(&self) -> bool {
+        true
+    }
+
     /// Makes a reset of the close to come.
     ///
     /// # Errors
@@ -59,6 +65,11 @@ impl Socket for TcpStream {
 
     fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
         (&*SockRef::from(self)).read(room)
+    }
+
+    fn may_have_more(&self) -> bool {
+        // Asks what tokio knows of the socket, without a system call.
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
     }
 
     fn reset_when_closed(&self) -> io::Result<()> {

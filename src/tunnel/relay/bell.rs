@@ -40,14 +40,17 @@ impl Bell {
         &self.waker
     }
 
-    /// Whether it has rung since it was asked before. The task of `cx` is woken when it rings next.
+    /// Whether it has rung since it was asked before, or another task asks. The task of `cx` is woken
+    /// when it rings next.
     pub(super) fn has_rung(&mut self, cx: &Context<'_>) -> bool {
-        if !self.task.will_wake(cx.waker()) {
+        let is_another = !self.task.will_wake(cx.waker());
+        if is_another {
             self.task.clone_from(cx.waker());
             // Before the look at `rung`, or a ring in between would wake nobody.
             self.shared.set_task(self.task.clone());
         }
-        self.shared.rung.load(Ordering::Acquire) && self.shared.rung.swap(false, Ordering::AcqRel)
+        let rung = &self.shared.rung;
+        rung.load(Ordering::Acquire) && rung.swap(false, Ordering::AcqRel) || is_another
     }
 }
 

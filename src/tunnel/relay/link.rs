@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::Instant;
 use websocket_frames::{CloseCode, Control, Decoder, Item, append_control};
 
@@ -100,6 +101,8 @@ pub(super) struct Link<S> {
     inbox: Vec<u8>,
     /// Encrypted, and not taken by the kernel.
     unsent: Rest,
+    /// Whether the stream had nothing to read when it was polled, and has its waker.
+    waits: bool,
     /// Whether layers below may hold something.
     flush: bool,
     /// Whether the end of TLS was queued.
@@ -130,6 +133,7 @@ impl<S: Socket> Link<S> {
             early: [early, opened].concat(),
             inbox: sealed,
             unsent: Rest::new(unsent),
+            waits: false,
             // The handshake may have left something in a TLS stream.
             flush: true,
             closed: false,
@@ -166,15 +170,25 @@ impl<S: Socket> Link<S> {
         (taken, self.owed.saturating_sub(taken))
     }
 
+    /// Begins a turn: looks whether there is something to read again. `anew`: the task is another.
+    pub(super) fn awake(&mut self, anew: bool) {
+        self.waits = self.waits && !anew && !self.stream.may_have_more();
+    }
+
     /// Returns what came. Bytes are to be used before the next call.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Received> {
         if !self.early.is_empty() {
             return Poll::Ready(Received::Bytes(self.take_early(room)));
         }
+        if self.waits {
+            return Poll::Pending;
+        }
         let Some(session) = &mut self.session else {
             let place = room.incoming.get_mut(..CLOUD_READ).unwrap_or_default();
             let mut read = ReadBuf::new(place);
-            let result = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+            let result = Pin::new(&mut self.stream).poll_read(cx, &mut read);
+            self.waits = has_nothing(&result);
+            let result = ready!(result);
             return Poll::Ready(match (result, read.filled().len()) {
                 (Ok(()), 0) => Received::End(StreamEnd::Whole),
                 (Ok(()), length) => {
@@ -190,7 +204,9 @@ impl<S: Socket> Link<S> {
         // What is left of the last read goes where the next one is put behind it.
         if self.inbox.is_empty() {
             let length = room.sealed.len();
-            room.incoming.copy_within(room.sealed.clone(), RECORD);
+            if length > 0 {
+                room.incoming.copy_within(room.sealed.clone(), RECORD);
+            }
             room.sealed = RECORD..RECORD + length;
         } else {
             let end = RECORD + self.inbox.len();
@@ -207,7 +223,9 @@ impl<S: Socket> Link<S> {
             return Poll::Ready(Received::Undecipherable(0..0, error));
         }
         let mut read = ReadBuf::new(place);
-        let result = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read));
+        let result = Pin::new(&mut self.stream).poll_read(cx, &mut read);
+        self.waits = has_nothing(&result);
+        let result = ready!(result);
         room.sealed.end = begin + read.filled().len();
         match result {
             Ok(()) if room.sealed.end == begin => {
@@ -347,6 +365,12 @@ impl<S: Socket> Link<S> {
             Err(error) => Err(error),
         })
     }
+}
+
+/// Whether a read found nothing and has left its waker. A task that has used up its budget is told
+/// to wait as well, but by tokio, and nobody has its waker then.
+pub(super) fn has_nothing(read: &Poll<io::Result<()>>) -> bool {
+    read.is_pending() && has_budget_remaining()
 }
 
 /// TLS below this TLS may end without saying so, as many servers and middleboxes do it.

@@ -40,7 +40,7 @@ use crate::net::Socket;
 use bell::Bell;
 pub use end::{Cut, EndReason, Violation};
 pub use link::CloudSocket;
-use link::{Link, Received, StreamEnd};
+use link::{Link, Received, StreamEnd, has_nothing};
 use room::{LAN_READ, Lease, Rest, Room};
 
 /// How long a side that is owed bytes at the end of a tunnel may take none of them.
@@ -118,14 +118,27 @@ pub async fn relay<L: Socket, S: Socket>(
     limits: &Limits,
     traffic: &Traffic,
     span: Span,
-    stop: impl Future,
+    stop: impl Future + Send,
 ) -> Ended {
-    let mut stop = pin!(stop);
+    let relay = Relay::new(lan, cloud, limits, traffic, span);
+    let stop = pin!(async {
+        stop.await;
+    });
+    run(relay, stop).await
+}
+
+/// One copy of all this serves whatever may stop a tunnel.
+async fn run<L: Socket, S: Socket>(
+    mut relay: Relay<'_, L, S>,
+    mut stop: Pin<&mut (dyn Future<Output = ()> + Send)>,
+) -> Ended {
     let mut stopping = false;
     let lease = Lease::new();
-    let mut relay = Relay::new(lan, cloud, limits, traffic, span);
     poll_fn(|cx| {
         if relay.bell.has_rung(cx) {
+            // The task may be another than before, and no socket knows it.
+            relay.lan_waits = false;
+            relay.cloud.awake(true);
             let mut bell = Context::from_waker(relay.bell.waker());
             if !stopping && stop.as_mut().poll(&mut bell).is_ready() {
                 stopping = true;
@@ -153,7 +166,7 @@ struct Relay<'a, L, S> {
     lan_rest: Rest,
     /// Reads of the LAN side that returned something.
     lan_life: u64,
-    /// Whether the LAN side had nothing to read since adit was woken.
+    /// Whether the LAN side had nothing to read when it was polled, and has its waker.
     lan_waits: bool,
     cloud: Link<S>,
     cloud_in: CloudIn,
@@ -332,7 +345,9 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<Ended> {
-        self.lan_waits = false;
+        // Whoever was not the reason to wake this task is not asked again.
+        self.lan_waits &= !self.lan.as_ref().is_some_and(Socket::may_have_more);
+        self.cloud.awake(false);
         for _ in 0..TURN {
             let mut moved = mem::take(&mut self.alarmed) && self.poll_alarm().is_ready();
             // One step each way, so that a busy direction does not starve the other.
@@ -412,7 +427,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
             LanIn::Open => {
                 let mut read = ReadBuf::new(place);
                 let result = Pin::new(lan).poll_read(cx, &mut read);
-                self.lan_waits = result.is_pending();
+                self.lan_waits = has_nothing(&result);
                 ready!(result).map(|()| read.filled().len())
             }
             LanIn::Last(until) => match lan.read_now(place) {
@@ -946,13 +961,14 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
 
     fn count_up(&mut self, count: usize) {
         self.up += count as u64;
-        self.traffic.up.fetch_add(count as u64, Ordering::Relaxed);
+        // Nobody else writes it.
+        self.traffic.up.store(self.up, Ordering::Relaxed);
         self.note_activity();
     }
 
     fn count_down(&mut self, count: usize) {
         self.down += count as u64;
-        self.traffic.down.fetch_add(count as u64, Ordering::Relaxed);
+        self.traffic.down.store(self.down, Ordering::Relaxed);
         self.note_activity();
     }
 

@@ -1271,3 +1271,28 @@ async fn ends_once_when_both_sides_end_together() {
         assert!(ended.lasted < DRAIN_LIMIT);
     }
 }
+
+#[tokio::test]
+async fn goes_on_in_another_task() {
+    let (mut device, lan) = pair(None).await;
+    let (server, client) = pair(None).await;
+    let mut cloud =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(server_config())).await;
+    let client = CloudSocket::new(UnbufferedStream::plain(client), Vec::new());
+    let mut tunnel = Box::pin(async move {
+        let (traffic, stop) = (Traffic::default(), std::future::pending::<()>());
+        relay(lan, client, &limits(), &traffic, Span::none(), stop).await
+    });
+    // Long enough that the first alarm has rung, after which all are asked again anyway.
+    assert!(timeout(SHORT, &mut tunnel).await.is_err());
+    let tunnel = tokio::spawn(tunnel);
+    tokio::task::yield_now().await;
+    device.write_all(b"key").await.unwrap();
+    let key = within(cloud.next()).await.unwrap().unwrap();
+    assert_eq!(key.into_data(), b"key"[..]);
+    cloud.send(binary(b"echo".to_vec())).await.unwrap();
+    let mut echo = [0; 4];
+    within(device.read_exact(&mut echo)).await.unwrap();
+    assert_eq!(&echo, b"echo");
+    tunnel.abort();
+}
