@@ -205,7 +205,7 @@ impl fmt::Display for EndReason {
             Self::CloudSilent(time) => write!(
                 f,
                 "the cloud did not answer {} pings; it neither took nor sent anything for {}",
-                super::MISSED_PINGS,
+                super::alarm::MISSED_PINGS,
                 duration(time)
             ),
             Self::Idle(time) => write!(f, "idle for {}", duration(time)),

@@ -6,9 +6,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
 
+use super::alarm::MISSED_PINGS;
+use super::drain::{DRAIN_CEILING, HELD_PATIENCE, Progress};
 use super::*;
 use crate::net::UnbufferedStream;
 
