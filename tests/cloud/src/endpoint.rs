@@ -128,7 +128,8 @@ impl Endpoint {
             () = self.stop.cancelled() => return Ok(()),
         };
         let (mut stream, request) = asked.map_err(|_| io::ErrorKind::TimedOut)??;
-        if request.method != "GET" {
+        // A WebSocket begins with GET; only the authority takes anything else.
+        if request.method != "GET" && !asks_authority(&request) {
             return refuse(&mut stream, 404, &error_body(404)).await;
         }
         if let Some(key) = request.path.strip_prefix(DEVICE_PATH) {
