@@ -16,8 +16,10 @@
 //! - One reading stays open: software that writes a last backslash singly, `"C:\tmp,\"`, cannot be
 //!   told from software that means a quote there. It is read as a quote.
 
+use std::cell::RefCell;
 use std::fmt;
 
+use csv_core::ReadRecordResult;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::text::plain_text;
@@ -33,12 +35,15 @@ const PUBLISH_OVERHEAD: usize = 1 + 2 + 2 + 2;
 /// Bytes of a template id that `Debug` shows; real ones have three digits.
 const SHOWN_TEMPLATE: usize = 16;
 
-/// Takes the place of a backslash that escapes nothing while `csv` reads. No UTF-8 text has this
-/// byte.
+/// Takes the place of a backslash that escapes nothing while `csv_core` reads. No UTF-8 text has
+/// this byte.
 const PLAIN_BACKSLASH: u8 = 0xff;
 
 /// Bytes of the stack that are wiped once a payload is read, more than reading takes.
 const STACK: usize = 16 << 10;
+
+/// Values of a row for which there is room at first; rows of more are read as well.
+const FIELDS: usize = 16;
 
 /// One message: the template id and its values.
 ///
@@ -127,23 +132,57 @@ fn wipe_stack() {
     below.zeroize();
 }
 
+thread_local! {
+    /// Making its tables takes longer than reading a payload with them.
+    static READER: RefCell<csv_core::Reader> = RefCell::new(
+        csv_core::ReaderBuilder::new()
+            .escape(Some(b'\\'))
+            .double_quote(true)
+            .build(),
+    );
+}
+
 /// In a frame of its own, so that it can be wiped.
 #[inline(never)]
 fn read(payload: &[u8]) -> Vec<Row> {
     let marked = Zeroizing::new(mark_plain_backslashes(&String::from_utf8_lossy(payload)));
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .escape(Some(b'\\'))
-        .double_quote(true)
-        .from_reader(marked.as_slice());
-    reader
-        .byte_records()
-        // Errors are of I/O and of unequal lengths, and there is neither.
-        .map_while(Result::ok)
-        .map(|record| Row::new(record.iter().map(restore_backslashes)))
-        .filter(|row| !row.is_blank())
-        .collect()
+    READER.with_borrow_mut(|reader| {
+        reader.reset();
+        read_all(reader, &marked)
+    })
+}
+
+fn read_all(reader: &mut csv_core::Reader, mut rest: &[u8]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    // The values of one row, and where each of them ends. They are never longer than the payload.
+    let mut text = Zeroizing::new(vec![0; rest.len()]);
+    let mut ends = vec![0; FIELDS];
+    let (mut filled, mut count) = (0, 0);
+    loop {
+        let room = text.get_mut(filled..).unwrap_or_default();
+        let room_for_ends = ends.get_mut(count..).unwrap_or_default();
+        let (result, taken, written, ended) = reader.read_record(rest, room, room_for_ends);
+        rest = rest.get(taken..).unwrap_or_default();
+        filled += written;
+        count += ended;
+        match result {
+            // Asked once more, it says whether a row ends with the payload.
+            ReadRecordResult::InputEmpty => {}
+            ReadRecordResult::OutputEndsFull => ends.resize(ends.len() * 2, 0),
+            ReadRecordResult::Record => {
+                let row = row(&text, ends.get(..count).unwrap_or_default());
+                rows.extend(Some(row).filter(|row| !row.is_blank()));
+                (filled, count) = (0, 0);
+            }
+            ReadRecordResult::OutputFull | ReadRecordResult::End => return rows,
+        }
+    }
+}
+
+fn row(text: &[u8], ends: &[usize]) -> Row {
+    let starts = [0].iter().chain(ends);
+    let values = starts.zip(ends).map(|(&start, &end)| text.get(start..end));
+    Row::new(values.map(|value| restore_backslashes(value.unwrap_or_default())))
 }
 
 /// Writes rows as one payload, separated by `\n`, without a newline at the end.
@@ -171,7 +210,7 @@ fn line(row: &Row) -> String {
     line
 }
 
-/// `csv` can write neither: it doubles a backslash nowhere, and quotes no outer white space.
+/// `csv_core` can write neither: it doubles a backslash nowhere, and quotes no outer white space.
 fn push_field(line: &mut String, field: &str) {
     if !needs_quotes(field) {
         line.push_str(field);
@@ -191,13 +230,14 @@ fn needs_quotes(field: &str) -> bool {
     field.contains(['"', ',', '\n', '\r', '\t']) || field.trim().len() < field.len()
 }
 
-/// Prepares a payload for `csv`, which in quotes drops the backslash before any character.
+/// Prepares a payload for `csv_core`, which in quotes drops the backslash before any character.
 ///
 /// Backslashes are paired from the left whether in quotes or not. That is right for both: no run of
-/// them goes across an opening or closing quote, and outside of quotes `csv` leaves pairs alone.
+/// them goes across an opening or closing quote, and outside of quotes `csv_core` leaves pairs
+/// alone.
 fn mark_plain_backslashes(text: &str) -> Vec<u8> {
     let mut marked = Vec::with_capacity(text.len() + 1);
-    // A blank line is skipped, and after it `csv` takes no byte order mark away.
+    // A blank line is skipped, and after it `csv_core` takes no byte order mark away.
     marked.push(b'\n');
     let mut bytes = text.bytes().peekable();
     while let Some(byte) = bytes.next() {
