@@ -9,10 +9,8 @@ test:
     tests/run
 
 # The whole agent in a simulated world, as often as one likes; `just simulate 1 4711` repeats a seed.
-simulate seeds="20000" first="0":
-    RUSTFLAGS="--cfg tokio_unstable" ADIT_SIMULATION_SEEDS={{seeds}} ADIT_SIMULATION_FIRST={{first}} \
-        cargo test -p adit --locked --profile simulation --features simulation \
-        --target-dir target/simulation --test simulation -- --nocapture keeps_its_promises
+simulate schedules="20000" first="0":
+    RUSTFLAGS="--cfg tokio_unstable" cargo run --locked --profile simulation -p simulation -- {{schedules}} {{first}}
 
 # The released command on real sockets in bad times, for so many hours; docs/testing.md.
 soak hours="1" first="0": build

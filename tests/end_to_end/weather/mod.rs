@@ -266,11 +266,12 @@ impl Weather {
             judge::Case {
                 gateway: &self.site.gateway,
                 asked: &self.asked,
-                record,
-                log: &self.site.cloud.log(),
+                record: &record.iter().collect::<Vec<_>>(),
+                log: &judge::applied(&self.site.cloud.log()),
                 operations: &self.site.cloud.operations(),
                 complaints: &self.site.cloud.errors(),
                 with_ids,
+                late: &[],
             }
             .judge()
         })
@@ -326,7 +327,9 @@ async fn play(seed: u64, settings: &[&str], with_ids: bool) -> Result<Vec<String
         weather.step(step).await;
     }
     weather.end().await;
-    let Verdict { faults, admitted } = weather.judge(with_ids);
+    let Verdict {
+        faults, admitted, ..
+    } = weather.judge(with_ids);
     if faults.is_empty() {
         return Ok(admitted);
     }

@@ -276,12 +276,8 @@ impl Connection {
 
     fn note(&self, what: What) {
         self.shared.state(|state| {
-            state.record.push(Seen {
-                at: Instant::now(),
-                connection: self.number,
-                life: self.life,
-                what,
-            });
+            let seen = Seen::new(Instant::now(), self.number, self.life, what);
+            state.record.push(seen);
         });
     }
 }

@@ -607,6 +607,20 @@ impl Platform {
         }
     }
 
+    /// Returns what a device gets that subscribes to notifications: what is pending, and was not
+    /// notified of before.
+    pub fn notify_of_pending(&mut self) -> Vec<Delivery> {
+        if self.notifications == Notifications::Never {
+            return Vec::new();
+        }
+        let pending = self
+            .operations
+            .iter()
+            .filter(|o| o.status() == Status::Pending && !o.is_notified);
+        let ids: Vec<_> = pending.map(|operation| operation.id).collect();
+        self.notifications_of(&ids)
+    }
+
     /// Returns what notifies of operations, whether that is done of itself or not.
     pub fn notifications_of(&mut self, ids: &[OperationId]) -> Vec<Delivery> {
         let mut lines = Vec::new();

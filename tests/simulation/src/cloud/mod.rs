@@ -73,14 +73,21 @@ pub(crate) struct Cloud {
     network: Network,
     places: Arc<Mutex<BTreeMap<String, Slot>>>,
     farewell: CancellationToken,
+    is_authorized: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 impl Cloud {
-    pub(crate) fn new(network: Network, farewell: CancellationToken) -> Self {
+    /// Serves whoever shows a header that is good.
+    pub(crate) fn new(
+        network: Network,
+        farewell: CancellationToken,
+        is_authorized: impl Fn(&str) -> bool + Send + Sync + 'static,
+    ) -> Self {
         Self {
             network,
             places: Arc::default(),
             farewell,
+            is_authorized: Arc::new(is_authorized),
         }
     }
 
@@ -110,6 +117,9 @@ impl Cloud {
         let Some((head, rest)) = read_head(&mut socket).await else {
             return;
         };
+        if !(self.is_authorized)(header(&head, "authorization").unwrap_or_default()) {
+            return refuse(socket, 401, "who are you").await;
+        }
         let key = head.strip_prefix(DEVICE_PATH);
         let key = key
             .and_then(|rest| rest.split(' ').next())

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use simulated_cloud::{OperationId, Record, Status};
 
+use crate::broker::REVOKED;
 use crate::cloud::Answer;
+use crate::events;
+use crate::faults::Strike;
 use crate::judge::{self, Case, Expected, is_end};
-use crate::network::{ConnectionId, Fate};
-use crate::places;
-use crate::schedule::{Deed, Machine, Wish};
+use crate::network::{ConnectionId, Fate, Zone};
+use crate::schedule::{Deed, Ids, Machine, Wish};
 use crate::side::{End, Heard, Left, Notes, Pace, Part, note};
 use crate::world::{Played, World};
 
@@ -38,17 +40,20 @@ pub(crate) fn judge(world: &World) -> Vec<String> {
 fn statuses(world: &World) -> Vec<String> {
     allow_for_faults(world);
     let asked = world.asked();
+    let late = world.late().clone();
     world.broker.with(|broker, _| {
         let taken = |connection| world.network.taken(connection);
+        let log = judge::applied(broker.platform().log());
         let judge = |unseen: &BTreeMap<usize, usize>| {
             let case = Case {
                 gateway: crate::broker::GATEWAY,
                 asked: &asked,
                 record: &broker.seen(taken, unseen),
-                log: broker.platform().log(),
+                log: &log,
                 operations: broker.platform().operations(),
                 complaints: broker.platform().errors(),
-                with_ids: world.schedule.settings.with_ids,
+                with_ids: world.schedule.settings.ids != Ids::None,
+                late: &late,
             };
             case.judge().faults
         };
@@ -83,7 +88,25 @@ fn statuses(world: &World) -> Vec<String> {
 fn allow_for_faults(world: &World) {
     let struck = world.network.faults().struck();
     let is_struck = |zone: &str| struck.iter().any(|strike| strike.0.starts_with(zone));
-    let (lan, cloud) = (is_struck("lan: "), is_struck("cloud: "));
+    let names = is_struck("names: ");
+    let lan = is_struck("lan: ") || names;
+    let cloud = is_struck("cloud: ") || is_struck("uplink: ") || names;
+    let settings = &world.schedule.settings;
+    let on_the_way = ["broker: ", "uplink: ", "names: "];
+    // One token that is revoked is no harm: whoever shows it gets another.
+    let token_faults = |strike: &&Strike| strike.0.starts_with("token: ");
+    let mut token_faults = struck.iter().filter(token_faults);
+    let is_harmful = match token_faults.next() {
+        Some(Strike(name, _)) => *name != REVOKED || token_faults.next().is_some(),
+        None => false,
+    };
+    let mut deeds = world.schedule.deeds.iter();
+    let is_rubbish = |(_, deed): &(Duration, Deed)| matches!(deed, Deed::Say("s/dat", _));
+    let is_bad = is_harmful && !settings.has_password;
+    let is_late = !settings.has_password
+        && (on_the_way.into_iter().any(is_struck)
+            || world.network.was_slow(Zone::Broker)
+            || deeds.any(is_rubbish));
     let played = world.played();
     for asked in world.asked().iter_mut() {
         let Some(played) = played.iter().find(|played| played.id == Some(asked.id)) else {
@@ -91,14 +114,20 @@ fn allow_for_faults(world: &World) {
         };
         let order = &played.order;
         let connection = note(&played.cloud, |notes| notes.connection);
-        let is_slow = connection.is_some_and(|id| world.network.fate(id) != Fate::Untouched);
+        let is_slow = match connection {
+            Some(id) => world.network.fate(id) != Fate::Untouched,
+            // The request has not come through.
+            None => world.network.was_slow(Zone::Cloud),
+        };
         if let Wish::Tunnel(..) = order.wish {
             let reason = |words: String| Expected::Reason(vec![words]);
-            let machine = places::machine(order.number).to_string();
-            asked.expected.extend(lan.then(|| reason(machine)));
-            asked
-                .expected
-                .extend((cloud || is_slow).then(|| reason(places::CLOUD.to_string())));
+            let cloud = cloud || is_slow;
+            asked.expected.extend(lan.then(|| reason(order.host())));
+            let host = settings.cloud_host();
+            asked.expected.extend(cloud.then(|| reason(host)));
+            let none = (is_bad || is_late).then(|| reason("token".to_owned()));
+            let refused = is_bad.then(|| reason("HTTP 401".to_owned()));
+            asked.expected.extend(none.into_iter().chain(refused));
         }
     }
 }
@@ -142,7 +171,8 @@ impl<'a> Tunnel<'a> {
             if one.told.is_some_and(|(_, told)| told == Heard::Nonsense) {
                 faults.push(format!("the {name} was sent what no client may send"));
             }
-            if one.visits > 1 && !is_restarted {
+            let may_return = name == "cloud" && self.may_be_asked_twice(answer);
+            if one.visits > 1 && !is_restarted && !may_return {
                 faults.push(format!("the {name} had {} visits", one.visits));
             }
             // A machine whose connection is dead may wait for ever.
@@ -157,12 +187,48 @@ impl<'a> Tunnel<'a> {
         if self.status == Some(Status::Successful) && self.has_ids() && !both {
             faults.push("it is SUCCESSFUL, and no tunnel stood".to_owned());
         }
-        if let (Machine::Listens(machine), Answer::Opens(_, cloud, _)) = (machine, &**answer)
+        let events = events::Tunnel {
+            order: &self.played.order,
+            machine: m,
+            cloud: c,
+            is_successful: self.status == Some(Status::Successful) && self.has_ids(),
+        };
+        events.judge(self.world, faults);
+        if let Answer::Opens(_, part, _) = &**answer {
+            self.judge_stop(part, faults);
+        }
+        // Where statuses name no operation, the success of another may stand there.
+        let limit = self.world.schedule.settings.connect_timeout;
+        if let (Machine::Listens(machine), Answer::Opens(after, cloud, _)) = (machine, &**answer)
+            && *after < limit
             && both
             && self.is_undisturbed()
         {
             self.judge_ends(machine, cloud, faults);
         }
+    }
+
+    /// A tunnel that adit ends because it is to stop is closed in order.
+    fn judge_stop(&self, cloud: &Part, faults: &mut Vec<String>) {
+        let (m, c) = (&self.machine, &self.cloud);
+        let is_own = |notes: &Notes| notes.left.is_some_and(|left| left.is_own);
+        let is_untouched = [m, c].iter().all(|notes| {
+            let fate = notes.connection.map(|id| self.fate(id));
+            fate == Some(Fate::Untouched) && notes.visits == 1
+        });
+        let is_asked = self.played.was_open && is_untouched && is_fast(cloud);
+        if !is_asked || is_own(m) || is_own(c) {
+            return;
+        }
+        if !matches!(c.told, Some((_, Heard::Close(1001)))) {
+            faults.push(format!("the cloud was told {:?} of a stop", c.told));
+        }
+    }
+
+    /// Whoever is refused with a token comes once more, with another.
+    fn may_be_asked_twice(&self, answer: &Answer) -> bool {
+        let has_token = !self.world.schedule.settings.has_password;
+        has_token && self.cloud.visits == 2 && matches!(answer, Answer::Status(401, _))
     }
 
     /// Whether every status of the device named its operation. Where ids are asked for and are late, it
@@ -179,7 +245,7 @@ impl<'a> Tunnel<'a> {
             let mut log = broker.platform().log().iter();
             !log.any(is_nameless)
         };
-        self.world.schedule.settings.with_ids && self.world.broker.with(named)
+        self.world.schedule.settings.ids != Ids::None && self.world.broker.with(named)
     }
 
     fn is_undisturbed(&self) -> bool {
@@ -284,11 +350,11 @@ fn status(world: &World, id: OperationId) -> Option<Status> {
     world.broker.with(operation)
 }
 
-/// Operations that are not over, for the moment when all have to be.
-pub(crate) fn unfinished(world: &World) -> Vec<String> {
+/// Returns the operations that are not over.
+pub(crate) fn unfinished(world: &World) -> Vec<OperationId> {
     world.broker.with(|broker, _| {
         let operations = broker.platform().operations().iter();
         let open = operations.filter(|operation| !is_end(operation.status()));
-        open.map(judge::ended).collect()
+        open.map(|operation| operation.id).collect()
     })
 }

@@ -2,7 +2,6 @@
 //! behave that they ask for, and when adit is stopped. All of it follows from the seed.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -28,7 +27,11 @@ const MARGIN: Duration = Duration::from_secs(4);
 /// How adit is configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) with_ids: bool,
+    pub(crate) ids: Ids,
+    /// Tunnels show a token where there is none.
+    pub(crate) has_password: bool,
+    /// Everybody has a name.
+    pub(crate) has_names: bool,
     pub(crate) max_tunnels: usize,
     pub(crate) connect_timeout: Duration,
     /// Of tunnels.
@@ -36,6 +39,24 @@ pub(crate) struct Settings {
     /// Of the connection to the broker.
     pub(crate) mqtt_keep_alive: Duration,
     pub(crate) events: bool,
+}
+
+/// Where the ids of operations come from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Ids {
+    None,
+    Templates,
+    Notifications,
+}
+
+impl Ids {
+    fn for_adit(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Templates => "templates",
+            Self::Notifications => "notifications",
+        }
+    }
 }
 
 /// A schedule.
@@ -66,6 +87,8 @@ pub(crate) struct Order {
     pub(crate) number: usize,
     pub(crate) device: &'static str,
     pub(crate) wish: Wish,
+    /// Of the machine, where its address is not known.
+    pub(crate) name: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -152,7 +175,9 @@ impl Settings {
             Duration::from_secs(choice[dice.usize(..choice.len())])
         };
         Self {
-            with_ids: dice.bool(),
+            ids: [Ids::None, Ids::Templates, Ids::Notifications][dice.usize(..3)],
+            has_password: dice.u8(0..3) > 0,
+            has_names: dice.u8(0..4) == 0,
             max_tunnels: match dice.u8(0..10) {
                 0 => dice.usize(1..4),
                 _ => 64,
@@ -169,15 +194,20 @@ impl Settings {
     /// Writes them as for `--set`.
     pub(crate) fn for_adit(&self) -> Vec<String> {
         let seconds = |time: Duration| format!("{}s", time.as_secs());
-        vec![
+        let broker = match self.has_names {
+            true => places::BROKER_NAME.to_owned(),
+            false => places::BROKER.ip().to_string(),
+        };
+        let mut settings = vec![
             format!("device.id={GATEWAY}"),
             format!("device.children={LISTED_CHILD}"),
-            format!("cloud.url=http://{}", places::CLOUD),
-            format!("mqtt.url=mqtt://{}", places::BROKER),
+            format!(
+                "cloud.url=http://{}:{}",
+                self.cloud_host(),
+                places::CLOUD.port()
+            ),
+            format!("mqtt.url=mqtt://{broker}:{}", places::BROKER.port()),
             format!("mqtt.keep_alive={}", seconds(self.mqtt_keep_alive)),
-            "auth.tenant=t1".to_owned(),
-            format!("auth.username=device_{GATEWAY}"),
-            "auth.password=hunter2".to_owned(),
             format!("remote_access.max_tunnels={}", self.max_tunnels),
             format!(
                 "remote_access.connect_timeout={}",
@@ -185,8 +215,24 @@ impl Settings {
             ),
             format!("remote_access.keep_alive={}", seconds(self.keep_alive)),
             format!("remote_access.events={}", self.events),
-            format!("remote_access.operation_ids={}", self.with_ids),
-        ]
+            format!("remote_access.operation_ids={}", self.ids.for_adit()),
+        ];
+        if self.has_password {
+            settings.extend([
+                "auth.tenant=t1".to_owned(),
+                format!("auth.username=device_{GATEWAY}"),
+                "auth.password=hunter2".to_owned(),
+            ]);
+        }
+        settings
+    }
+
+    /// What adit calls the cloud.
+    pub(crate) fn cloud_host(&self) -> String {
+        match self.has_names {
+            true => places::CLOUD_NAME.to_owned(),
+            false => places::CLOUD.ip().to_string(),
+        }
     }
 }
 
@@ -212,10 +258,12 @@ impl Order {
                 Box::new(opens(settings, dice)),
             ),
         };
+        let is_named = settings.has_names && matches!(wish, Wish::Tunnel(..));
         Self {
             number,
             device,
             wish,
+            name: is_named.then(|| places::machine_name(number)),
         }
     }
 
@@ -224,19 +272,23 @@ impl Order {
         format!("key-{}", self.number)
     }
 
-    fn target(&self) -> SocketAddr {
-        match self.wish {
-            Wish::Denied => places::forbidden(self.number),
-            _ => places::machine(self.number),
+    /// The address or the name of the machine.
+    pub(crate) fn host(&self) -> String {
+        match (&self.name, &self.wish) {
+            (Some(name), _) => name.clone(),
+            (None, Wish::Denied) => places::forbidden(self.number).ip().to_string(),
+            (None, _) => places::machine(self.number).ip().to_string(),
         }
+    }
+
+    /// The same with the port.
+    pub(crate) fn target(&self) -> String {
+        format!("{}:{}", self.host(), places::PORT)
     }
 
     /// The row by which it is delivered.
     pub(crate) fn row(&self) -> Row {
-        let (host, port) = (
-            self.target().ip().to_string(),
-            self.target().port().to_string(),
-        );
+        let (host, port) = (self.host(), places::PORT.to_string());
         let row = |fields: &[&str]| Row::new([&["530", self.device], fields].concat());
         match self.wish {
             Wish::Tunnel(..) | Wish::Denied => row(&[&host, &port, &self.key()]),
@@ -247,7 +299,7 @@ impl Order {
 
     /// How it may end where no fault comes in between.
     pub(crate) fn expected(&self, settings: &Settings) -> Vec<Expected> {
-        let target = self.target().to_string();
+        let target = self.target();
         let reason = |words: &[&str]| {
             Expected::Reason(words.iter().map(|&words| words.to_owned()).collect())
         };
@@ -285,7 +337,7 @@ const MANY: usize = 64;
 /// What is said where the cloud does not open the WebSocket.
 fn in_the_cloud(answer: &Answer, number: usize, settings: &Settings) -> Option<Vec<String>> {
     let words = |words: &[&str]| {
-        let cloud = places::CLOUD.ip().to_string();
+        let cloud = settings.cloud_host();
         let words = words.iter().map(|&words| words.to_owned());
         Some([cloud].into_iter().chain(words).collect())
     };

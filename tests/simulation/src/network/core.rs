@@ -24,6 +24,8 @@ use crate::trace::Trace;
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 /// Buffers of fewer bytes make a long way slow.
 const TINY: usize = 1 << 12;
+/// The smallest buffers on the way to the broker.
+const LEAST_TO_BROKER: usize = 128;
 /// The largest piece that travels at once.
 const SEGMENT: usize = 16 << 10;
 /// Silence after which a kernel gives a connection up that owes nothing: adit asks for probes after 60
@@ -70,6 +72,8 @@ pub(super) struct Core {
     pub(super) silent: BTreeSet<IpAddr>,
     killed: Option<Process>,
     outages: Vec<Outage>,
+    /// Where a connection was slow from its beginning.
+    slow: BTreeSet<Zone>,
 }
 
 struct Listening {
@@ -186,6 +190,7 @@ impl Core {
             silent: BTreeSet::new(),
             killed: None,
             outages: outages.clone(),
+            slow: BTreeSet::new(),
         };
         for outage in outages {
             core.at(outage.begins, Event::Outage(outage));
@@ -381,11 +386,19 @@ impl Core {
             let way = self.rng.usize(..2);
             ways[way].send_room = 1 << self.rng.usize(4..9);
             ways[way].receive_room = 1 << self.rng.usize(4..9);
+            // A whole burst of statuses is to come through in its time.
+            if zone == Zone::Broker {
+                ways[way].send_room = ways[way].send_room.max(LEAST_TO_BROKER);
+                ways[way].receive_room = ways[way].receive_room.max(LEAST_TO_BROKER);
+            }
         }
         // So few bytes at a time, over a long way, are as slow as a narrow one.
         let is_tiny = |way: &Pipe| way.send_room.min(way.receive_room) < TINY;
         let is_slow = character.bandwidth.iter().any(Option::is_some)
             || (zone != Zone::Lan && ways.iter().any(is_tiny));
+        if is_slow {
+            self.slow.insert(zone);
+        }
         let mut ends = [Side::default(), Side::default()];
         ends[1].forgets_at_reset = self.rng.bool();
         let connection = Connection {
@@ -637,6 +650,10 @@ impl Core {
 
     pub(super) fn fate(&self, id: ConnectionId) -> Fate {
         self.known(id).0
+    }
+
+    pub(super) fn was_slow(&self, zone: Zone) -> bool {
+        self.slow.contains(&zone)
     }
 
     pub(super) fn taken(&self, id: ConnectionId) -> u64 {

@@ -6,12 +6,20 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 pub(crate) const BROKER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 1883);
 /// The cloud's WebSockets.
 pub(crate) const CLOUD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 80);
+/// The names of the two, where they have any.
+pub(crate) const BROKER_NAME: &str = "broker.test";
+pub(crate) const CLOUD_NAME: &str = "cloud.test";
 /// The port of every machine.
-const PORT: u16 = 22;
+pub(crate) const PORT: u16 = 22;
 
 /// The machine of an operation, which has an address of its own.
 pub(crate) fn machine(number: usize) -> SocketAddr {
     SocketAddr::new(address([10, 1], number), PORT)
+}
+
+/// The name of such a machine, where it has one.
+pub(crate) fn machine_name(number: usize) -> String {
+    format!("machine-{number}.test")
 }
 
 /// An address that the policy does not allow.

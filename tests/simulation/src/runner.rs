@@ -1,14 +1,19 @@
 //! Plays one schedule, and takes its trace.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tracing::Level;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::dynamic_filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::faults::{Faults, Strike};
 use crate::network::Network;
@@ -57,7 +62,7 @@ impl Run {
                 let left_out = self.left_out.clone();
                 let faults = Faults::new(self.seed, trace.clone(), FAULTY, left_out);
                 let network = Network::new(faults.clone(), trace.clone());
-                let _log = self.is_traced.then(|| log_into(trace.clone()));
+                let _log = self.is_traced.then(|| Log::into(trace.clone()));
                 parts = Some((faults, trace));
                 network.spawn(network.clone().run());
                 let mut found = play(&network).await;
@@ -85,34 +90,54 @@ impl Run {
     }
 }
 
-/// Has adit's log in the trace, in this thread.
-fn log_into(trace: Trace) -> tracing::subscriber::DefaultGuard {
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::DEBUG)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .with_writer(Log(trace))
-        .finish();
-    tracing::subscriber::set_default(subscriber)
+thread_local! {
+    static LOG: RefCell<Option<Trace>> = const { RefCell::new(None) };
 }
 
-#[derive(Clone)]
-struct Log(Trace);
+/// Has adit's log in a trace, in this thread, until it is dropped.
+struct Log(());
 
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
+impl Log {
+    fn into(trace: Trace) -> Self {
+        // One for all threads: what each of them wants would be remembered for the others, and lines
+        // would be missing now and then.
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| {
+            let layer = tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .without_time()
+                .with_target(false)
+                .with_writer(|| Writer);
+            let is_wanted = dynamic_filter_fn(|metadata, _| {
+                *metadata.level() <= Level::DEBUG && LOG.with_borrow(Option::is_some)
+            });
+            let log = tracing_subscriber::registry().with(layer.with_filter(is_wanted));
+            // Whoever was faster in this process has its own reasons, and then a trace has no log.
+            let _ = log.try_init();
+        });
+        LOG.set(Some(trace));
+        Self(())
     }
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        LOG.set(None);
+    }
+}
+
+/// Writes into the trace of its thread.
+struct Writer;
+
 /// A line comes in one write.
-impl Write for Log {
+impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        self.0.write("adit", format_args!("{}", text.trim()));
+        LOG.with_borrow(|trace| {
+            if let Some(trace) = trace {
+                trace.write("adit", format_args!("{}", text.trim()));
+            }
+        });
         Ok(line.len())
     }
 

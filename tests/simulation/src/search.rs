@@ -1,9 +1,11 @@
 //! Plays schedules by the thousand, and tells of those that fail.
 
 use std::fmt::Write as _;
+use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::process;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +16,12 @@ use crate::runner::{Outcome, Run};
 const ENOUGH: usize = 20;
 /// How long a smaller schedule that still fails is looked for.
 const SHRINKING: Duration = Duration::from_secs(60);
+/// One schedule in so many is played twice more, and has to bring the same trace.
+const REPEATED: u64 = 500;
+/// A schedule of some milliseconds that is not over by then never is.
+const ENDLESS: Duration = Duration::from_secs(120);
+/// How often is looked whether one is endless, or all are over.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// What there was to find.
 pub(crate) struct Found {
@@ -23,28 +31,50 @@ pub(crate) struct Found {
     took: Duration,
 }
 
-/// Plays all seeds on all processors.
+/// A schedule that is being played.
+type Present = Mutex<Option<(u64, Instant)>>;
+
+/// Plays all seeds on all processors. One that never ends ends the process.
 pub(crate) fn search(seeds: Range<u64>, play: fn(&Run) -> Outcome) -> Found {
     let began = Instant::now();
     let (next, enough) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let failing = Mutex::new(Vec::new());
-    let search = || {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let present: Vec<Present> = (0..processors).map(|_| Mutex::default()).collect();
+    let searching = AtomicUsize::new(processors);
+    let search = |present: &Present| {
         while !enough.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 break;
             }
-            if let Some(fault) = play(&Run::of(seed)).faults.into_iter().next() {
-                let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+            *locked(present) = Some((seed, Instant::now()));
+            if let Some(fault) = faults(seed, play).into_iter().next() {
+                let mut failing = locked(&failing);
                 failing.push((seed, fault));
                 enough.store(failing.len() >= ENOUGH, Ordering::Relaxed);
             }
         }
+        *locked(present) = None;
+        searching.fetch_sub(1, Ordering::Relaxed);
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let search = &search;
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(search);
+        for present in &present {
+            scope.spawn(move || search(present));
+        }
+        while searching.load(Ordering::Relaxed) > 0 {
+            thread::sleep(LOOK);
+            for (seed, since) in present.iter().filter_map(|present| *locked(present)) {
+                if since.elapsed() > ENDLESS {
+                    crate::finish(
+                        &mut io::stdout(),
+                        &format!("seed {seed} is not over after {ENDLESS:?}"),
+                        1,
+                    );
+                    process::exit(1);
+                }
+            }
         }
     });
     let mut failing = failing.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -54,6 +84,32 @@ pub(crate) fn search(seeds: Range<u64>, play: fn(&Run) -> Outcome) -> Found {
         played: next.into_inner().min(seeds.end) - seeds.start,
         took: began.elapsed(),
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Plays one schedule, and now and then looks whether it can be repeated.
+fn faults(seed: u64, play: fn(&Run) -> Outcome) -> Vec<String> {
+    let mut faults = play(&Run::of(seed)).faults;
+    if cfg!(tokio_unstable) && seed.is_multiple_of(REPEATED) {
+        faults.extend(different(seed, play));
+    }
+    faults
+}
+
+/// Returns where two traces of one seed differ.
+fn different(seed: u64, play: fn(&Run) -> Outcome) -> Option<String> {
+    let run = Run {
+        is_traced: true,
+        ..Run::of(seed)
+    };
+    let [first, second] = [(); 2].map(|()| play(&run).to_string());
+    let mut lines = first.lines().zip(second.lines());
+    let other = lines.find(|(one, other)| one != other);
+    let is_other = first != second || !first.contains("adit starts");
+    is_other.then(|| format!("it is not the same again: {other:?}"))
 }
 
 impl Found {

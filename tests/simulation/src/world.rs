@@ -1,5 +1,6 @@
 //! All parties of a schedule, and what is done with them.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{self, Broker};
 use crate::cloud::{Answer, Cloud, Place};
 use crate::gateway::Gateway;
-use crate::judge::{Asked, is_end};
+use crate::judge::Asked;
 use crate::lan;
-use crate::network::{Fate, Network, Process};
+use crate::network::{self, Fate, Network, Process};
 use crate::places;
-use crate::schedule::{Deed, LISTED_CHILD, Machine, Order, Schedule, UNLISTED_CHILD, Wish};
+use crate::schedule::{Deed, Ids, LISTED_CHILD, Machine, Order, Schedule, UNLISTED_CHILD, Wish};
 use crate::side::{self, Notes, Stream};
 
 /// How long the broker has been back when no result may be missing.
@@ -25,8 +26,16 @@ pub(crate) const SETTLED: Duration = Duration::from_secs(120);
 const ENDS: Duration = Duration::from_secs(20 * 60);
 /// How long after its row a copy of it may come.
 const COPY_AGE: Duration = Duration::from_secs(3);
+/// The header of whoever has the password: `t1/device_gw:hunter2`.
+const PASSWORD: &str = "Basic dDEvZGV2aWNlX2d3Omh1bnRlcjI=";
+/// How long a name server takes.
+const LOOKUP: Duration = Duration::from_millis(5);
 /// How often is looked whether they have ended.
 const LOOK: Duration = Duration::from_secs(1);
+
+fn name_of(network: &Network, name: &str, address: SocketAddr) {
+    network.name(name, network::Answer::Addresses(vec![address.ip()], LOOKUP));
+}
 
 /// What is known of an operation.
 pub(crate) struct Played {
@@ -37,6 +46,8 @@ pub(crate) struct Played {
     pub(crate) cloud: side::Shared,
     /// Adit ended in some way while its tunnel may have been open or opening.
     pub(crate) is_stopped: bool,
+    /// Adit was asked to stop when both ends stood and none had left.
+    pub(crate) was_open: bool,
 }
 
 /// Plays the schedule of a network, and returns what is wrong.
@@ -62,6 +73,8 @@ pub(crate) struct World {
     life: Arc<AtomicUsize>,
     played: Arc<Mutex<Vec<Played>>>,
     asked: Arc<Mutex<Vec<Asked>>>,
+    /// Operations that were not over when all had to be.
+    late: Arc<Mutex<Vec<OperationId>>>,
     /// What was found wrong on the way.
     faults: Arc<Mutex<Vec<String>>>,
 }
@@ -71,15 +84,31 @@ impl World {
     pub(crate) fn new(network: Network, schedule: Schedule) -> Self {
         let farewell = CancellationToken::new();
         let mut broker = Broker::new(network.faults().clone());
+        if schedule.settings.ids == Ids::Notifications {
+            broker.notify();
+        }
         broker.create_device(UNLISTED_CHILD);
+        for (name, address) in [
+            (places::BROKER_NAME, places::BROKER),
+            (places::CLOUD_NAME, places::CLOUD),
+        ] {
+            name_of(&network, name, address);
+        }
+        let broker = broker::Shared::new(broker);
+        let (has_password, platform) = (schedule.settings.has_password, broker.clone());
+        let is_authorized = move |header: &str| match header.strip_prefix("Bearer ") {
+            Some(token) => platform.with(|broker, _| broker.takes_token(token)),
+            None => has_password && header == PASSWORD,
+        };
         let world = Self {
-            cloud: Cloud::new(network.clone(), farewell.clone()),
+            cloud: Cloud::new(network.clone(), farewell.clone(), is_authorized),
             schedule: Arc::new(schedule),
-            broker: broker::Shared::new(broker),
+            broker,
             farewell,
             life: Arc::default(),
             played: Arc::default(),
             asked: Arc::default(),
+            late: Arc::default(),
             faults: Arc::default(),
             network,
         };
@@ -104,6 +133,9 @@ impl World {
                 }
                 Deed::Restart { kill, after } => {
                     self.disturb();
+                    if !kill {
+                        self.note_open();
+                    }
                     match kill {
                         true => gateway.kill(),
                         false => gateway.stop().await,
@@ -118,6 +150,8 @@ impl World {
         }
         self.settle().await;
         self.part(process).await;
+        // A slow way takes its time for the last events.
+        sleep(SETTLED).await;
         gateway.stop().await;
         let mut faults = std::mem::take(&mut *self.faults());
         faults.extend(gateway.take_faults());
@@ -128,6 +162,9 @@ impl World {
     fn order(&self, order: &Order) {
         let number = order.number;
         let (machine, cloud) = (side::Shared::default(), side::Shared::default());
+        if let Some(name) = &order.name {
+            name_of(&self.network, name, places::machine(number));
+        }
         if let Wish::Tunnel(wanted, answer) = &order.wish {
             let mut echoes = false;
             match wanted {
@@ -186,10 +223,11 @@ impl World {
             machine,
             cloud,
             is_stopped: false,
+            was_open: false,
         });
     }
 
-    /// A copy is never much younger than what it copies, and no other connection brings it.
+    /// A copy is never much younger than what it copies.
     fn repeat(&self, number: usize) {
         let id = self.played().get(number).and_then(|played| played.id);
         let life = self.life.load(Ordering::Relaxed);
@@ -206,17 +244,22 @@ impl World {
 
     /// Takes note of what is not over when adit ends.
     fn disturb(&self) {
-        let open = self.broker.with(|broker, _| {
-            let operations = broker.platform().operations().iter();
-            let open = operations.filter(|operation| !is_end(operation.status()));
-            open.map(|operation| operation.id).collect::<Vec<_>>()
-        });
+        let open = crate::verdict::unfinished(self);
         for asked in self.asked().iter_mut() {
             asked.disturbed |= open.contains(&asked.id);
         }
         for played in self.played().iter_mut() {
             played.is_stopped |= side::note(&played.cloud, |notes| notes.over.is_none())
                 || side::note(&played.machine, |notes| notes.over.is_none());
+        }
+    }
+
+    /// Takes note of the tunnels that adit has to end when it is asked to stop.
+    fn note_open(&self) {
+        for played in self.played().iter_mut() {
+            let machine = side::note(&played.machine, |n| n.began.is_some() && n.left.is_none());
+            let cloud = side::note(&played.cloud, |n| n.stands && n.left.is_none());
+            played.was_open = machine && cloud;
         }
     }
 
@@ -233,9 +276,11 @@ impl World {
                 number,
                 device,
                 wish: Wish::Tunnel(Machine::Refuses, Box::new(Answer::Silence)),
+                name: None,
             });
         }
         sleep(SETTLED).await;
+        *self.late() = crate::verdict::unfinished(self);
     }
 
     /// Ends all tunnels, and waits until they have.
@@ -275,6 +320,11 @@ impl World {
     /// Everything played, in order.
     pub(crate) fn played(&self) -> MutexGuard<'_, Vec<Played>> {
         self.played.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What came too late.
+    pub(crate) fn late(&self) -> MutexGuard<'_, Vec<OperationId>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn faults(&self) -> MutexGuard<'_, Vec<String>> {

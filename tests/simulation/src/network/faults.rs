@@ -1,6 +1,8 @@
 //! What may happen to a connection, drawn when it is made.
 
-use super::Zone;
+use std::time::Duration;
+
+use super::{Answer, Zone};
 use crate::faults::Faults;
 
 /// What has happened to a connection. What is further down includes what is above.
@@ -101,6 +103,17 @@ pub(super) fn attempt(faults: &Faults, zone: Zone) -> (Outcome, u64) {
         Some(mut dice) => (Outcome::Try, [1000, 3000, 7000, 15_000][dice.usize(..4)]),
         None => (Outcome::Try, 0),
     }
+}
+
+/// Draws what a name server answers instead of what it should.
+pub(super) fn lookup(faults: &Faults) -> Option<Answer> {
+    let silent = faults.strike("names: no answer", 5);
+    let silent = silent.map(|mut dice| Duration::from_millis(1 << dice.u64(8..15)));
+    let unknown = faults.strike("names: no such name", 10);
+    let unknown = unknown.map(|mut dice| Duration::from_millis(1 << dice.u64(0..12)));
+    silent
+        .map(Answer::Silence)
+        .or(unknown.map(Answer::NoSuchName))
 }
 
 /// How a connection that stands behaves.

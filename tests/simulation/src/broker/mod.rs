@@ -17,8 +17,10 @@ use rumqttc::{
     SubscribeReasonCode,
 };
 use simulated_cloud::platform::Delivery;
-use simulated_cloud::{OperationId, Platform, REMOTE_ACCESS};
-use smartrest::Row;
+use simulated_cloud::{
+    NOTIFICATIONS, Notifications, OperationId, Platform, REMOTE_ACCESS, TokenAnswer,
+};
+use smartrest::{Row, encode};
 
 use crate::faults::Faults;
 use crate::judge::{Seen, Way, What};
@@ -36,9 +38,14 @@ const BY_ID: &str = "s/dc/";
 /// Fewer closes in a row at a message than set it aside.
 const CLOSES: u32 = 2;
 /// Packets of a connection that adit may have taken and not looked at, when it ended.
-const UNSEEN: usize = 4;
+const UNSEEN: usize = 64;
 /// So many ways in which that may have happened are tried.
 const DOUBTS: usize = 2000;
+
+/// The fault that takes back all tokens in the moment in which one is shown.
+pub(crate) const REVOKED: &str = "token: is revoked";
+/// Where a token is asked for.
+const TOKEN_REQUEST: &str = "s/uat";
 
 /// Every gateway of the simulation.
 pub(crate) const GATEWAY: &str = "gw";
@@ -138,13 +145,19 @@ impl Broker {
         }
     }
 
+    /// Has operations told on the topic of notifications, before their rows or behind them.
+    pub(crate) fn notify(&mut self) {
+        let order = [Notifications::BehindRows, Notifications::BeforeRows];
+        self.platform.notify(order[self.dice.usize(..order.len())]);
+    }
+
     /// Returns the record as adit saw it: of what was sent on a connection, what it has `taken`, less
     /// as many of the last packets as `unseen` says.
     pub(crate) fn seen(
         &self,
         taken: impl Fn(ConnectionId) -> u64,
         unseen: &BTreeMap<usize, usize>,
-    ) -> Vec<Seen> {
+    ) -> Vec<&Seen> {
         let mut kept: BTreeSet<usize> = (0..self.record.len()).collect();
         for number in 0..self.lines.len() {
             let (taken, lost) = self.sent(number, &taken);
@@ -153,9 +166,7 @@ impl Broker {
                 kept.remove(place);
             }
         }
-        kept.iter()
-            .map(|&place| self.record[place].clone())
-            .collect()
+        kept.iter().map(|&place| &self.record[place]).collect()
     }
 
     /// Returns every way in which adit may have left packets unseen that it had taken.
@@ -223,6 +234,11 @@ impl Broker {
         (places(taken), places(lost))
     }
 
+    /// How many connections were taken.
+    pub(crate) fn connections(&self) -> usize {
+        self.lines.len()
+    }
+
     /// What the platform knows.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
@@ -257,10 +273,19 @@ impl Broker {
         Some(id)
     }
 
-    /// Delivers an operation once more.
+    /// Delivers an operation once more, if the client of this connection was shown it.
     pub(crate) fn redeliver(&mut self, id: OperationId, now: Instant) {
-        let deliveries = self.platform.redeliver(id);
-        self.deliver(deliveries, now);
+        let row = self.platform.operation(id).map(|o| encode([&o.row]));
+        let number = self.lines.len().saturating_sub(1);
+        let was_shown = row.is_some_and(|row| {
+            let on_it = |seen: &&Seen| seen.connection == number;
+            let mut seen = self.record.iter().filter(on_it);
+            seen.any(|seen| seen.rows().contains(&row))
+        });
+        if was_shown {
+            let deliveries = self.platform.redeliver(id);
+            self.deliver(deliveries, now);
+        }
     }
 
     /// Delivers rows of no operation.
@@ -304,6 +329,9 @@ impl Broker {
     pub(crate) fn received(&mut self, number: usize, packet: Packet, now: Instant) {
         let line = &mut self.lines[number];
         if line.state == State::Over || line.is_deaf {
+            if let Packet::Publish(publish) = &packet {
+                *self.closed_at.entry(message(publish)).or_default() += 1;
+            }
             return;
         }
         line.silent_at = match line.keep_alive.is_zero() {
@@ -452,6 +480,11 @@ impl Broker {
             );
         }
         self.lines[number].topics.insert(filter.path.clone());
+        if filter.path == NOTIFICATIONS {
+            // What nobody was notified of comes by itself.
+            let deliveries = self.platform.notify_of_pending();
+            self.deliver(deliveries, now);
+        }
         let granted = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
         self.answer(
             number,
@@ -466,6 +499,9 @@ impl Broker {
         }
         let message = message(publish);
         let is_spared = self.spares(&message);
+        if publish.topic == TOKEN_REQUEST {
+            self.choose_token();
+        }
         let deliveries = self.platform.receive(&publish.topic, &publish.payload, now);
         if !is_spared && let Some(mut dice) = self.faults.strike("broker: loses a PUBACK", 25) {
             *self.closed_at.entry(message).or_default() += 1;
@@ -500,6 +536,30 @@ impl Broker {
         }
     }
 
+    /// Whether the cloud takes a token.
+    pub(crate) fn takes_token(&mut self, token: &str) -> bool {
+        if self.faults.strike(REVOKED, 6).is_some() {
+            self.platform.revoke_tokens();
+        }
+        self.platform.is_token_good(token)
+    }
+
+    /// Says how the next request for a token is answered.
+    fn choose_token(&mut self) {
+        const LIVES: [u64; 4] = [3600, 3600, 120, 20];
+        let life = Duration::from_secs(LIVES[self.dice.usize(..LIVES.len())]);
+        let answer = if self.faults.strike("token: does not come", 3).is_some() {
+            TokenAnswer::Silence
+        } else if self.faults.strike("token: is refused", 4).is_some() {
+            TokenAnswer::Refused(life)
+        } else if self.faults.strike("token: is none", 4).is_some() {
+            TokenAnswer::Text("no token, sorry".to_owned())
+        } else {
+            TokenAnswer::Good(life)
+        };
+        self.platform.answer_token_requests(answer);
+    }
+
     /// Whether the broker ends the connection rather than take a message.
     fn throws_out(&mut self, number: usize, publish: &Publish, now: Instant) -> bool {
         let message = message(publish);
@@ -507,10 +567,7 @@ impl Broker {
             self.poison = None;
         } else if self.poison.is_none()
             && message.1.starts_with(EVENT)
-            && self
-                .faults
-                .strike("broker: takes no such event", 6)
-                .is_some()
+            && self.faults.strike(crate::events::POISON, 6).is_some()
         {
             self.poison = Some(message.clone());
         }
@@ -518,17 +575,20 @@ impl Broker {
             self.end(number, Action::Close, now);
             return true;
         }
-        if !self.spares(&message)
-            && self
-                .faults
-                .strike("broker: closes at a message", 25)
-                .is_some()
+        if self.spares(&message) {
+            return false;
+        }
+        if self
+            .faults
+            .strike("broker: closes at a message", 25)
+            .is_some()
         {
             *self.closed_at.entry(message).or_default() += 1;
             self.end(number, Action::Close, now);
             return true;
         }
         if let Some(mut dice) = self.faults.strike("broker: restarts", 40) {
+            *self.closed_at.entry(message).or_default() += 1;
             let lasts = Duration::from_millis(1 << dice.u64(0..17));
             self.down_until = Some((now + lasts).min(self.faults.end().into_std()));
             for other in 0..self.lines.len() {
@@ -567,6 +627,14 @@ impl Broker {
             return;
         };
         for Delivery { topic, payload } in deliveries {
+            if topic == NOTIFICATIONS
+                && self
+                    .faults
+                    .strike("broker: loses a notification", 8)
+                    .is_some()
+            {
+                continue;
+            }
             if self.lines[number].topics.contains(&topic) {
                 let lane = lane(&topic);
                 let publish = Publish::new(topic, QoS::AtLeastOnce, payload);
@@ -609,12 +677,7 @@ impl Broker {
 
     fn note(&mut self, connection: usize, what: What, at: Instant) {
         let life = self.lines[connection].life;
-        self.record.push(Seen {
-            at,
-            connection,
-            life,
-            what,
-        });
+        self.record.push(Seen::new(at, connection, life, what));
     }
 }
 
@@ -626,6 +689,7 @@ fn message(publish: &Publish) -> (String, String) {
 fn lane(topic: &str) -> Lane {
     match topic {
         "s/dat" => Lane::Tokens,
+        NOTIFICATIONS => Lane::RowsById,
         topic if topic.starts_with(BY_ID) => Lane::RowsById,
         _ => Lane::Rows,
     }

@@ -172,6 +172,7 @@ impl Network {
     pub(crate) async fn resolve(&self, name: &str) -> io::Result<Vec<IpAddr>> {
         const FAILED: &str = "failed to lookup address information";
         let answer = self.with(|core| core.names.get(name).cloned());
+        let answer = faults::lookup(&self.faults).or(answer);
         match answer.unwrap_or(Answer::NoSuchName(Duration::from_millis(1))) {
             Answer::Addresses(addresses, after) => {
                 sleep(after).await;
@@ -238,6 +239,11 @@ impl Network {
     /// without a fault.
     pub(crate) fn fate(&self, connection: ConnectionId) -> Fate {
         self.with(|core| core.fate(connection))
+    }
+
+    /// Whether a connection with a host of this zone was slow from its beginning.
+    pub(crate) fn was_slow(&self, zone: Zone) -> bool {
+        self.with(|core| core.was_slow(zone))
     }
 
     /// Returns how many bytes of a connection the gateway has read so far; what it has not read when it
