@@ -14,7 +14,7 @@
 
 mod memory;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ pub(crate) enum Ignored {
 /// All operations that have not been reported as ended, by device.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
-    devices: HashMap<String, VecDeque<Open>>,
+    devices: BTreeMap<String, VecDeque<Open>>,
     /// How many of them are not reported as executing.
     unsaid: usize,
     /// No id can come for now, and no wait for one ends.
