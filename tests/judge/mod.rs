@@ -151,7 +151,7 @@ pub(crate) struct Verdict {
     pub(crate) faults: Vec<String>,
     pub(crate) admitted: Vec<String>,
     /// The broker closed the connection at a status so often that adit does without it.
-    is_set_aside: bool,
+    pub(crate) is_set_aside: bool,
 }
 
 /// A row that adit published and that got through to the broker.

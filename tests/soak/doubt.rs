@@ -87,12 +87,7 @@ mod tests {
         let answer = |pkid| What::Packet(Way::Down, Packet::PubAck(PubAck::new(pkid)));
         let mut what = vec![answer(1), answer(2), answer(3)];
         what.extend(is_ended.then_some(What::Ended("by adit")));
-        let seen = |what| Seen {
-            at: Instant::now(),
-            connection: 1,
-            life: 1,
-            what,
-        };
+        let seen = |what| Seen::new(Instant::now(), 1, 1, what);
         what.into_iter().map(seen).collect()
     }
 
@@ -101,7 +96,7 @@ mod tests {
         let given = record.iter().filter(|seen| is_given(seen, 1)).count();
         Verdict {
             faults: vec!["one more".to_owned(); given.abs_diff(1)],
-            admitted: Vec::new(),
+            ..Verdict::default()
         }
     }
 
@@ -115,7 +110,7 @@ mod tests {
         assert_eq!(judge(&record(false), one_is_right).faults.len(), 2);
         let wrong = |_: &[Seen]| Verdict {
             faults: vec!["always".to_owned()],
-            admitted: Vec::new(),
+            ..Verdict::default()
         };
         assert_eq!(judge(&record(true), wrong).faults.len(), 1);
     }

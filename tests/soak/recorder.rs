@@ -279,12 +279,8 @@ impl Connection<'_> {
     }
 
     fn note(&self, what: What) {
-        self.recorder.state.lock().unwrap().record.push(Seen {
-            at: Instant::now(),
-            connection: self.number,
-            life: self.life,
-            what,
-        });
+        let seen = Seen::new(Instant::now(), self.number, self.life, what);
+        self.recorder.state.lock().unwrap().record.push(seen);
         self.recorder.changes.send_replace(());
     }
 }

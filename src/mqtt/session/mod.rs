@@ -5,12 +5,15 @@
 //! messages when a broker begins a clean session, which the platform demands. What is said is left
 //! to the caller: a session knows messages, no templates and no tunnels.
 
+#[cfg(test)]
+mod tests;
+
 use std::future;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -31,6 +34,9 @@ const EVENT_QUEUE: usize = 16;
 /// A broker that closes the connection at a message does so at most this much later than it answers
 /// others.
 const CLOSE_MARGIN: Duration = Duration::from_secs(1);
+
+/// Packets that are still read of a connection that takes none: more than are owed at a time.
+const LAST_PACKETS: usize = 256;
 
 /// What a session says by itself, and as whom.
 #[derive(Debug)]
@@ -310,7 +316,10 @@ impl Session {
         loop {
             self.say_farewell(conversation);
             let deliver_at = self.deliver(conversation);
-            link.send_all(conversation.packets()).await?;
+            if let Err(lost) = link.send_all(conversation.packets()).await {
+                self.take_last_answers(link, conversation).await;
+                return Err(lost);
+            }
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return Ok(SessionEnd::Finished);
             }
@@ -353,6 +362,35 @@ impl Session {
             for message in std::mem::take(&mut self.options.farewell) {
                 self.publisher.publish(message);
             }
+        }
+    }
+
+    /// Takes the acknowledgements that came before the connection broke at a write: what has arrived
+    /// is not to arrive twice.
+    async fn take_last_answers(&mut self, link: &mut Link, conversation: &mut Conversation) {
+        for _ in 0..LAST_PACKETS {
+            // What has come is there at once.
+            let Ok(Ok(incoming)) = timeout(Duration::ZERO, link.next()).await else {
+                break;
+            };
+            if conversation
+                .receive(incoming, Instant::now().into_std())
+                .is_err()
+            {
+                break;
+            }
+        }
+        self.said_once |= conversation.is_ready();
+        let mut is_delivered = false;
+        while let Some(event) = conversation.next_event() {
+            if let conversation::Event::Acknowledged(packet_id) = event {
+                let mut outbox = self.publisher.outbox();
+                is_delivered |= outbox.acknowledge(packet_id) && outbox.is_empty();
+            }
+        }
+        if is_delivered {
+            // Whoever has gone notices with the next connection.
+            let _ = self.events.send(Event::Delivered).await;
         }
     }
 

@@ -8,7 +8,7 @@ use super::{Failure, Game, Opening};
 use crate::agent::Figures;
 use crate::doubt;
 use crate::gate::Gate;
-use crate::judge::{self, Case, Expected, Verdict};
+use crate::judge::{self, Case, Expected, Verdict, applied};
 use crate::link::Fate;
 use crate::plan::Step;
 use crate::report::Played;
@@ -96,16 +96,18 @@ impl Game<'_> {
     pub(super) fn judge_statuses(&mut self) -> Verdict {
         self.allow_for_faults();
         let (log, operations, complaints) = self.lane.heard();
+        let log = applied(&log);
         let record = self.lane.recorder.look(|record| record.clone());
         doubt::judge(&record, |record| {
             Case {
                 gateway: self.lane.gateway(),
                 asked: &self.asked,
-                record,
+                record: &record.iter().collect::<Vec<_>>(),
                 log: &log,
                 operations: &operations,
                 complaints: &complaints,
                 with_ids: self.lane.kind.with_ids,
+                late: &[],
             }
             .judge()
         })

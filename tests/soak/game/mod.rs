@@ -111,6 +111,7 @@ impl<'a> Game<'a> {
         let Verdict {
             faults: wrong,
             admitted,
+            ..
         } = self.judge_statuses();
         faults.extend(wrong);
         let peak_resident = self.lane.agent.as_ref().map_or(0, |agent| agent.peak());
