@@ -5,13 +5,26 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tracing::Level;
 
 use crate::state::Snapshot;
+use crate::state::reloaded::Reloaded;
 
 /// How long the heart may take to answer: it never waits itself, but the machine may be busy.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to read the configuration and all files that it names again.
+pub(crate) const RELOAD_LIMIT: Duration = Duration::from_secs(45);
 /// Questions that wait at most; who asks more waits to ask.
 const QUEUE: usize = 16;
+
+/// A wish to read the configuration again.
+#[derive(Debug)]
+pub(crate) struct ReloadWish {
+    /// The least important messages to log from now on.
+    pub(crate) log_level: Option<Level>,
+    /// Takes what became of it.
+    pub(crate) answer: oneshot::Sender<Reloaded>,
+}
 
 /// What the heart is asked.
 #[derive(Debug)]
@@ -22,10 +35,15 @@ pub(crate) enum Inquiry {
 
 /// Asks.
 #[derive(Clone, Debug)]
-pub(crate) struct Inquirer(mpsc::Sender<Inquiry>);
+pub(crate) struct Inquirer {
+    inquiries: mpsc::Sender<Inquiry>,
+    reloads: mpsc::Sender<ReloadWish>,
+}
 
 /// The heart's end.
 pub(crate) type Inquiries = mpsc::Receiver<Inquiry>;
+/// The end of whoever reads the configuration.
+pub(crate) type ReloadWishes = mpsc::Receiver<ReloadWish>;
 
 /// The heart has ended, or does not answer in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -35,10 +53,20 @@ pub(crate) type Inquiries = mpsc::Receiver<Inquiry>;
 )]
 pub(crate) struct NoAnswer;
 
-/// Makes both ends.
-pub(crate) fn channel() -> (Inquirer, Inquiries) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
-    (Inquirer(sender), receiver)
+/// Nobody reads the configuration, or that takes too long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "adit has not read its configuration again within {}; it is starting or stopping, or a disk \
+         hangs",
+    humantime::format_duration(RELOAD_LIMIT)
+)]
+pub(crate) struct NotReloaded;
+
+/// Makes all ends.
+pub(crate) fn channel() -> (Inquirer, Inquiries, ReloadWishes) {
+    let (inquiries, heart) = mpsc::channel(QUEUE);
+    let (reloads, reader) = mpsc::channel(QUEUE);
+    (Inquirer { inquiries, reloads }, heart, reader)
 }
 
 impl Inquirer {
@@ -49,7 +77,7 @@ impl Inquirer {
     pub(crate) async fn look(&self) -> Result<Snapshot, NoAnswer> {
         let (answer, answered) = oneshot::channel();
         let asking = async {
-            self.0.send(Inquiry::Look(answer)).await.ok()?;
+            self.inquiries.send(Inquiry::Look(answer)).await.ok()?;
             answered.await.ok()
         };
         timeout(ANSWER_LIMIT, asking)
@@ -57,5 +85,23 @@ impl Inquirer {
             .ok()
             .flatten()
             .ok_or(NoAnswer)
+    }
+
+    /// Has the configuration read again, and returns what became of it.
+    ///
+    /// # Errors
+    /// Nobody reads it, or that takes too long.
+    pub(crate) async fn reload(&self, log_level: Option<Level>) -> Result<Reloaded, NotReloaded> {
+        let (answer, answered) = oneshot::channel();
+        let asking = async {
+            let wish = ReloadWish { log_level, answer };
+            self.reloads.send(wish).await.ok()?;
+            answered.await.ok()
+        };
+        timeout(RELOAD_LIMIT, asking)
+            .await
+            .ok()
+            .flatten()
+            .ok_or(NotReloaded)
     }
 }

@@ -2,10 +2,13 @@
 
 use std::alloc::System;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use adit::assembly::Source;
 use adit::cli::{
-    self, Check, Command, Connect, Enrol, Invocation, LogFormat, Request, Status, Tunnel,
+    self, Check, Command, Connect, Enrol, Invocation, LogFormat, Question, Request, Tunnel, Work,
 };
 use adit::config::{self, Config, Sources};
 use adit::confinement::{self, Sandbox};
@@ -14,6 +17,7 @@ use adit::{assembly, check, logging};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use zeroizing_alloc::ZeroAlloc;
@@ -31,7 +35,8 @@ const ROW_LIMIT: u64 = 16 * 1024;
 
 /// What there is to do, with all that it takes besides the configuration.
 enum Task {
-    Agent,
+    /// With the flags that the configuration is read with again.
+    Agent((Option<PathBuf>, Vec<String>)),
     Tunnel(Tunnel),
     Check(Check),
     Enrol(Enrol),
@@ -60,10 +65,12 @@ fn start() -> ExitCode {
         let _ = writeln!(io::stderr(), "cannot write to standard error: {error}");
         return ExitCode::FAILURE;
     }
+    let source = (config.clone(), settings.clone());
     let sources = Sources::of_this_machine(config, settings);
-    if let Command::Status(status) = command {
-        return ask(&sources, log_format, status);
-    }
+    let work = match command {
+        Command::Ask(question) => return ask(&sources, log_format, question),
+        Command::Work(work) => work,
+    };
     match sandbox {
         Sandbox::On => {
             if let Err(error) = confinement::keep_memory_private() {
@@ -77,23 +84,21 @@ fn start() -> ExitCode {
         Ok(config) => config,
         Err(faults) => {
             let faults = faults.to_string();
-            if let Command::Check(Check { json: true, .. }) = command {
+            if let Work::Check(Check { json: true, .. }) = work {
                 check::refuse(&faults);
             }
             return refuse(log_format, &faults);
         }
     };
-    let task = match command {
-        Command::Run => Task::Agent,
-        Command::Connect(Connect::Tunnel(tunnel)) => Task::Tunnel(tunnel),
-        Command::Connect(Connect::StandardInput) => match row_from_standard_input() {
+    let task = match work {
+        Work::Run => Task::Agent(source),
+        Work::Connect(Connect::Tunnel(tunnel)) => Task::Tunnel(tunnel),
+        Work::Connect(Connect::StandardInput) => match row_from_standard_input() {
             Ok(tunnel) => Task::Tunnel(tunnel),
             Err(error) => return refuse(log_format, &format!("standard input: {error:#}")),
         },
-        Command::Check(check) => Task::Check(check),
-        // It was answered above.
-        Command::Status(_) => return ExitCode::FAILURE,
-        Command::Enrol(enrol) => Task::Enrol(enrol),
+        Work::Check(check) => Task::Check(check),
+        Work::Enrol(enrol) => Task::Enrol(enrol),
     };
     // A check has a place for them in its result.
     if !matches!(task, Task::Check(_)) {
@@ -112,7 +117,7 @@ fn start() -> ExitCode {
 }
 
 /// Asks the agent that runs, which takes no more of the configuration than where that is.
-fn ask(sources: &Sources<'_>, log_format: LogFormat, status: Status) -> ExitCode {
+fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> ExitCode {
     let (settings, unread) = match config::admin(sources) {
         Ok(read) => read,
         Err(faults) => return refuse(log_format, &faults.to_string()),
@@ -121,7 +126,12 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, status: Status) -> ExitCode
         warn!("{fault}");
     }
     match runtime() {
-        Ok(runtime) => runtime.block_on(assembly::status(&settings, status)),
+        Ok(runtime) => runtime.block_on(async {
+            match question {
+                Question::Reload(reload) => assembly::reload(&settings, reload).await,
+                Question::Status(status) => assembly::status(&settings, status).await,
+            }
+        }),
         Err(error) => {
             let error = failure_reason(error.as_ref(), usize::MAX);
             error!(error, "adit cannot go on");
@@ -159,9 +169,11 @@ fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
         match task {
-            Task::Agent => assembly::agent(config, sandbox, stop)
-                .await
-                .map(|()| ExitCode::SUCCESS),
+            Task::Agent((file, settings)) => {
+                let source = source(file, settings).context("cannot listen for signals")?;
+                let running = assembly::agent(config, Some(source), sandbox, stop);
+                running.await.map(|()| ExitCode::SUCCESS)
+            }
             Task::Tunnel(tunnel) => assembly::connect(config, tunnel, sandbox, stop).await,
             Task::Check(check) => assembly::check(config, check, sandbox, stop).await,
             Task::Enrol(enrol) => assembly::enrol(config, enrol, sandbox, stop).await,
@@ -177,6 +189,23 @@ fn runtime() -> anyhow::Result<Runtime> {
         .enable_all()
         .build()
         .context("cannot start the runtime")
+}
+
+/// Reads the configuration again when it is asked for, also by SIGHUP.
+fn source(file: Option<PathBuf>, settings: Vec<String>) -> io::Result<Source> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, hangups) = mpsc::channel(1);
+    tokio::spawn(async move {
+        // One that waits already stands for all.
+        while hangup.recv().await.is_some() {
+            let _ = sender.try_send(());
+        }
+    });
+    let load = move || Config::load(&Sources::of_this_machine(file.clone(), settings.clone()));
+    Ok(Source {
+        load: Arc::new(load),
+        hangups,
+    })
 }
 
 /// Stops in good order at the first SIGTERM or SIGINT and at once at the second.

@@ -4,7 +4,7 @@
 //! that fails, the last good password goes on, and a warning says so once.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,14 +67,6 @@ impl Password {
         match &self.0 {
             Source::Fixed(password) => password.clone(),
             Source::File(file) => file.read().await,
-        }
-    }
-
-    /// Returns the file that it is read from.
-    pub(crate) fn file(&self) -> Option<&Path> {
-        match &self.0 {
-            Source::Fixed(_) => None,
-            Source::File(file) => Some(&file.path),
         }
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The rooms from the ground up. None imports one of a floor above it, and none one beside it.
 const FLOORS: [&[&str]; 13] = [
     &["files", "secret", "words"],
-    &["confinement", "password", "state"],
+    &["confinement", "notify", "password", "state"],
     &["inquiry"],
     &["net"],
     &["mqtt"],
@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 13] = [
     &["config"],
     &["cli"],
     &["agent", "check", "connect", "enrol", "limits", "logging"],
-    &["status"],
+    &["reload", "status"],
 ];
 
 /// A floor may be forbidden although it is below: a tunnel knows no MQTT and no row but its own.

@@ -156,7 +156,7 @@ async fn perform(
     story: &Story,
 ) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut agent = pin!(assembly::agent(config, Sandbox::Off, stop.clone()));
+    let mut agent = pin!(assembly::agent(config, None, Sandbox::Off, stop.clone()));
     let open = async {
         opening.await?;
         std::future::pending().await

@@ -9,14 +9,17 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
+use tracing::Level;
 
 use super::settings::Settings;
 use super::socket;
+use crate::inquiry::RELOAD_LIMIT;
 use crate::state::Snapshot;
+use crate::state::reloaded::Reloaded;
 use crate::words::words;
 
-/// How long the agent may take, its own limit included.
-const LIMIT: Duration = Duration::from_secs(15);
+/// How long the agent may take, its own limits included.
+const LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(10));
 /// Bytes of an answer: thousands of tunnels fit.
 const ANSWER_LIMIT: u64 = 64 << 20;
 
@@ -59,6 +62,24 @@ pub(crate) async fn status(settings: &Settings) -> Result<Snapshot, Unanswered> 
         }
     };
     read(&answer)
+}
+
+/// Has the agent read its configuration again. It listens to this at its socket alone, where nobody
+/// else can ask.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn reload(
+    settings: &Settings,
+    log_level: Option<Level>,
+) -> Result<Reloaded, Unanswered> {
+    let Some(path) = &settings.socket else {
+        let words = "admin.socket is none, so it can only be told by a signal: kill -HUP";
+        return Err(Unanswered::NoAnswer(words.to_owned()));
+    };
+    let level = log_level.map_or_else(String::new, |level| format!(" {level}"));
+    let answer = ask_socket(path, &format!("{}{level}", socket::RELOAD)).await;
+    read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
 }
 
 /// Asks by the socket; the answer is one line of JSON.

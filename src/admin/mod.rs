@@ -31,6 +31,8 @@ pub(crate) struct Places {
 
 /// What adit is looked at through, until it is dropped.
 pub(crate) struct Open {
+    /// Of the port.
+    pub(crate) door: Door,
     _socket: JoinSet<()>,
     _server: Option<Server>,
 }
@@ -69,13 +71,14 @@ impl Places {
             socket.spawn(bound.serve(inquirer.clone()));
         }
         let server = self.port.and_then(|port| {
-            Server::start(port, self.door, inquirer.clone())
+            Server::start(port, self.door.clone(), inquirer.clone())
                 .inspect_err(|error| {
                     error!(error = words(error), "nothing answers at admin.listen")
                 })
                 .ok()
         });
         Open {
+            door: self.door,
             _socket: socket,
             _server: server,
         }

@@ -17,17 +17,21 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::inquiry::Inquirer;
+use crate::inquiry::{Inquirer, RELOAD_LIMIT};
 
 /// Asks what the agent does.
 pub(super) const STATUS: &str = "status";
+/// Has the configuration read again; the new level of the log may stand behind it.
+pub(super) const RELOAD: &str = "reload";
 
 /// Commands that are answered at the same time; others wait in the system's queue.
 const CONNECTIONS: usize = 16;
 /// Bytes of a question; the longest is a word or two.
 const QUESTION_LIMIT: u64 = 256;
 /// How long one question and its answer may take, whoever is slow.
-const CONVERSATION_LIMIT: Duration = Duration::from_secs(10);
+const CONVERSATION_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(5));
+/// How long a question may take to come.
+const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long it is waited after the system could not give a connection, as for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// For the user that adit runs as alone.
@@ -130,14 +134,20 @@ async fn converse(stream: UnixStream, inquirer: Inquirer) {
 async fn answer(mut stream: UnixStream, inquirer: &Inquirer) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut question = String::new();
-    BufReader::new(reader.take(QUESTION_LIMIT))
-        .read_line(&mut question)
-        .await?;
-    let mut answer = match question.trim_end() {
-        STATUS => match inquirer.look().await {
+    let mut reader = BufReader::new(reader.take(QUESTION_LIMIT));
+    timeout(QUESTION_TIME, reader.read_line(&mut question)).await??;
+    let mut words = question.split_whitespace();
+    let mut answer = match (words.next(), words.next().map(str::parse)) {
+        (Some(STATUS), None) => match inquirer.look().await {
             Ok(snapshot) => serde_json::to_vec(&snapshot).map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
         },
+        (Some(RELOAD), level @ (None | Some(Ok(_)))) => {
+            match inquirer.reload(level.and_then(Result::ok)).await {
+                Ok(reloaded) => serde_json::to_vec(&reloaded).map_err(io::Error::other)?,
+                Err(error) => complaint(&error.to_string()),
+            }
+        }
         _ => complaint("this adit does not know the question; is the command of another version?"),
     };
     answer.push(b'\n');

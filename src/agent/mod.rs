@@ -3,13 +3,14 @@
 //! goes to an outbox, what it opens goes to a task.
 
 pub(crate) mod overview;
+pub(crate) mod renewal;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use smartrest::ConnectRequest;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
 use overview::{Facts, Sights};
+use renewal::Renewal;
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
@@ -36,6 +38,9 @@ const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1))
 const OUTBOX_END: Duration = Duration::from_secs(5);
 /// How often it is looked at what open tunnels carry, so that whoever looks sees a rate.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What is new, and where to answer how many tunnels it has ended.
+pub(crate) type Renewals = mpsc::Receiver<(Box<Renewal>, oneshot::Sender<u64>)>;
 
 /// What is put together into the agent.
 pub(crate) struct Agent {
@@ -64,6 +69,7 @@ impl Agent {
         session: Session,
         mut events: mpsc::Receiver<session::Event>,
         mut inquiries: Inquiries,
+        mut renewals: Renewals,
         finish: CancellationToken,
         stop: CancellationToken,
     ) -> anyhow::Result<()> {
@@ -85,6 +91,10 @@ impl Agent {
                     self.tunnels.measure();
                 }
                 Some(inquiry) = inquiries.recv() => self.answer(inquiry, false),
+                Some((renewal, answer)) = renewals.recv() => {
+                    // Who asked may have gone.
+                    let _ = answer.send(self.renew(*renewal));
+                }
                 Some(ended) = running.join_next() => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             }
             self.dialogue.update_fragment(now());
@@ -121,7 +131,7 @@ impl Agent {
 
     fn tunnel_event(&mut self, event: manager::Event) {
         match event {
-            manager::Event::Opened(id, took) => {
+            manager::Event::Opened(id, took, _) => {
                 self.record.opened(id, took, now());
                 self.dialogue.opened(OperationId(id));
             }

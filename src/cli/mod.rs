@@ -39,8 +39,8 @@ pub struct Invocation {
     pub config: Option<PathBuf>,
     /// The values of `--set`, as `section.key=value`; the configuration reads them.
     pub settings: Vec<String>,
-    /// The least important messages to log. `Info` unless set, and `Warn` for a check or a
-    /// status, whose result is what somebody wants to read.
+    /// The least important messages to log. `Info` unless set, and `Warn` for a check, a
+    /// status or a reload, whose result is what somebody wants to read.
     pub log_level: LogLevel,
     /// `Text` unless set.
     pub log_format: LogFormat,
@@ -53,16 +53,32 @@ pub struct Invocation {
 /// What adit is asked to do.
 #[derive(Debug)]
 pub enum Command {
+    /// Do something with the configuration.
+    Work(Work),
+    /// Ask the agent that runs.
+    Ask(Question),
+}
+
+/// What adit is asked to do itself.
+#[derive(Debug)]
+pub enum Work {
     /// Be the agent until a signal comes.
     Run,
     /// Open one tunnel, then exit.
     Connect(Connect),
     /// Try every hop, then exit.
     Check(Check),
-    /// Say what the running agent does.
-    Status(Status),
     /// Get the gateway its credentials, then exit.
     Enrol(Enrol),
+}
+
+/// What the running agent is asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Question {
+    /// What it does.
+    Status(Status),
+    /// To read its configuration again.
+    Reload(Reload),
 }
 
 /// How `adit enrol` is to get credentials.
@@ -90,6 +106,13 @@ pub struct Status {
     pub json: bool,
     /// Again every second.
     pub watch: bool,
+}
+
+/// What `adit reload` is to change besides.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reload {
+    /// The least important messages that the agent logs from then on. As before unless set.
+    pub log_level: Option<LogLevel>,
 }
 
 /// Where the one tunnel of `adit connect` is described.
@@ -192,7 +215,7 @@ struct Common {
     /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
-    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info, for check and status warn]
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info; warn for check, status and reload]
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
@@ -255,6 +278,17 @@ It asks at admin.socket, or where nobody answers there, at admin.listen.
 Exit status: 0 if the agent is connected, 1 if it is not or does not answer, 2 for a bad command line
 or configuration, 3 if none runs.")]
     Status(StatusArgs),
+    /// Has the running agent read its configuration again, and says what has changed
+    #[command(after_help = "\
+Examples:
+  adit reload
+  adit reload --log-level debug
+
+Tunnels stay, but for those to targets that the new policy denies. A configuration that cannot be used
+changes nothing. --log-level is the agent's from then on. SIGHUP does the same.
+Exit status: 0 if the new configuration holds, also where parts of it need a restart, 1 if the agent
+does not answer, 2 for a bad command line or configuration, 3 if none runs.")]
+    Reload,
     /// Prints the completions for a shell
     #[command(after_help = "\
 Example:
@@ -346,16 +380,22 @@ pub fn parse_from(
         return Ok(Request::Print(package::build()));
     }
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
+    let asked_level = common.log_level;
     let default_level = match command {
-        Subcommands::Check(_) | Subcommands::Status(_) => LogLevel::Warn,
+        Subcommands::Check(_) | Subcommands::Status(_) | Subcommands::Reload => LogLevel::Warn,
         _ => LogLevel::Info,
     };
     let command = match command {
-        Subcommands::Run => Command::Run,
-        Subcommands::Connect(arguments) => Command::Connect(arguments.connect()?),
-        Subcommands::Check(arguments) => Command::Check(arguments.check()?),
-        Subcommands::Status(StatusArgs { json, watch }) => Command::Status(Status { json, watch }),
-        Subcommands::Enrol(EnrolArgs { renew }) => Command::Enrol(Enrol { renew }),
+        Subcommands::Run => Command::Work(Work::Run),
+        Subcommands::Connect(arguments) => Command::Work(Work::Connect(arguments.connect()?)),
+        Subcommands::Check(arguments) => Command::Work(Work::Check(arguments.check()?)),
+        Subcommands::Enrol(EnrolArgs { renew }) => Command::Work(Work::Enrol(Enrol { renew })),
+        Subcommands::Status(StatusArgs { json, watch }) => {
+            Command::Ask(Question::Status(Status { json, watch }))
+        }
+        Subcommands::Reload => Command::Ask(Question::Reload(Reload {
+            log_level: asked_level,
+        })),
         Subcommands::Completions { shell } => {
             return Ok(Request::Print(package::completions(shell)));
         }
@@ -535,7 +575,7 @@ mod tests {
 
     fn connected(arguments: &[&str]) -> (String, String) {
         match parsed(arguments).unwrap().command {
-            Command::Connect(Connect::Tunnel(Tunnel { target, key })) => {
+            Command::Work(Work::Connect(Connect::Tunnel(Tunnel { target, key }))) => {
                 (target.to_string(), key.expose().to_owned())
             }
             other => panic!("{other:?}"),
@@ -550,7 +590,7 @@ mod tests {
     #[test]
     fn runs_with_defaults() {
         let invocation = parsed(&["run"]).unwrap();
-        assert!(matches!(invocation.command, Command::Run));
+        assert!(matches!(invocation.command, Command::Work(Work::Run)));
         assert_eq!(invocation.config, None);
         assert_eq!(invocation.settings, Vec::<String>::new());
         assert_eq!(invocation.log_level, LogLevel::Info);
@@ -630,7 +670,7 @@ mod tests {
         let invocation = parsed(&["connect", "-"]).unwrap();
         assert!(matches!(
             invocation.command,
-            Command::Connect(Connect::StandardInput)
+            Command::Work(Work::Connect(Connect::StandardInput))
         ));
     }
 
@@ -646,7 +686,7 @@ mod tests {
             ),
             (&["check", "--json"], None, false, true),
         ] {
-            let Command::Check(check) = parsed(arguments).unwrap().command else {
+            let Command::Work(Work::Check(check)) = parsed(arguments).unwrap().command else {
                 panic!("{arguments:?}");
             };
             let shown = check.target.as_ref().map(ToString::to_string);
@@ -730,10 +770,10 @@ mod tests {
             help.to_string()
                 .contains("adit connect --target plc-7.lan:22 --key")
         );
-        for command in ["run", "connect", "check", "status"] {
+        for command in ["run", "connect", "check", "status", "reload"] {
             let help = parsed(&[command, "--help"]).unwrap_err().to_string();
             assert!(
-                help.contains("[default: info, for check and status warn]"),
+                help.contains("[default: info; warn for check, status and reload]"),
                 "{help}"
             );
             assert!(help.contains("2 for a bad"), "{help}");

@@ -3,6 +3,7 @@
 //! Nothing else of adit reads files or the environment. All that is wrong is reported in one go:
 //! whoever configures a thousand gateways does not want to learn it one start at a time.
 
+mod changes;
 mod fault;
 mod keys;
 mod proxy;
@@ -21,6 +22,8 @@ use crate::mqtt;
 use crate::net::settings::Cloud;
 use crate::platform::settings::{Device, RemoteAccess};
 use crate::tunnel;
+pub(crate) use changes::Effect;
+use changes::Fingerprints;
 use sections::SectionBuilder;
 
 pub use fault::Faults;
@@ -48,6 +51,10 @@ pub struct Config {
     pub tunnels: tunnel::Settings,
     /// Where adit may be looked at.
     pub admin: admin::Settings,
+    /// The files that it names and that were read, or may be there one day.
+    pub named_files: Vec<PathBuf>,
+    /// What each key was set to.
+    fingerprints: Fingerprints,
     /// The file that was read, if there was one.
     pub file: Option<PathBuf>,
     /// What can be used and should be looked at, a clause each; for the log at the start.
@@ -124,6 +131,8 @@ impl Config {
                 remote_access,
                 tunnels,
                 admin,
+                fingerprints: Fingerprints::of(&gathered),
+                named_files: gathered.named_files,
                 file: gathered.file,
                 warnings: gathered.warnings,
             }),

@@ -62,6 +62,10 @@ pub(super) struct Gathered {
     pub(super) file: Option<PathBuf>,
     /// The default file, if it was looked for and is not there.
     pub(super) absent: Option<PathBuf>,
+    /// The content of the files that are named, by the names of their keys, as hashes.
+    pub(super) contents: BTreeMap<String, u64>,
+    /// The files that are named and were read, or may be there one day.
+    pub(super) named_files: Vec<PathBuf>,
     /// The file, if every user of the machine may read it.
     pub(super) exposed: Option<PathBuf>,
 }
@@ -118,6 +122,8 @@ pub(super) fn gather(sources: &Sources<'_>) -> Gathered {
         warnings: Vec::new(),
         file: None,
         absent: None,
+        contents: BTreeMap::new(),
+        named_files: Vec::new(),
         exposed: None,
     };
     gathered.take_file(sources);

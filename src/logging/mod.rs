@@ -8,17 +8,19 @@ mod output;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tracing::callsite::rebuild_interest_cache;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{error, warn};
+use tracing::subscriber::Interest;
+use tracing::{Level, Metadata, error, warn};
 use tracing_subscriber::field::{RecordFields, VisitFmt, VisitOutput};
-use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt as layers};
 
@@ -30,6 +32,19 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// Ends the name of a field that is a number of seconds.
 const SECONDS: &str = "_s";
 
+/// What the targets of adit's own messages are, or begin with.
+const TARGET: &str = "adit";
+const MODULES: &str = "adit::";
+const LEVELS: [Level; 5] = [
+    Level::ERROR,
+    Level::WARN,
+    Level::INFO,
+    Level::DEBUG,
+    Level::TRACE,
+];
+
+/// Where the level of now stands among [`LEVELS`].
+static LEVEL: AtomicUsize = AtomicUsize::new(2);
 static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
 
 /// Installs the log for the whole process; the first call counts.
@@ -46,7 +61,7 @@ pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
     let output = Arc::new(Output::new(output::standard_error()?, tell_dropped));
     let output = Arc::clone(OUTPUT.get_or_init(|| output));
     let lines = move || Lines(Arc::clone(&output));
-    let ours = Targets::new().with_target("adit", LevelFilter::from_level(level.into()));
+    set_level(level.into());
     let layer = match format {
         LogFormat::Text => layers::layer()
             .with_ansi(wants_colour(
@@ -67,9 +82,49 @@ pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
     };
     // A second installation finds the first one standing, which is what it wants.
     let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(ours))
+        .with(layer.with_filter(Ours))
         .try_init();
     Ok(())
+}
+
+/// Logs messages of this importance and more from now on.
+pub(crate) fn set_level(level: Level) {
+    let place = LEVELS.iter().position(|known| *known == level);
+    LEVEL.store(place.unwrap_or_default(), Ordering::Relaxed);
+    rebuild_interest_cache();
+}
+
+/// Lets through what adit itself logs, at the level of now.
+struct Ours;
+
+impl Ours {
+    fn allows(metadata: &Metadata<'_>) -> bool {
+        let target = metadata.target();
+        let is_ours = target == TARGET || target.starts_with(MODULES);
+        is_ours && *metadata.level() <= level()
+    }
+}
+
+impl<S> Filter<S> for Ours {
+    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        Self::allows(metadata)
+    }
+
+    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match Self::allows(metadata) {
+            true => Interest::always(),
+            false => Interest::never(),
+        }
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::from_level(level()))
+    }
+}
+
+fn level() -> Level {
+    let place = LEVEL.load(Ordering::Relaxed);
+    LEVELS.get(place).copied().unwrap_or(Level::INFO)
 }
 
 /// Says what keeps adit from starting, as it is to the person at a terminal.

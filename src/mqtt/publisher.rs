@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::outbox::{Message, Outbox};
+use super::session::Options;
 use super::standing::Standing;
+use crate::net::Transport;
 
 /// Puts messages into a session's outbox; never waits.
 #[derive(Clone, Debug)]
@@ -19,6 +21,7 @@ pub struct Publisher {
     filled: Arc<Notify>,
     again: Arc<Notify>,
     standing: Arc<Mutex<Standing>>,
+    renewal: Arc<Mutex<Option<(Options, Transport)>>>,
 }
 
 impl Default for Publisher {
@@ -28,6 +31,7 @@ impl Default for Publisher {
             asked: Arc::default(),
             filled: Arc::default(),
             again: Arc::default(),
+            renewal: Arc::default(),
             standing: Arc::new(Mutex::new(Standing::new(Instant::now().into_std()))),
         }
     }
@@ -105,6 +109,20 @@ impl Publisher {
     /// How many messages are not acknowledged.
     pub fn waiting(&self) -> usize {
         self.outbox().len()
+    }
+
+    /// Has the session log in otherwise the next time, by another way, and say other things then.
+    pub(crate) fn renew(&self, options: Options, transport: Transport) {
+        *self.renewal() = Some((options, transport));
+    }
+
+    /// Takes what is new for the next login.
+    pub(super) fn take_renewal(&self) -> Option<(Options, Transport)> {
+        self.renewal().take()
+    }
+
+    fn renewal(&self) -> MutexGuard<'_, Option<(Options, Transport)>> {
+        self.renewal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how it stands with the connection.

@@ -114,6 +114,10 @@ pub(super) struct Tls {
     /// Shows no certificate.
     anonymous: Arc<ClientConfig>,
     own: Option<Mutex<Own>>,
+    /// The system's first, then those of the configuration.
+    roots: Arc<RootCertStore>,
+    /// How many are the system's.
+    system_roots: usize,
     rereader: Rereader<Reread>,
     /// Where adit renews the certificate itself.
     renewals: Renewals,
@@ -159,9 +163,29 @@ impl Tls {
     ) -> Result<Self, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(system_roots());
+        Self::trusting(roots, extra, has_aes)
+    }
+
+    /// Trusts the system's roots as they were read at the start, and `extra` in the place of others.
+    pub(super) fn trusting_instead(
+        &self,
+        extra: &[CertificateDer<'static>],
+    ) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::clone(&self.roots);
+        roots.roots.truncate(self.system_roots);
+        Self::trusting(roots, extra, self.has_aes)
+    }
+
+    fn trusting(
+        mut roots: RootCertStore,
+        extra: &[CertificateDer<'static>],
+        has_aes: bool,
+    ) -> Result<Self, rustls::Error> {
+        let system_roots = roots.len();
         roots.add_parsable_certificates(extra.iter().cloned());
+        let roots = Arc::new(roots);
         let provider = Arc::new(ciphers::provider(has_aes));
-        let judge = Judge::new(roots, extra, &provider)?;
+        let judge = Judge::new(&roots, extra, &provider)?;
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -170,6 +194,8 @@ impl Tls {
         Ok(Self {
             anonymous: Arc::new(config),
             own: None,
+            roots,
+            system_roots,
             rereader: Rereader::default(),
             renewals: Renewals::new(),
             sessions: Arc::default(),
@@ -187,6 +213,8 @@ impl Tls {
                 config,
                 complaint: None,
             })),
+            roots: Arc::clone(&self.roots),
+            system_roots: self.system_roots,
             rereader: Rereader::default(),
             renewals: Renewals::new(),
             sessions: Arc::clone(&self.sessions),
@@ -336,14 +364,14 @@ struct Judge {
 
 impl Judge {
     fn new(
-        roots: RootCertStore,
+        roots: &Arc<RootCertStore>,
         extra: &[CertificateDer<'static>],
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
         let verifier = if roots.is_empty() {
             None
         } else {
-            let (roots, provider) = (Arc::new(roots), Arc::clone(provider));
+            let (roots, provider) = (Arc::clone(roots), Arc::clone(provider));
             let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
             Some(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
         };

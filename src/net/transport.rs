@@ -49,6 +49,20 @@ impl Transport {
         })
     }
 
+    /// Trusts `extra` in the place of what was trusted in addition to the system's roots, and shows no
+    /// certificate.
+    ///
+    /// # Errors
+    /// Those of [`Transport::new`].
+    pub(crate) fn trusting_instead(
+        &self,
+        extra: &[CertificateDer<'static>],
+    ) -> Result<Self, rustls::Error> {
+        let mut transport = self.clone();
+        transport.tls = Arc::new(self.tls.trusting_instead(extra)?);
+        Ok(transport)
+    }
+
     /// Does so as on a processor with AES instructions, or on one without.
     #[cfg(test)]
     pub(super) fn for_processor(extra: &[CertificateDer<'static>], has_aes: bool) -> Self {

@@ -121,6 +121,14 @@ impl Dialogue {
         }
     }
 
+    /// Tells other things of the tunnels from now on: how many there may be, the policy, and whether
+    /// there are events.
+    pub(crate) fn renew(&mut self, max_tunnels: usize, policy: &str, events: bool) {
+        self.fragment.limit = max_tunnels;
+        self.fragment.policy = plain_text(policy, POLICY_LIMIT);
+        self.uplink.send_events(events);
+    }
+
     pub(crate) fn topics(&self) -> &Topics {
         self.uplink.topics()
     }

@@ -85,6 +85,11 @@ impl Uplink {
         }
     }
 
+    /// Tells of tunnels by events from now on, or does not.
+    pub(super) fn send_events(&mut self, events: bool) {
+        self.events = events;
+    }
+
     pub(super) fn topics(&self) -> &Topics {
         &self.topics
     }

@@ -9,6 +9,7 @@ pub(crate) mod clock;
 pub(crate) mod histogram;
 pub(crate) mod meter;
 pub(crate) mod record;
+pub mod reloaded;
 pub mod snapshot;
 
 pub use snapshot::Snapshot;

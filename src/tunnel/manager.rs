@@ -1,17 +1,20 @@
 //! All tunnels of one agent: how many there may be, what becomes of each, and their common end.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use smartrest::ConnectRequest;
-use tokio::sync::mpsc;
+use smartrest::{ConnectRequest, Target};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 
-use super::{Ended, OpenTunnel, Opener, Traffic};
+use super::policy::Policy;
+use super::{EndReason, Ended, OpenTunnel, Opener, Traffic};
 use crate::state::clock::Clock;
 use crate::state::meter::Meter;
 use crate::state::record::Took;
@@ -35,8 +38,8 @@ pub(crate) type TunnelId = u64;
 /// [`Event::Ended`].
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Both ends stand.
-    Opened(TunnelId, Took),
+    /// Both ends stand; the machine is reached at the address.
+    Opened(TunnelId, Took, Option<IpAddr>),
     /// It did not open, for this reason.
     Failed(TunnelId, FailureKind, String),
     /// It had opened and has ended; `None` where adit itself failed.
@@ -51,6 +54,7 @@ pub(crate) struct TooMany(usize);
 /// The tunnels that are opening or open.
 pub(crate) struct Tunnels {
     opener: Arc<Opener>,
+    policy: Policy,
     limit: usize,
     tasks: JoinSet<()>,
     running: HashMap<task::Id, Running>,
@@ -62,13 +66,17 @@ pub(crate) struct Tunnels {
 struct Running {
     id: TunnelId,
     device: String,
-    target: String,
+    target: Target,
+    /// The address that was dialled, once both ends stand.
+    address: Option<IpAddr>,
     opened: bool,
     /// It is told that it has ended, and only its task is still to be forgotten.
     ended: bool,
     began: Instant,
     traffic: Arc<Traffic>,
     meter: Meter,
+    /// Ends it for a reason that it is told.
+    end: Option<oneshot::Sender<EndReason>>,
 }
 
 impl Tunnels {
@@ -76,6 +84,7 @@ impl Tunnels {
     pub(crate) fn new(opener: Opener, limit: usize) -> Self {
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         Self {
+            policy: opener.policy.clone(),
             opener: Arc::new(opener),
             limit,
             tasks: JoinSet::new(),
@@ -96,15 +105,16 @@ impl Tunnels {
             return Err(TooMany(self.limit));
         }
         let traffic = Arc::new(Traffic::default());
-        let (device, target) = (request.device.clone(), request.target.to_string());
-        let span = info_span!("tunnel", id, target);
+        let (device, target) = (request.device.clone(), request.target.clone());
+        let span = info_span!("tunnel", id, %target);
+        let (end, ended) = oneshot::channel();
         let tunnel = carry(
             id,
             request,
             Arc::clone(&self.opener),
             Arc::clone(&traffic),
             self.sender.clone(),
-            self.stop.clone(),
+            stopped(self.stop.clone(), ended),
             span,
         );
         let task = self.tasks.spawn(tunnel);
@@ -113,11 +123,13 @@ impl Tunnels {
             id,
             device,
             target,
+            address: None,
             opened: false,
             ended: false,
             began,
             traffic,
             meter: Meter::new(began.into_std()),
+            end: Some(end),
         };
         self.running.insert(task.id(), running);
         Ok(())
@@ -145,10 +157,17 @@ impl Tunnels {
     }
 
     fn note(&mut self, event: &Event) {
-        let (Event::Opened(id, _) | Event::Ended(id, _) | Event::Failed(id, ..)) = event;
+        let (Event::Opened(id, ..) | Event::Ended(id, _) | Event::Failed(id, ..)) = event;
         if let Some(running) = self.running.values_mut().find(|running| running.id == *id) {
-            running.opened = true;
-            running.ended = !matches!(event, Event::Opened(..));
+            match event {
+                Event::Opened(_, _, address) => {
+                    running.opened = true;
+                    running.address = *address;
+                    // It may have begun to open under another policy.
+                    running.end_if_denied(&self.policy);
+                }
+                Event::Ended(..) | Event::Failed(..) => running.ended = true,
+            }
         }
     }
 
@@ -166,6 +185,17 @@ impl Tunnels {
         } else {
             Event::Failed(id, FailureKind::Fault, OWN_FAULT.into())
         })
+    }
+
+    /// Opens tunnels otherwise from now on; those that are open stay as they are, but for those whose
+    /// targets the new policy denies. Returns how many these are.
+    pub(crate) fn renew(&mut self, opener: Opener, limit: usize, policy: Policy) -> u64 {
+        self.opener = Arc::new(opener);
+        self.limit = limit;
+        self.policy = policy;
+        let running = self.running.values_mut();
+        let ended = running.filter_map(|running| running.end_if_denied(&self.policy));
+        ended.count() as u64
     }
 
     /// Looks at what every tunnel has carried, so that there is a rate the next time.
@@ -211,6 +241,16 @@ impl Running {
         self.traffic.is_ending.load(Ordering::Relaxed)
     }
 
+    /// Ends a tunnel that is open to a target that the policy denies.
+    fn end_if_denied(&mut self, policy: &Policy) -> Option<()> {
+        let denied = policy.check(&self.target, self.address?).err()?;
+        // It may just have ended by itself.
+        self.end
+            .take()?
+            .send(EndReason::Denied(denied.to_string()))
+            .ok()
+    }
+
     fn carried(&self) -> (u64, u64) {
         let Traffic { up, down, .. } = &*self.traffic;
         (up.load(Ordering::Relaxed), down.load(Ordering::Relaxed))
@@ -222,7 +262,7 @@ impl Running {
         Tunnel {
             id: self.id,
             device: self.device.clone(),
-            target: self.target.clone(),
+            target: self.target.to_string(),
             state: match (self.is_ending(), self.opened) {
                 (true, _) => TunnelState::Ending,
                 (false, true) => TunnelState::Open,
@@ -243,6 +283,14 @@ fn counted(running: usize, ending: usize) -> usize {
     running.saturating_sub(ending.min(UNCOUNTED))
 }
 
+/// Waits until all tunnels are to end, or one of them.
+async fn stopped(all: CancellationToken, one: oneshot::Receiver<EndReason>) -> EndReason {
+    tokio::select! {
+        () = all.cancelled() => EndReason::Stopped,
+        Ok(reason) = one => reason,
+    }
+}
+
 /// One tunnel from the request to its end.
 async fn carry(
     id: TunnelId,
@@ -250,11 +298,13 @@ async fn carry(
     opener: Arc<Opener>,
     traffic: Arc<Traffic>,
     events: mpsc::Sender<Event>,
-    stop: CancellationToken,
+    stopped: impl Future<Output = EndReason> + Send,
     span: Span,
 ) {
     // On the heap, because this future is kept for as long as the tunnel lives.
-    let opened = Box::pin(open(request, opener, stop.clone()).instrument(span.clone())).await;
+    let mut stopped = pin!(stopped);
+    let opening = open(request, opener, stopped.as_mut()).instrument(span.clone());
+    let opened = Box::pin(opening).await;
     let tunnel = match opened {
         Ok(tunnel) => tunnel,
         Err((kind, reason)) => {
@@ -265,8 +315,9 @@ async fn carry(
         }
     };
     span.in_scope(|| info!("opened"));
-    let _ = events.send(Event::Opened(id, tunnel.took)).await;
-    let ended = tunnel.relay(&traffic, stop.cancelled()).await;
+    let opened = Event::Opened(id, tunnel.took, tunnel.address());
+    let _ = events.send(opened).await;
+    let ended = tunnel.relay(&traffic, stopped).await;
     span.in_scope(|| ended.log("ended"));
     let _ = events.send(Event::Ended(id, Some(ended))).await;
 }
@@ -274,13 +325,13 @@ async fn carry(
 async fn open(
     request: ConnectRequest,
     opener: Arc<Opener>,
-    stop: CancellationToken,
+    stopped: impl Future<Output = EndReason> + Send,
 ) -> Result<OpenTunnel, (FailureKind, String)> {
     tokio::select! {
         opened = opener.open(&request.target, &request.key) => {
             opened.map_err(|error| (error.kind(), failure_reason(&error, REASON_LIMIT)))
         }
-        () = stop.cancelled() => Err((FailureKind::Stopping, "adit is stopping".to_owned())),
+        reason = stopped => Err((FailureKind::Stopping, reason.to_string())),
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod policy;
 pub mod relay;
 mod settings;
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ use crate::state::snapshot::FailureKind;
 use cloud::EndpointError;
 use lan::DialError;
 use policy::{Denied, Policy};
-pub(crate) use relay::Ended;
 pub(crate) use relay::Traffic;
 use relay::{CloudSocket, DRAIN_LIMIT, Limits};
+pub(crate) use relay::{EndReason, Ended};
 pub use settings::Settings;
 
 use crate::words::{failure_reason, seconds};
@@ -225,8 +226,18 @@ impl Opener {
 }
 
 impl OpenTunnel {
+    /// Returns the address of the machine that was dialled.
+    fn address(&self) -> Option<IpAddr> {
+        let address = self.lan.peer_addr().ok()?;
+        Some(address.ip())
+    }
+
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
-    pub async fn relay(self, traffic: &Traffic, stop: impl Future + Send) -> Ended {
+    pub async fn relay(
+        self,
+        traffic: &Traffic,
+        stop: impl Future<Output: Into<EndReason>> + Send,
+    ) -> Ended {
         let Self {
             lan,
             cloud,

@@ -35,6 +35,7 @@ mod outages;
 mod passwords;
 mod proxies;
 mod registration;
+mod reload;
 mod renewal;
 mod sandbox;
 mod secrecy;

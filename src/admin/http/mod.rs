@@ -78,6 +78,11 @@ impl Door {
         Self(Arc::new(Mutex::new(token)))
     }
 
+    /// Wants another token from now on.
+    pub(crate) fn set(&self, token: Option<Secret>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = token;
+    }
+
     fn token(&self) -> Option<Secret> {
         let token = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         token.clone()

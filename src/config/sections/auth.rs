@@ -192,6 +192,7 @@ impl SectionBuilder<'_> {
         let credentials_file = self.get(&keys::AUTH_CREDENTIALS_FILE);
         let (tenant, username, password) = (tenant?, username?, password?);
         let credentials_file = credentials_file?;
+        self.gathered.named_files.push(credentials_file.clone());
         match (self.sources.read)(&credentials_file) {
             Ok(content) => self.earlier_credentials(&credentials_file, &content),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

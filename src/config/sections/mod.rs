@@ -8,6 +8,7 @@ mod remote_access;
 
 use std::path::{Path, PathBuf};
 
+use super::changes;
 use super::fault::{Fault, Place};
 use super::keys::{Fallback, Key, Setting};
 use super::sources::{self, Content, Gathered, Given, Item, Sources};
@@ -103,7 +104,13 @@ impl SectionBuilder<'_> {
         let place = self.place(&setting.key)?;
         let path = self.get(setting)?;
         match (self.sources.read)(&path) {
-            Ok(content) => Some((place, path, content)),
+            Ok(content) => {
+                let name = setting.key.full_name();
+                let hash = changes::hash(&content.bytes);
+                self.gathered.contents.insert(name, hash);
+                self.gathered.named_files.push(path.clone());
+                Some((place, path, content))
+            }
             Err(error) => {
                 let shown = path.display().to_string();
                 self.refuse(&place, format!("{shown:?} cannot be read: {error}"));

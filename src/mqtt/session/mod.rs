@@ -140,6 +140,10 @@ impl Session {
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return;
             }
+            if let Some((options, transport)) = self.publisher.take_renewal() {
+                self.options = options;
+                self.transport = transport;
+            }
             let link = tokio::select! {
                 link = self.options.account.log_in(&self.transport, LOGIN_LIMIT) => link,
                 () = self.nothing_left() => return,

@@ -80,9 +80,9 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         }
     }
 
-    /// Ends the tunnel because adit ends, which does not wait for those who are slow.
-    pub(super) fn stop(&mut self) {
-        self.say_goodbye(EndReason::Stopped);
+    /// Ends the tunnel because adit wants it to end, which does not wait for those who are slow.
+    pub(super) fn stop(&mut self, reason: EndReason) {
+        self.say_goodbye(reason);
         let ceiling = Instant::now() + self.limits.drain;
         if let Some(drain) = &mut self.drain {
             drain.ceiling = drain.ceiling.min(ceiling);

@@ -44,6 +44,8 @@ pub enum EndReason {
     MaxDuration(Duration),
     /// adit is shutting down.
     Stopped,
+    /// A new policy does not allow the target any more, in these words.
+    Denied(String),
     /// It ended for that reason, and somebody did not take the last bytes.
     Incomplete {
         /// Why it ended.
@@ -77,6 +79,13 @@ pub enum Violation {
     Alert(String),
 }
 
+/// Who stops a tunnel without a word stops adit.
+impl From<()> for EndReason {
+    fn from((): ()) -> Self {
+        Self::Stopped
+    }
+}
+
 impl EndReason {
     /// Whether one side, a limit or adit ended the tunnel on purpose, and nothing broke.
     pub fn is_orderly(&self) -> bool {
@@ -88,6 +97,7 @@ impl EndReason {
                 | Self::Idle(_)
                 | Self::MaxDuration(_)
                 | Self::Stopped
+                | Self::Denied(_)
         )
     }
 
@@ -149,6 +159,7 @@ impl EndReason {
         let code = match self {
             Self::ClosedByDevice | Self::Idle(_) | Self::MaxDuration(_) => CloseCode::Normal,
             Self::Stopped => CloseCode::Away,
+            Self::Denied(_) => CloseCode::Policy,
             Self::ResetByDevice(_) | Self::CloudSilent(_) => CloseCode::Error,
             Self::BrokenByCloud(Violation::Frame(fault)) => fault.code(),
             Self::BrokenByCloud(_) => CloseCode::Protocol,
@@ -213,6 +224,7 @@ impl fmt::Display for EndReason {
                 write!(f, "open for {}, the longest allowed", duration(time))
             }
             Self::Stopped => f.write_str("adit is stopping"),
+            Self::Denied(words) => f.write_str(words),
             Self::Incomplete { reason, up, down } => {
                 let one = |bytes: &u64| if *bytes == 1 { "byte" } else { "bytes" };
                 write!(f, "{reason}")?;
@@ -272,6 +284,11 @@ mod tests {
                 1000,
             ),
             (EndReason::Stopped, "adit is stopping", 1001),
+            (
+                EndReason::Denied("the policy denies plc-7:22".to_owned()),
+                "the policy denies plc-7:22",
+                1008,
+            ),
         ] {
             assert_eq!(reason.to_string(), text);
             let body = [&u16::to_be_bytes(code), text.as_bytes()].concat();

@@ -90,7 +90,8 @@ pub struct Ended {
     pub lasted: Duration,
 }
 
-/// Carries bytes both ways until one side ends, a limit is reached or `stop` completes.
+/// Carries bytes both ways until one side ends, a limit is reached or `stop` completes, with the
+/// reason.
 ///
 /// Dropping the future closes both sockets at once; what was read and not yet written is lost, so
 /// an owner who can wait completes `stop` instead. `span` is for log lines only: to enter it at each
@@ -101,19 +102,17 @@ pub async fn relay<L: Socket, S: Socket>(
     limits: &Limits,
     traffic: &Traffic,
     span: Span,
-    stop: impl Future + Send,
+    stop: impl Future<Output: Into<EndReason>> + Send,
 ) -> Ended {
     let relay = Relay::new(lan, cloud, limits, traffic, span);
-    let stop = pin!(async {
-        stop.await;
-    });
+    let stop = pin!(async { stop.await.into() });
     run(relay, stop).await
 }
 
 /// One copy of all this serves whatever may stop a tunnel.
 async fn run<L: Socket, S: Socket>(
     mut relay: Relay<'_, L, S>,
-    mut stop: Pin<&mut (dyn Future<Output = ()> + Send)>,
+    mut stop: Pin<&mut (dyn Future<Output = EndReason> + Send)>,
 ) -> Ended {
     let mut stopping = false;
     let lease = Lease::new();
@@ -123,9 +122,9 @@ async fn run<L: Socket, S: Socket>(
             relay.lan_waits = false;
             relay.cloud.awake(true);
             let mut bell = Context::from_waker(relay.bell.waker());
-            if !stopping && stop.as_mut().poll(&mut bell).is_ready() {
+            if !stopping && let Poll::Ready(reason) = stop.as_mut().poll(&mut bell) {
                 stopping = true;
-                relay.stop();
+                relay.stop(reason);
             }
             relay.alarmed = true;
         }

@@ -11,7 +11,7 @@ use super::temporary::Directory;
 /// `adit run` with everything in its log.
 pub(crate) struct Adit {
     process: Process,
-    _directory: Directory,
+    directory: Directory,
 }
 
 /// Where adit runs.
@@ -54,7 +54,7 @@ impl Adit {
         }
         Self {
             process: Process::start("adit", &mut command),
-            _directory: directory,
+            directory,
         }
     }
 
@@ -131,6 +131,16 @@ impl Adit {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
+    }
+
+    /// Writes another configuration in the place of the one that it was started with.
+    pub(crate) fn write_config(&self, config: &str) {
+        self.directory.write("adit.toml", config);
+    }
+
+    /// Asks it to read its configuration again.
+    pub(crate) fn hang_up(&mut self) {
+        self.process.signal("HUP");
     }
 
     /// Asks it to stop.

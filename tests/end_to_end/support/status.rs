@@ -1,4 +1,4 @@
-//! `adit status` under test.
+//! `adit status` and `adit reload` under test.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -52,7 +52,12 @@ impl Watcher {
 
     /// Runs `adit status` with settings.
     pub(crate) async fn ask_with(&self, settings: &[&str], arguments: &[&str]) -> Said {
-        run(&self.config, settings, arguments).await
+        run("status", &self.config, settings, arguments).await
+    }
+
+    /// Runs `adit reload` at the socket.
+    pub(crate) async fn reload(&self, arguments: &[&str]) -> Said {
+        run("reload", &self.config, &[&self.setting()], arguments).await
     }
 
     /// Returns what `adit status --json` says.
@@ -80,8 +85,8 @@ impl Watcher {
     }
 }
 
-async fn run(config: &Path, settings: &[&str], arguments: &[&str]) -> Said {
-    let mut command = tokio::process::Command::from(command("status", config));
+async fn run(subcommand: &str, config: &Path, settings: &[&str], arguments: &[&str]) -> Said {
+    let mut command = tokio::process::Command::from(command(subcommand, config));
     for setting in settings {
         command.args(["--set", setting]);
     }

@@ -93,9 +93,9 @@ impl Gateway {
         self.running = Some(Running {
             process,
             stop,
-            task: tokio::spawn(
-                async move { assembly::agent(&config, Sandbox::Off, stopped).await },
-            ),
+            task: tokio::spawn(async move {
+                assembly::agent(&config, None, Sandbox::Off, stopped).await
+            }),
         });
         process
     }

@@ -3,13 +3,17 @@
 //! Only this module and the command line see the whole configuration. What a part does not get
 //! here it cannot depend on.
 
+mod reload;
+
 use std::convert::Infallible;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use smartrest::Topics;
-use tokio::time::Instant;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -30,20 +34,23 @@ use crate::config::Config;
 use crate::confinement::{Confined, Confinement, Sandbox};
 use crate::connect;
 use crate::enrol;
-use crate::inquiry::{self, Inquiries};
+use crate::inquiry::{self, Inquiries, ReloadWishes};
 use crate::limits;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
 use crate::net::identity::Identity;
 use crate::net::{self, BrokerEndpoint, Endpoint, Transport};
-use crate::password::Password;
+use crate::notify::Supervisor;
 use crate::platform::announcement::Announcement;
 use crate::platform::dialogue::Dialogue;
 use crate::state::record::Record;
+use crate::state::reloaded::Reloaded;
 use crate::state::snapshot::{Device, RemoteAccess};
 use crate::status;
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
+use reload::Reloader;
+pub use reload::Source;
 
 /// Runs the agent until `stop`; a gateway that nobody knows is registered first.
 ///
@@ -52,19 +59,24 @@ use crate::tunnel::manager::Tunnels;
 /// registration; nothing that happens later is an error.
 pub async fn agent(
     config: &Config,
+    source: Option<Source>,
     sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let transport = transport(config)?;
     let mut facts = facts(config, &transport);
-    let (inquirer, mut inquiries) = inquiry::channel();
+    let supervisor = Arc::new(Supervisor::of_this_process());
+    let (inquirer, mut inquiries, mut wishes) = inquiry::channel();
     let places = admin::Places::take(&config.admin);
     confine(config, sandbox).log();
     // Whoever drops this future closes what is looked through as well.
-    let _admin = places.open(&inquirer);
+    let admin = places.open(&inquirer);
+    let mut besides = JoinSet::new();
+    besides.spawn(tell_that_adit_lives(Arc::clone(&supervisor)));
+    supervisor.ready();
     let logged_in = tokio::select! {
         logged_in = log_in_as(config, &transport, &stop) => logged_in?,
-        never = answer_meanwhile(&facts, &mut inquiries) => match never {},
+        never = answer_meanwhile(&facts, &mut inquiries, &mut wishes) => match never {},
     };
     let Some((auth, account, unkept)) = logged_in else {
         return Ok(());
@@ -83,6 +95,20 @@ pub async fn agent(
         Some(service) => Tokens::default().with_service(service, config.tunnels.connect_timeout),
         None => Tokens::default(),
     });
+    let (renewals, renewed) = mpsc::channel(1);
+    if let Some(source) = source {
+        let reloader = Reloader {
+            source,
+            wishes,
+            config: config.with_auth(auth.clone()),
+            transport: transport.clone(),
+            tokens: Arc::clone(&tokens),
+            door: admin.door.clone(),
+            renewals,
+            supervisor: Arc::clone(&supervisor),
+        };
+        besides.spawn(reloader.run());
+    }
     let renewal = Renewal {
         authority: config.authority.clone(),
         id: config.device.id.clone(),
@@ -105,8 +131,7 @@ pub async fn agent(
         policy = config.tunnels.policy.to_string(),
         "adit is starting"
     );
-    let connections = config.admin.listen.map_or(0, |_| admin::http::CONNECTIONS);
-    limits::allow_files_for(config.tunnels.max_tunnels, connections);
+    limits::allow_files_for(config.tunnels.max_tunnels, connections(config));
     let agent = Agent {
         dialogue: Dialogue::new(
             announcement.uplink(config.remote_access.events),
@@ -120,6 +145,12 @@ pub async fn agent(
         record: Record::default(),
         facts,
     };
+    let stopping = stop.clone();
+    let told = async move {
+        stopping.cancelled().await;
+        supervisor.stopping();
+    };
+    besides.spawn(told);
     let beside = async {
         if let Some(unkept) = unkept {
             unkept.keep().await;
@@ -127,9 +158,32 @@ pub async fn agent(
         renewal.run().await
     };
     tokio::select! {
-        ended = agent.run(session, session_events, inquiries, finish, stop) => ended,
+        ended = agent.run(session, session_events, inquiries, renewed, finish, stop) => ended,
         never = beside => match never {},
     }
+}
+
+/// Connections to the port of those who look, at most.
+fn connections(config: &Config) -> usize {
+    config.admin.listen.map_or(0, |_| admin::http::CONNECTIONS)
+}
+
+/// Tells whoever watches over adit that it is not stuck, as often as that is wanted.
+async fn tell_that_adit_lives(supervisor: Arc<Supervisor>) {
+    let Some(period) = supervisor.watch_interval() else {
+        return;
+    };
+    let mut ticks = interval(period);
+    loop {
+        ticks.tick().await;
+        supervisor.alive();
+    }
+}
+
+/// Has the running agent read its configuration again, and prints what became of it.
+pub async fn reload(settings: &admin::Settings, reload: cli::Reload) -> ExitCode {
+    let level = reload.log_level.map(Into::into);
+    crate::reload::run(settings, level).await
 }
 
 /// Opens one tunnel without MQTT.
@@ -206,33 +260,19 @@ fn confine(config: &Config, sandbox: Sandbox) -> Confined {
 
 /// What somebody may renew while adit runs, and what adit itself writes.
 fn confinement(config: &Config) -> Confinement {
-    let logins = config.mqtt.login.iter().map(|(_, password)| password);
-    let (own, mut confinement) = match &config.auth {
-        Auth::Password { password, .. } => (Some(password), Confinement::new()),
-        Auth::Bootstrap(bootstrap) => (
-            Some(&bootstrap.password),
-            Confinement::new().write(&bootstrap.credentials_file),
-        ),
-        Auth::Certificate(identity) => {
-            let files = identity.files();
-            let confinement = Confinement::new()
-                .read_again(&files.certificate)
-                .read_again(&files.key);
-            (None, confinement)
-        }
-        Auth::Unenrolled | Auth::None => (None, Confinement::new()),
-    };
-    let mut once = None;
+    let mut confinement = Confinement::new();
+    if let Auth::Bootstrap(bootstrap) = &config.auth {
+        confinement = confinement.write(&bootstrap.credentials_file);
+    }
     if let Some(authority) = &config.authority {
         for file in [&authority.files.certificate, &authority.files.key] {
             confinement = confinement.read_again(file).write(file);
         }
-        once = authority.one_time_password.as_ref();
     }
     if let Some(socket) = &config.admin.socket {
         confinement = confinement.remove(socket);
     }
-    for file in logins.chain(own).chain(once).filter_map(Password::file) {
+    for file in config.file.iter().chain(&config.named_files) {
         confinement = confinement.read_again(file);
     }
     confinement
@@ -336,11 +376,24 @@ fn url_of_cloud(cloud: &Endpoint) -> String {
 }
 
 /// Answers whoever looks while there is no agent yet.
-async fn answer_meanwhile(facts: &Facts, inquiries: &mut Inquiries) -> Infallible {
+async fn answer_meanwhile(
+    facts: &Facts,
+    inquiries: &mut Inquiries,
+    wishes: &mut ReloadWishes,
+) -> Infallible {
     loop {
-        match inquiries.recv().await {
-            Some(inquiry) => facts.answer(inquiry),
-            None => std::future::pending().await,
+        tokio::select! {
+            Some(inquiry) = inquiries.recv() => facts.answer(inquiry),
+            // Nothing but the registration goes on, and it waits for somebody else.
+            Some(wish) = wishes.recv() => drop(wish.answer.send(Reloaded {
+                faults: vec![
+                    "adit waits to be registered, and reads its configuration when it is started \
+                     again"
+                        .to_owned(),
+                ],
+                ..Reloaded::default()
+            })),
+            else => std::future::pending().await,
         }
     }
 }

@@ -1,0 +1,138 @@
+//! What has changed from one configuration to the next, and what of it can be used without a restart.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::mem::discriminant;
+use std::sync::OnceLock;
+
+use super::Config;
+use super::keys::{KEYS, Key};
+use super::sources::{Content, Gathered, Given};
+use crate::auth::settings::Auth;
+
+/// When the new value of a key holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Effect {
+    /// With the reload.
+    Immediate,
+    /// With the next login at the broker, and with the next tunnel.
+    NextLogin,
+    /// With the next start: too much is built upon it.
+    Restart,
+}
+
+/// What each key was set to, as hashes under a key of this process: values may be secrets. Those of
+/// keys that name a file hold its content too.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Fingerprints(BTreeMap<String, u64>);
+
+/// Hashes something so that nobody outside can tell what it was.
+pub(super) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
+    static STATE: OnceLock<RandomState> = OnceLock::new();
+    STATE.get_or_init(RandomState::new).hash_one(what)
+}
+
+impl Fingerprints {
+    pub(super) fn of(gathered: &Gathered) -> Self {
+        let of_key = |(name, given): (&String, &Given)| {
+            let file = gathered.contents.get(name);
+            (name.clone(), hash(&(&given.content, file)))
+        };
+        Self(gathered.values.iter().map(of_key).collect())
+    }
+}
+
+impl Hash for Content {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        discriminant(self).hash(state);
+        match self {
+            Self::Written(text) | Self::Text(text) | Self::Number(text) => text.hash(state),
+            Self::Switch(switch) => switch.hash(state),
+            Self::List(list) => {
+                for given in list {
+                    given.content.hash(state);
+                }
+            }
+            Self::Other(words) => words.hash(state),
+        }
+    }
+}
+
+impl Key {
+    /// Returns when a new value holds. What is not named here needs a restart.
+    pub(crate) fn effect(&self) -> Effect {
+        match (self.section, self.name) {
+            ("device", "children" | "supported_operations" | "required_interval" | "announce")
+            | (
+                "remote_access",
+                "protocols" | "allow" | "deny" | "max_tunnels" | "connect_timeout" | "keep_alive"
+                | "idle_timeout" | "max_duration" | "events",
+            )
+            | ("admin", "token_file") => Effect::Immediate,
+            ("cloud", "ca_file" | "proxy")
+            | ("mqtt", "username" | "password" | "password_file")
+            | (
+                "auth",
+                "tenant" | "username" | "password" | "password_file" | "cert_file" | "key_file",
+            ) => Effect::NextLogin,
+            _ => Effect::Restart,
+        }
+    }
+}
+
+impl Config {
+    /// Returns this configuration with the credentials that a registration has brought.
+    pub(crate) fn with_auth(&self, auth: Auth) -> Self {
+        Self {
+            auth,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the keys that a newer configuration sets otherwise, in the order of the documentation.
+    pub(crate) fn changes(&self, newer: &Self) -> Vec<&'static Key> {
+        let is_changed = |key: &&Key| {
+            let name = key.full_name();
+            self.fingerprints.0.get(&name) != newer.fingerprints.0.get(&name)
+        };
+        KEYS.iter().filter(is_changed).collect()
+    }
+
+    /// Whether a newer configuration shows the platform the same device, by the same kind of
+    /// credentials.
+    pub(crate) fn is_same_device(&self, newer: &Self) -> bool {
+        self.device.id == newer.device.id && discriminant(&self.auth) == discriminant(&newer.auth)
+    }
+
+    /// Returns this configuration with all of a newer one that needs no restart.
+    pub(crate) fn renewed(&self, newer: &Self) -> Self {
+        let mut renewed = self.clone();
+        let (device, new_device) = (&mut renewed.device, &newer.device);
+        device.children.clone_from(&new_device.children);
+        device
+            .supported_operations
+            .clone_from(&new_device.supported_operations);
+        device.required_interval = new_device.required_interval;
+        device.announce = new_device.announce;
+        renewed.tunnels = newer.tunnels.clone();
+        let new_access = &newer.remote_access;
+        renewed
+            .remote_access
+            .protocols
+            .clone_from(&new_access.protocols);
+        renewed.remote_access.events = new_access.events;
+        renewed.cloud.ca.clone_from(&newer.cloud.ca);
+        renewed.cloud.proxy.clone_from(&newer.cloud.proxy);
+        renewed.mqtt.proxy.clone_from(&newer.mqtt.proxy);
+        if self.is_same_device(newer) {
+            renewed.auth = newer.auth.clone();
+            renewed.mqtt.login.clone_from(&newer.mqtt.login);
+        }
+        // The door at an address that stays open must not lose its lock to one that comes later.
+        if newer.admin.token.is_some() || newer.admin.listen == self.admin.listen {
+            renewed.admin.token.clone_from(&newer.admin.token);
+        }
+        renewed.fingerprints = newer.fingerprints.clone();
+        renewed
+    }
+}
