@@ -124,6 +124,15 @@ fn follows_the_schema_of_compose() {
 }
 
 #[test]
+fn asks_the_running_adit_whether_it_is_healthy() {
+    let file = compose(GATEWAY);
+    let check = &service(&file, "adit")["healthcheck"];
+    assert_eq!(texts(&check["test"]), ["CMD", "/usr/bin/adit", "status"]);
+    let image = read("deploy/docker/Dockerfile");
+    assert!(image.contains("CMD [\"/usr/bin/adit\", \"status\"]"));
+}
+
+#[test]
 fn gives_adit_all_it_needs_on_a_gateway() {
     let file = compose(GATEWAY);
     let adit = service(&file, "adit");

@@ -96,12 +96,22 @@ async fn shows_the_same_in_metrics_json_and_on_the_page() {
         "adit_tunnel_traffic_bytes_total{direction=\"up\"} 5",
         "adit_operation_failures_total{reason=\"policy\"} 1",
         "adit_target_connect_seconds_count 1",
+        // The thread of the page and that of the tunnels, also where adit may not read /proc any more.
+        "process_threads 2.0",
     ] {
         assert!(
             metrics.body.lines().any(|it| it == line),
             "{line}\n{}",
             metrics.body
         );
+    }
+    for name in [
+        "process_cpu_seconds_total ",
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+        "process_max_fds ",
+    ] {
+        assert!(metrics.body.contains(&format!("\n{name}")), "{name}");
     }
     let json = get(&address, "/status.json", &[]).await;
     let json: Value = serde_json::from_str(&json.body).unwrap();
