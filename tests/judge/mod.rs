@@ -20,6 +20,8 @@ const DOWN: &str = "s/ds";
 /// Where adit reports, for itself and its children.
 const UP: &str = "s/us";
 
+/// Whether adit is there, which its will says too.
+const SERVICE: &str = "104";
 /// Closes in a row at a message after which adit does without it.
 const TRIALS: usize = 3;
 
@@ -138,6 +140,8 @@ pub(crate) struct Applied {
 /// Returns what the platform has heard on the topics for statuses, in order.
 pub(crate) fn applied(log: &[Record]) -> Vec<Applied> {
     let log = log.iter().filter(|record| record.topic.starts_with(UP));
+    // The broker says the will itself.
+    let log = log.filter(|record| record.row.template() != SERVICE);
     log.map(|record| Applied {
         topic: record.topic.clone(),
         row: encode([&record.row]),
@@ -241,7 +245,7 @@ impl Case<'_> {
         for (place, seen) in self.record.iter().enumerate() {
             match &seen.what {
                 What::Packet(Way::Up, Packet::Publish(publish))
-                    if publish.topic.starts_with(UP) =>
+                    if publish.topic.starts_with(UP) && !says_service(seen) =>
                 {
                     let older = lost.range(..(seen.connection, place)).next_back();
                     let rows = seen.rows();
@@ -438,6 +442,11 @@ impl Case<'_> {
             }
         }
     }
+}
+
+fn says_service(seen: &Seen) -> bool {
+    let mut templates = seen.rows().iter().map(|row| row.split(',').next());
+    templates.any(|template| template == Some(SERVICE))
 }
 
 /// Returns a message and what it is a copy of, the first one last.
