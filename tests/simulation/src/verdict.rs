@@ -115,7 +115,12 @@ fn allow_for_faults(world: &World) {
         let order = &played.order;
         let connection = note(&played.cloud, |notes| notes.connection);
         let is_slow = match connection {
-            Some(id) => world.network.fate(id) != Fate::Untouched,
+            // Whoever comes twice may be slow the second time.
+            Some(id) => {
+                let is_second = note(&played.cloud, |notes| notes.visits > 1);
+                world.network.fate(id) != Fate::Untouched
+                    || is_second && world.network.was_slow(Zone::Cloud)
+            }
             // The request has not come through.
             None => world.network.was_slow(Zone::Cloud),
         };
