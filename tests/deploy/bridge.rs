@@ -330,7 +330,7 @@ fn bridges_every_topic_that_adit_uses() {
             topics.child_up("X").unwrap(),
             topics.token_request(),
             topics.templates_request("X").unwrap(),
-            topics.custom_up("X").unwrap(),
+            topics.inventory_update("X").unwrap(),
         ],
         [
             topics.down(),
@@ -338,17 +338,16 @@ fn bridges_every_topic_that_adit_uses() {
             topics.token(),
             topics.templates(),
             topics.custom_down("X").unwrap(),
+            topics.notifications(),
         ],
     );
-    let lines = |direction: &str, topics: [String; 5]| {
-        topics.map(|topic| {
-            let topic = topic.strip_prefix("c8y/").unwrap().replace("/X", "/+");
-            format!("topic {topic} {direction} 1 c8y/ \"\"")
-        })
+    let line = |direction: &str, topic: &String| {
+        let topic = topic.strip_prefix("c8y/").unwrap().replace("/X", "/+");
+        format!("topic {topic} {direction} 1 c8y/ \"\"")
     };
-    let expected: BTreeSet<_> = lines("out", up)
-        .into_iter()
-        .chain(lines("in", down))
+    let up = up.iter().map(|topic| line("out", topic));
+    let expected: BTreeSet<_> = up
+        .chain(down.iter().map(|topic| line("in", topic)))
         .collect();
     let config = read("deploy/mosquitto/cumulocity.conf");
     let bridged: BTreeSet<_> = config

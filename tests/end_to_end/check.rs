@@ -414,7 +414,8 @@ async fn names_the_broken_hop_to_the_cloud() {
             "cloud.url=http://nowhere.invalid".to_owned(),
             vec![
                 "✓ configuration: FILE (T)\n    without TLS, everybody on the way to \
-                 nowhere.invalid can read the password of auth.username (cloud.url)",
+                 nowhere.invalid can read the password of auth.username (cloud.url)\n    cloud.url \
+                 names port 80, where the platform does no more than lead to HTTPS: write https://",
                 "✗ name of the cloud: cannot resolve nowhere.invalid:80: failed to lookup address \
                  information: CAUSE (T)\n    check the host in cloud.url, and the name servers in \
                  /etc/resolv.conf",

@@ -77,6 +77,7 @@ async fn leaves_its_children_alone_when_another_agent_announces_them() {
     let child = site.child("plc-1");
     let setting = format!("device.children={child}");
     let _adit = site.adit(&["device.announce=false", &setting]).await;
-    assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, "500"]);
+    let service = format!("102,{0}_adit,service,adit,up", site.gateway);
+    assert_eq!(rows(&site.cloud, "s/us"), [ORPHANS, &service, "500"]);
     assert_eq!(rows(&site.cloud, &format!("s/us/{child}")), [ORPHANS]);
 }

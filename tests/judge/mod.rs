@@ -477,8 +477,8 @@ struct Belief<'a> {
     all_taken: HashSet<(usize, usize, usize)>,
 }
 
-/// The announcement of a connection, from `114` to `500`. Adit is ready when all of it is
-/// acknowledged.
+/// The announcement of a connection, from `114` to `500`, or the `500` alone where nothing is announced or
+/// the record begins with it. Adit is ready when all of it is acknowledged.
 #[derive(Default)]
 struct Opening {
     unacknowledged: BTreeSet<u16>,
@@ -488,7 +488,8 @@ struct Opening {
 
 impl Opening {
     fn said(&mut self, packet_id: u16, rows: &[String]) {
-        self.has_begun |= rows.iter().any(|row| row.starts_with("114,"));
+        let begins = |row: &String| row.starts_with("114,") || row == "500";
+        self.has_begun |= rows.iter().any(begins);
         if self.has_begun && !self.is_said {
             self.unacknowledged.insert(packet_id);
             self.is_said = rows == ["500"];

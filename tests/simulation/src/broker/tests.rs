@@ -169,7 +169,8 @@ fn leaves_out_of_the_record_what_the_gateway_never_read() {
     let seen = |taken| story.broker.seen(|_| taken, &BTreeMap::new()).len();
     assert_eq!((seen(sent), seen(sent - 1)), (all, all - 1));
     // What was acknowledged was surely looked at, and what was not, perhaps not.
-    assert_eq!(story.broker.doubts(|_| sent).len(), 1 + UNSEEN);
+    let uncertain = story.broker.ends.len().min(UNSEEN);
+    assert_eq!(story.broker.doubts(|_| sent).len(), 1 + uncertain);
     let mut publish = PubAck::new(1);
     publish.pkid = 1;
     story.tell(number, Packet::PubAck(publish));
