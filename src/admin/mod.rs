@@ -1,6 +1,6 @@
 //! Looking at adit while it runs: the Unix socket of `adit status`, and HTTP for monitoring and people.
 //!
-//! All that comes here is asked of the heart by an [`Inquirer`](crate::inquiry::Inquirer); nothing
+//! All that comes here is asked of the heart by an `Inquirer`; nothing
 //! here holds a tunnel or a secret of the platform.
 
 pub(crate) mod client;
