@@ -73,7 +73,7 @@ mutants module="":
     outbox adit src/mqtt/outbox.rs mqtt::outbox
     conversation adit src/mqtt/conversation/mod.rs mqtt::conversation
     policy adit src/tunnel/policy/*.rs tunnel::policy tunnel::evasion
-    frame adit src/tunnel/relay/frame/*.rs tunnel::relay::frame
+    frame websocket-frames websocket-frames/src/*.rs
     head adit src/net/head.rs net::head
     upgrade adit src/net/upgrade.rs net::upgrade tunnel::cloud
     token adit src/auth/token.rs auth::token
