@@ -261,7 +261,7 @@ impl Dialogue {
         let Some((device, target)) = self.tunnels.get(&id).cloned() else {
             return;
         };
-        self.fragment.set_open(self.fragment.open + 1);
+        self.fragment.open += 1;
         self.finish(&device, id, Outcome::Successful);
         self.publish(self.uplink.opened(&device, &target));
     }
@@ -276,7 +276,7 @@ impl Dialogue {
     /// Takes note that a tunnel that had opened has ended; `None`: by a fault in adit.
     pub(crate) fn ended(&mut self, id: OperationId, closed: Option<Closed>) {
         if let Some((device, target)) = self.tunnels.remove(&id) {
-            self.fragment.set_open(self.fragment.open.saturating_sub(1));
+            self.fragment.open = self.fragment.open.saturating_sub(1);
             self.publish(self.uplink.closed(&device, &target, closed.as_ref()));
         }
     }
@@ -385,12 +385,12 @@ impl Dialogue {
 
     fn publish_fragment(
         &mut self,
-        decide: impl FnOnce(&mut Updates, Fragment) -> Option<Fragment>,
+        decide: impl FnOnce(&mut Updates, &Fragment) -> Option<Fragment>,
     ) {
         if !self.is_announced {
             return;
         }
-        let due = decide(&mut self.updates, self.fragment.clone());
+        let due = decide(&mut self.updates, &self.fragment);
         let message = due.and_then(|fragment| self.uplink.fragment(&fragment));
         self.steps.extend(message.map(Step::PublishNewest));
     }
@@ -904,6 +904,21 @@ mod tests {
             assert!(message.is_repeatable);
             assert!(message.payload.contains(r#""open":0,"limit":64,"free":64"#));
         }
+    }
+
+    #[test]
+    fn says_how_many_more_tunnels_there_may_be_after_another_limit() {
+        let now = Instant::now();
+        let mut dialogue = dialogue();
+        dialogue.connected(ROOM, now);
+        dialogue.renew(7, "allow nothing", true);
+        steps(&mut dialogue);
+        dialogue.update_fragment(now);
+        let Some(Step::PublishNewest(message)) = dialogue.next_step() else {
+            panic!("nothing is published");
+        };
+        let fragment = r#""open":0,"limit":7,"free":7,"policy":"allow nothing""#;
+        assert!(message.payload.contains(fragment), "{}", message.payload);
     }
 
     #[test]

@@ -12,14 +12,12 @@ use serde::Serialize;
 pub(crate) const UPDATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the fragment says.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Fragment {
     /// Tunnels that are open.
     pub(crate) open: usize,
     /// How many there may be.
     pub(crate) limit: usize,
-    /// How many more there may be now.
-    pub(crate) free: usize,
     /// What may be reached, in one line.
     pub(crate) policy: String,
 }
@@ -27,7 +25,16 @@ pub(crate) struct Fragment {
 #[derive(Serialize)]
 struct Update<'a> {
     #[serde(rename = "adit_RemoteAccess")]
-    fragment: &'a Fragment,
+    fragment: Written<'a>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    open: usize,
+    limit: usize,
+    /// How many more there may be now.
+    free: usize,
+    policy: &'a str,
 }
 
 impl Fragment {
@@ -36,15 +43,8 @@ impl Fragment {
         Self {
             open: 0,
             limit,
-            free: limit,
             policy,
         }
-    }
-
-    /// Takes note of how many tunnels are open.
-    pub(crate) fn set_open(&mut self, open: usize) {
-        self.open = open;
-        self.free = self.limit.saturating_sub(open);
     }
 
     /// Writes what is published on `inventory/managedObjects/update/<device id>`, which replaces the
@@ -53,7 +53,20 @@ impl Fragment {
     /// # Errors
     /// None that these types can cause.
     pub(crate) fn to_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&Update { fragment: self })
+        let &Self {
+            open,
+            limit,
+            ref policy,
+        } = self;
+        let free = limit.saturating_sub(open);
+        serde_json::to_string(&Update {
+            fragment: Written {
+                open,
+                limit,
+                free,
+                policy,
+            },
+        })
     }
 }
 
@@ -66,9 +79,9 @@ pub(crate) struct Updates {
 
 impl Updates {
     /// Returns what is to be published now that the fragment is `current`.
-    pub(crate) fn update(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
+    pub(crate) fn update(&mut self, current: &Fragment, now: Instant) -> Option<Fragment> {
         self.due_at = None;
-        let last = self.last.as_ref().filter(|(last, _)| *last != current);
+        let last = self.last.as_ref().filter(|(last, _)| last != current);
         if let Some((_, at)) = last
             && now < *at + UPDATE_INTERVAL
         {
@@ -79,12 +92,12 @@ impl Updates {
     }
 
     /// Returns what is to be published as the last word, however short ago the word before was.
-    pub(crate) fn finish(&mut self, current: Fragment, now: Instant) -> Option<Fragment> {
-        if self.last.as_ref().is_some_and(|(last, _)| *last == current) {
+    pub(crate) fn finish(&mut self, current: &Fragment, now: Instant) -> Option<Fragment> {
+        if self.last.as_ref().is_some_and(|(last, _)| last == current) {
             return None;
         }
         self.last = Some((current.clone(), now));
-        Some(current)
+        Some(current.clone())
     }
 
     /// Returns when a change that came too soon may be published.
@@ -98,9 +111,10 @@ mod tests {
     use super::*;
 
     fn fragment(open: usize) -> Fragment {
-        let mut fragment = Fragment::new(64, "allow private".to_owned());
-        fragment.set_open(open);
-        fragment
+        Fragment {
+            open,
+            ..Fragment::new(64, "allow private".to_owned())
+        }
     }
 
     #[test]
@@ -129,7 +143,7 @@ mod tests {
             (30_000, 5, true, false),
         ] {
             let now = start + Duration::from_millis(at);
-            let update = updates.update(fragment(tunnels), now);
+            let update = updates.update(&fragment(tunnels), now);
             assert_eq!(update, published.then(|| fragment(tunnels)), "at {at}");
             assert_eq!(updates.next_deadline().is_some(), due, "at {at}");
         }
@@ -139,8 +153,8 @@ mod tests {
     fn waits_for_nothing_with_its_last_word() {
         let now = Instant::now();
         let mut updates = Updates::default();
-        assert!(updates.update(fragment(1), now).is_some());
-        assert_eq!(updates.finish(fragment(0), now), Some(fragment(0)));
-        assert_eq!(updates.finish(fragment(0), now), None);
+        assert!(updates.update(&fragment(1), now).is_some());
+        assert_eq!(updates.finish(&fragment(0), now), Some(fragment(0)));
+        assert_eq!(updates.finish(&fragment(0), now), None);
     }
 }
