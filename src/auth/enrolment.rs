@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::spawn_blocking;
@@ -17,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::authority::Applicant;
-use super::est::key::{Key, KeyError};
+use super::est::key::{Key, KeyFileError};
 use super::est::{self, BackOff, Fault, Issued};
 use super::invitation::Invitation;
 use super::one_time_password::{self, NoPassword};
@@ -58,22 +57,9 @@ pub(crate) struct Enrolment<'a> {
 /// Why a gateway cannot be enrolled: something is wrong with this machine.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EnrolmentError {
-    /// The key cannot be read.
-    #[error("cannot read {}", path.display())]
-    ReadKey {
-        /// Its file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// There is no key that can be used.
-    #[error("{} {source}", path.display())]
-    Key {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong.
-        source: KeyError,
-    },
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// There is no place for what adit has to keep.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -182,21 +168,16 @@ impl Enrolment<'_> {
 
 fn kept_or_new_key(files: &Files) -> Result<Key, EnrolmentError> {
     let path = &files.key;
-    let unusable = |source| EnrolmentError::Key {
-        path: path.clone(),
-        source,
-    };
     match files::read_at_start(path) {
-        Ok(content) => Key::parse(&content.bytes).map_err(unusable),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = Key::generate().map_err(unusable)?;
+            let key = Key::generate().map_err(|source| KeyFileError::Unusable {
+                path: path.clone(),
+                source,
+            })?;
             own_file::write(path, key.pem())?;
             Ok(key)
         }
-        Err(source) => Err(EnrolmentError::ReadKey {
-            path: path.clone(),
-            source,
-        }),
+        read => Ok(Key::in_file(path, read)?),
     }
 }
 

@@ -3,7 +3,6 @@
 mod authority;
 pub(crate) mod authorization;
 pub(crate) mod credentials_file;
-mod direct;
 pub(crate) mod enrolment;
 pub(crate) mod est;
 pub(crate) mod invitation;

@@ -4,6 +4,8 @@
 //! sixteenth of all of adit, for the two dozen values below.
 
 use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -16,6 +18,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
 use rustls::sign::{Signer, SigningKey};
 use zeroize::Zeroizing;
+
+use crate::files::FileContent;
 
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
@@ -55,6 +59,27 @@ pub(crate) enum KeyError {
     NoRandomness,
 }
 
+/// A key file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum KeyFileError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no key in it that can be used.
+    #[error("{} {source}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: KeyError,
+    },
+}
+
 impl Key {
     /// Makes a new key.
     ///
@@ -82,6 +107,25 @@ impl Key {
             pem: Zeroizing::new(content.to_vec()),
             signer,
             public: key.public_key().ok_or(KeyError::Unusable)?.into_owned(),
+        })
+    }
+
+    /// Takes the key out of the file that was `read`.
+    ///
+    /// # Errors
+    /// It could not be read, or holds no key of the curve P-256.
+    pub(crate) fn in_file(
+        path: &Path,
+        read: io::Result<FileContent>,
+    ) -> Result<Self, KeyFileError> {
+        let path = || path.to_owned();
+        let content = read.map_err(|source| KeyFileError::Read {
+            path: path(),
+            source,
+        })?;
+        Self::parse(&content.bytes).map_err(|source| KeyFileError::Unusable {
+            path: path(),
+            source,
         })
     }
 

@@ -9,8 +9,6 @@ mod schedule;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -20,12 +18,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::authority::Applicant;
-use super::direct::{self, NoDirectToken};
-use super::est::key::{Key, KeyError};
+use super::est::key::{Key, KeyFileError};
 use super::est::{self, BackOff, Fault, Issued};
 use super::own_file::{self, WriteError};
 use super::settings::Authority;
-use super::token::{NoToken, Tokens};
+use super::token::{self, NoToken, Tokens};
+use super::token_service::{TokenService, TokenServiceError};
 use crate::files;
 use crate::mqtt::outbox::Message;
 use crate::mqtt::publisher::Publisher;
@@ -44,6 +42,8 @@ const SOON: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 /// The same where a person waits for it.
 const LONGEST_WAIT_OF_A_PERSON: Duration = Duration::from_mins(1);
+/// A token over TLS where a person waits for it, from the name of the host to the answer.
+const TOKEN_LIMIT: Duration = Duration::from_secs(20);
 /// A renewed certificate is tried at the next login, which on a good network may be far. When the old
 /// one has no longer than this, adit logs in again for it: later the old one would be no way back.
 const LAST_CHANCE: Duration = Duration::from_hours(24);
@@ -60,26 +60,13 @@ pub(crate) enum RenewalError {
     Token(#[from] NoToken),
     /// There is none without MQTT either.
     #[error("there is no token to ask with")]
-    DirectToken(#[from] NoDirectToken),
+    TokenService(#[from] TokenServiceError),
     /// The authority gave none.
     #[error(transparent)]
     Authority(#[from] Fault),
-    /// The key cannot be read.
-    #[error("cannot read {}", path.display())]
-    ReadKey {
-        /// Its file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The key is none that the authority signs.
-    #[error("{} {source}", path.display())]
-    Key {
-        /// Its file.
-        path: PathBuf,
-        /// What is wrong.
-        source: KeyError,
-    },
+    /// There is no key that the authority signs.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// What came cannot be kept.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -96,11 +83,21 @@ impl RenewalError {
         match self {
             Self::Token(_) => (0, None),
             Self::Authority(fault) => (1, Some(fault.kind())),
-            Self::ReadKey { .. } => (2, None),
-            Self::Key { .. } => (3, None),
+            Self::Key(KeyFileError::Read { .. }) => (2, None),
+            Self::Key(KeyFileError::Unusable { .. }) => (3, None),
             Self::Write(_) => (4, None),
             Self::Thread(_) => (5, None),
-            Self::DirectToken(_) => (6, None),
+            Self::TokenService(_) => (6, None),
+        }
+    }
+
+    /// Says it, and no more than once aloud.
+    fn log(&self, told: &mut HashSet<Kind>, retry_in: Duration) {
+        let error = failure_reason(self, LOGGED_REASON_LIMIT);
+        let retry_in_s = seconds(retry_in);
+        match told.insert(self.kind()) {
+            true => warn!(error, retry_in_s, "the certificate is not renewed yet"),
+            false => debug!(error, retry_in_s, "still without a renewed certificate"),
         }
     }
 
@@ -121,7 +118,7 @@ pub(crate) async fn renew(
     token: &Secret,
 ) -> Result<Identity, RenewalError> {
     let path = applicant.files.key.clone();
-    let key = spawn_blocking(move || read_key(&path)).await??;
+    let key = spawn_blocking(move || Key::in_file(&path, files::read(&path))).await??;
     let Issued { identity, pem } = applicant.ask(est::RENEW, token, &key).await?;
     let path = applicant.files.renewed();
     spawn_blocking(move || own_file::write(&path, &pem)).await??;
@@ -143,43 +140,23 @@ pub(crate) async fn renew_now(
         id,
         files: &authority.files,
     };
+    // A login at the broker would throw a running agent out.
+    let service = TokenService::new(transport.clone(), server);
     let mut back_off = BackOff::new(LONGEST_WAIT_OF_A_PERSON);
     let mut told = HashSet::new();
     loop {
         let renewed = async {
-            let token = direct::token(transport, server).await?;
-            renew(&applicant, &token).await
+            let token = service.fetch(TOKEN_LIMIT).await?;
+            renew(&applicant, &token::header(&token).0).await
         };
         let error = match renewed.await {
             Ok(identity) => return identity,
             Err(error) => error,
         };
         let retry_in = back_off.after_failure(error.fault(), fastrand::f64());
-        let reason = failure_reason(&error, LOGGED_REASON_LIMIT);
-        let retry_in_s = seconds(retry_in);
-        match told.insert(error.kind()) {
-            true => warn!(
-                error = reason,
-                retry_in_s, "the certificate is not renewed yet"
-            ),
-            false => debug!(
-                error = reason,
-                retry_in_s, "still without a renewed certificate"
-            ),
-        }
+        error.log(&mut told, retry_in);
         sleep(retry_in).await;
     }
-}
-
-fn read_key(path: &Path) -> Result<Key, RenewalError> {
-    let content = files::read(path).map_err(|source| RenewalError::ReadKey {
-        path: path.to_owned(),
-        source,
-    })?;
-    Key::parse(&content.bytes).map_err(|source| RenewalError::Key {
-        path: path.to_owned(),
-        source,
-    })
 }
 
 /// Renews the certificate that a gateway logs in with, and says when it ends soon.
@@ -367,17 +344,6 @@ impl Work {
         let dice = fastrand::f64();
         let retry_in = self.back_off.after_failure(error.fault(), dice);
         self.attempt_at = Some(Instant::now() + retry_in);
-        let reason = failure_reason(error, LOGGED_REASON_LIMIT);
-        let retry_in_s = seconds(retry_in);
-        match self.told.insert(error.kind()) {
-            true => warn!(
-                error = reason,
-                retry_in_s, "the certificate is not renewed yet"
-            ),
-            false => debug!(
-                error = reason,
-                retry_in_s, "still without a renewed certificate"
-            ),
-        }
+        error.log(&mut self.told, retry_in);
     }
 }
