@@ -106,14 +106,15 @@ fn start() -> ExitCode {
             warn!("{warning}");
         }
     }
-    match run(task, &config, sandbox) {
-        Ok(code) => code,
-        Err(error) => {
-            let error = failure_reason(error.as_ref(), usize::MAX);
-            error!(error, "adit cannot go on");
-            ExitCode::FAILURE
-        }
-    }
+    code_of(run(task, &config, sandbox))
+}
+
+fn code_of(ended: anyhow::Result<ExitCode>) -> ExitCode {
+    ended.unwrap_or_else(|error| {
+        let error = failure_reason(error.as_ref(), usize::MAX);
+        error!(error, "adit cannot go on");
+        ExitCode::FAILURE
+    })
 }
 
 /// Asks the agent that runs, which takes no more of the configuration than where that is.
@@ -125,19 +126,14 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> Exit
     for fault in unread {
         warn!("{fault}");
     }
-    match runtime() {
-        Ok(runtime) => runtime.block_on(async {
+    code_of(runtime().map(|runtime| {
+        runtime.block_on(async {
             match question {
                 Question::Reload(reload) => assembly::reload(&settings, reload).await,
                 Question::Status(status) => assembly::status(&settings, status).await,
             }
-        }),
-        Err(error) => {
-            let error = failure_reason(error.as_ref(), usize::MAX);
-            error!(error, "adit cannot go on");
-            ExitCode::FAILURE
-        }
-    }
+        })
+    }))
 }
 
 fn refuse(format: LogFormat, faults: &str) -> ExitCode {

@@ -4,6 +4,7 @@
 //! whatever the cloud asks for.
 
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -23,12 +24,9 @@ pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 ///
 /// # Errors
 /// The library refuses a name, which no snapshot can cause.
-pub(crate) fn text(snapshot: &Snapshot, process: Figures) -> Result<String, fmt::Error> {
+pub(crate) fn text(snapshot: Arc<Snapshot>, process: Figures) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Metrics {
-        snapshot: snapshot.clone(),
-        process,
-    }));
+    registry.register_collector(Box::new(Metrics { snapshot, process }));
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -36,7 +34,7 @@ pub(crate) fn text(snapshot: &Snapshot, process: Figures) -> Result<String, fmt:
 
 #[derive(Debug)]
 struct Metrics {
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     process: Figures,
 }
 
@@ -282,14 +280,14 @@ impl Families<'_> {
         label: &str,
         values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> fmt::Result {
-        self.family(name, help, MetricType::Counter, |mut metric| {
-            for (text, value) in values {
-                metric
-                    .encode_family(&[(label, text)])?
-                    .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
-            }
-            Ok(())
-        })
+        self.labelled(
+            name,
+            help,
+            MetricType::Counter,
+            label,
+            values,
+            |metric, value| metric.encode_counter::<NoLabelSet, _, f64>(&value, None),
+        )
     }
 
     fn gauges<'v>(
@@ -299,11 +297,29 @@ impl Families<'_> {
         label: &str,
         values: impl IntoIterator<Item = (&'v str, u64)>,
     ) -> fmt::Result {
-        self.family(name, help, MetricType::Gauge, |mut metric| {
+        self.labelled(
+            name,
+            help,
+            MetricType::Gauge,
+            label,
+            values,
+            |metric, value| metric.encode_gauge(&count(value)),
+        )
+    }
+
+    /// A value for each text of a label.
+    fn labelled<'v>(
+        &mut self,
+        name: Name,
+        help: &str,
+        kind: MetricType,
+        label: &str,
+        values: impl IntoIterator<Item = (&'v str, u64)>,
+        write: impl Fn(&mut MetricEncoder<'_>, u64) -> fmt::Result,
+    ) -> fmt::Result {
+        self.family(name, help, kind, |mut metric| {
             for (text, value) in values {
-                metric
-                    .encode_family(&[(label, text)])?
-                    .encode_gauge(&count(value))?;
+                write(&mut metric.encode_family(&[(label, text)])?, value)?;
             }
             Ok(())
         })
@@ -422,7 +438,7 @@ mod tests {
 
     #[test]
     fn follows_the_rules_of_the_format() {
-        let text = text(&snapshot(), figures()).unwrap();
+        let text = text(snapshot().into(), figures()).unwrap();
         let families = read(&text);
         assert!(families.len() > 25, "{}", families.len());
         for family in &families {
@@ -457,7 +473,7 @@ mod tests {
 
     #[test]
     fn tells_what_the_snapshot_does() {
-        let text = text(&snapshot(), figures()).unwrap();
+        let text = text(snapshot().into(), figures()).unwrap();
         for line in [
             "adit_build_info{version=\"0.1.0\"} 1",
             "adit_mqtt_connected 1.0",
@@ -477,7 +493,7 @@ mod tests {
                 "{line} is not in\n{text}"
             );
         }
-        let nothing = super::text(&Snapshot::default(), Figures::default()).unwrap();
+        let nothing = super::text(Arc::default(), Figures::default()).unwrap();
         assert!(!nothing.contains("adit_token"), "{nothing}");
         read(&nothing);
     }
@@ -485,7 +501,10 @@ mod tests {
     #[test]
     fn has_as_many_series_whatever_the_cloud_asks_for() {
         let mut snapshot = snapshot();
-        let before = text(&snapshot, figures()).unwrap().lines().count();
+        let before = text(snapshot.clone().into(), figures())
+            .unwrap()
+            .lines()
+            .count();
         for number in 0..100 {
             let mut tunnel = snapshot.tunnels[0].clone();
             tunnel.target = format!("plc-{number}:\"22\n");
@@ -495,7 +514,7 @@ mod tests {
         for kind in FailureKind::ALL {
             *snapshot.totals.operations_failed.entry(kind).or_default() += 7;
         }
-        let text = text(&snapshot, figures()).unwrap();
+        let text = text(snapshot.into(), figures()).unwrap();
         assert_eq!(text.lines().count(), before);
         assert!(!text.contains("plc"));
     }
@@ -510,7 +529,7 @@ mod tests {
 
     #[test]
     fn has_every_metric_that_is_watched_in_deploy() {
-        let text = text(&snapshot(), figures()).unwrap();
+        let text = text(snapshot().into(), figures()).unwrap();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let known: Vec<_> = samples
             .map(|line| line.split(['{', ' ']).next().unwrap())

@@ -83,18 +83,7 @@ impl Reloader {
     async fn reload(&mut self) -> Reloaded {
         let newer = match self.read().await {
             Ok(newer) => newer,
-            Err(faults) => {
-                for fault in &faults {
-                    error!(
-                        fault,
-                        "the new configuration cannot be used; the old one goes on"
-                    );
-                }
-                return Reloaded {
-                    faults,
-                    ..Reloaded::default()
-                };
-            }
+            Err(faults) => return refused(faults),
         };
         let mut reloaded = self.changes(&newer);
         for warning in &newer.warnings {
@@ -107,16 +96,7 @@ impl Reloader {
                 reloaded.ended_tunnels = ended;
                 self.transport = transport;
             }
-            Err(fault) => {
-                error!(
-                    fault,
-                    "the new configuration cannot be used; the old one goes on"
-                );
-                return Reloaded {
-                    faults: vec![fault],
-                    ..Reloaded::default()
-                };
-            }
+            Err(fault) => return refused(vec![fault]),
         }
         self.door.set(renewed.admin.token.clone());
         limits::allow_files_for(renewed.tunnels.max_tunnels, super::connections(&renewed));
@@ -213,6 +193,20 @@ impl Reloader {
             children: renewed.device.children.clone(),
             events: renewed.remote_access.events,
         })
+    }
+}
+
+/// Says why nothing is changed.
+fn refused(faults: Vec<String>) -> Reloaded {
+    for fault in &faults {
+        error!(
+            fault,
+            "the new configuration cannot be used; the old one goes on"
+        );
+    }
+    Reloaded {
+        faults,
+        ..Reloaded::default()
     }
 }
 

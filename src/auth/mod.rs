@@ -6,7 +6,7 @@ pub(crate) mod credentials_file;
 pub(crate) mod enrolment;
 pub(crate) mod est;
 pub(crate) mod invitation;
-mod one_time_password;
+pub(crate) mod one_time_password;
 mod own_file;
 pub(crate) mod registration;
 pub(crate) mod renewal;

@@ -9,6 +9,7 @@ use rustls::pki_types::ServerName;
 use smartrest::target::split_port;
 
 use super::shape::Shape;
+use crate::auth;
 use crate::net::proxy::Proxy;
 use crate::net::{BrokerEndpoint, Endpoint};
 use crate::platform::settings::{OperationIds, Protocol};
@@ -123,11 +124,11 @@ pub(super) fn secret(text: &str) -> Result<Secret, String> {
     Ok(Secret::new(text))
 }
 
-/// What a device is registered with; the platform takes no more characters.
+/// What a device is registered with.
 pub(super) fn one_time_password(text: &str) -> Result<Secret, String> {
-    const LENGTH: usize = 32;
-    if text.chars().count() > LENGTH {
-        return Err(format!("is longer than {LENGTH} characters"));
+    let limit = auth::one_time_password::LENGTH;
+    if text.chars().count() > limit {
+        return Err(format!("is longer than {limit} characters"));
     }
     secret(text)
 }

@@ -1,6 +1,6 @@
 //! What has happened, as far as it is told later: the last operations, and how often what happened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
@@ -124,9 +124,8 @@ impl Record {
     /// Returns what was counted; every kind of failure is there, also those that never were.
     pub(crate) fn totals(&self) -> Totals {
         let mut totals = self.totals.clone();
-        let never: BTreeMap<_, _> = FailureKind::ALL.iter().map(|&kind| (kind, 0)).collect();
-        for (kind, count) in never {
-            totals.operations_failed.entry(kind).or_insert(count);
+        for &kind in FailureKind::ALL.iter() {
+            totals.operations_failed.entry(kind).or_default();
         }
         totals
     }

@@ -1,6 +1,7 @@
 //! From a request to its answer.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use super::{Door, form};
 use crate::admin::{STATUS_PATH, metrics, page};
 use crate::inquiry::{Inquirer, NoAnswer};
 use crate::secret::Secret;
+use crate::state::Snapshot;
 
 /// How long it takes to learn that a token is wrong: who guesses needs time.
 const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
@@ -138,43 +140,39 @@ impl Service {
     }
 
     async fn health(&self) -> Answer {
-        let snapshot = match self.looking.look().await {
-            Ok(snapshot) => snapshot,
-            Err(error) => return unavailable(error),
-        };
-        match page::complaint(&snapshot) {
+        self.seen(|snapshot| match page::complaint(&snapshot) {
             None => plain(StatusCode::OK, "ok\n"),
             Some(complaint) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{complaint}\n")),
-        }
+        })
+        .await
     }
 
     async fn metrics(&self) -> Answer {
-        match self.looking.look().await {
-            Ok(snapshot) => match metrics::text(&snapshot, self.process.figures()) {
-                Ok(text) => found(metrics::CONTENT_TYPE, text),
-                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
-            Err(error) => unavailable(error),
-        }
+        self.seen(|snapshot| {
+            let text = metrics::text(snapshot, self.process.figures());
+            written(metrics::CONTENT_TYPE, text)
+        })
+        .await
     }
 
     async fn status(&self) -> Answer {
-        match self.looking.look().await {
-            Ok(snapshot) => match serde_json::to_vec(&*snapshot) {
-                Ok(json) => found(JSON, json),
-                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-            },
-            Err(error) => unavailable(error),
-        }
+        self.seen(|snapshot| written(JSON, serde_json::to_vec(&*snapshot)))
+            .await
     }
 
     async fn page(&self, has_login: bool) -> Answer {
+        self.seen(|snapshot| {
+            let html = page::whole(&snapshot, &self.feed.history(), has_login);
+            found(HTML, html)
+        })
+        .await
+    }
+
+    /// Shows what adit does, or says that it does not answer.
+    async fn seen(&self, show: impl FnOnce(Arc<Snapshot>) -> Answer) -> Answer {
         match self.looking.look().await {
-            Ok(snapshot) => {
-                let html = page::whole(&snapshot, &self.feed.history(), has_login);
-                found(HTML, html)
-            }
-            Err(error) => unavailable(error),
+            Ok(snapshot) => show(snapshot),
+            Err(NoAnswer) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{NoAnswer}\n")),
         }
     }
 
@@ -284,14 +282,20 @@ fn is_this_machine(headers: &HeaderMap) -> bool {
             .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-fn unavailable(error: NoAnswer) -> Answer {
-    plain(StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))
-}
-
 fn see_other(path: &'static str) -> Answer {
     let mut answer = plain(StatusCode::SEE_OTHER, "");
     set(&mut answer, LOCATION, path);
     answer
+}
+
+fn written(
+    content_type: &'static str,
+    body: Result<impl Into<bytes::Bytes>, impl Display>,
+) -> Answer {
+    match body {
+        Ok(body) => found(content_type, body),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
 }
 
 fn found(content_type: &'static str, body: impl Into<bytes::Bytes>) -> Answer {
