@@ -1,9 +1,8 @@
 //! The image of `deploy/docker/Dockerfile` as a running container, set up by variables alone.
 
-use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,14 +11,12 @@ use tokio::sync::OnceCell;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{
-    Directory, EXIT_LIMIT, LIMIT, Lan, Port, Process, announced, command, mosquitto, open_to,
-    repository, rows, users,
+    Directory, EXIT_LIMIT, LIMIT, Lan, Port, Process, announced, command, mosquitto, open_to, rows,
+    run_script, users,
 };
 
 /// The user of the image.
 const USER: u32 = 65532;
-/// What `tests/deploy/image` says where it cannot work.
-const LEFT_OUT: i32 = 77;
 const DEVICE: &str = "gateway-7";
 const PASSWORD: &str = "device-password";
 
@@ -42,7 +39,10 @@ struct Surroundings {
 async fn container() -> Option<Container> {
     static BUILT: OnceCell<bool> = OnceCell::const_new();
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image");
-    if !*BUILT.get_or_init(async || build(&directory)).await {
+    if !*BUILT
+        .get_or_init(async || run_script("image", &[directory.as_os_str()]))
+        .await
+    {
         return None;
     }
     let mut container = Container {
@@ -51,25 +51,6 @@ async fn container() -> Option<Container> {
     };
     container.name = container.ask(&["from", "--pull-never", "localhost/adit"]);
     Some(container)
-}
-
-fn build(directory: &Path) -> bool {
-    let output = Command::new(repository("tests/deploy/image"))
-        .arg(directory)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(LEFT_OUT) {
-        // Past the test runner, which would keep it to itself.
-        drop(writeln!(
-            std::io::stderr(),
-            "the tests of the image are {said}"
-        ));
-        return false;
-    }
-    assert!(output.status.success(), "{said}");
-    true
 }
 
 impl Container {

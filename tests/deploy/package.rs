@@ -1,34 +1,17 @@
 //! The Debian package, and what else a release puts together from files of this repository.
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::{Directory, read, replace, repository};
-
-/// What `tests/deploy/package` says where it cannot work.
-const LEFT_OUT: i32 = 77;
+use crate::support::{Directory, read, replace, run_script};
 
 #[test]
 fn the_debian_package_is_installed_upgraded_removed_and_purged_without_a_trace() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
-    let output = Command::new(repository("tests/deploy/package"))
-        .arg(env!("CARGO_BIN_EXE_adit"))
-        .arg(directory)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(LEFT_OUT) {
-        // Past the test runner, which would keep it to itself.
-        drop(writeln!(
-            std::io::stderr(),
-            "the test of the package is {said}"
-        ));
-        return;
-    }
-    let told = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{told}\n{said}");
+    run_script(
+        "package",
+        &[env!("CARGO_BIN_EXE_adit").as_ref(), directory.as_os_str()],
+    );
 }
 
 #[test]

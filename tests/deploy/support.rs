@@ -1,6 +1,9 @@
 //! What these tests share with those from end to end, and what they need besides.
 
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use simulated_cloud::{Cloud, OperationId, Status};
@@ -46,6 +49,26 @@ pub(crate) fn repository(path: &str) -> PathBuf {
 /// Reads a file of the repository.
 pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(repository(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Runs a script of `tests/deploy` to its end; `false` where it cannot do its work, which is said.
+pub(crate) fn run_script(name: &str, arguments: &[&OsStr]) -> bool {
+    /// The exit code of a script that cannot do its work on this machine.
+    const LEFT_OUT: i32 = 77;
+    let output = Command::new(repository("tests/deploy").join(name))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(LEFT_OUT) {
+        // Past the test runner, which would keep it to itself.
+        drop(writeln!(std::io::stderr(), "tests/deploy/{name}: {said}"));
+        return false;
+    }
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{told}\n{said}");
+    true
 }
 
 /// Replaces what stands in a text exactly once.

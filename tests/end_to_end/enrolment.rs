@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use simulated_cloud::{EstAnswer, EstForm, EstRequest};
@@ -11,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 
-use crate::support::{Adit, Directory, LIMIT, Lan, Login, Proxy, Site, SiteOptions, command};
+use crate::support::{Adit, Directory, LIMIT, Lan, Login, Proxy, Site, SiteOptions, piped};
 
 /// What the log says while a person has something to do.
 const WAITING: &str = "waiting to be enrolled: open the link as a user of the tenant, and register \
@@ -398,14 +397,7 @@ impl Enrol {
     pub(crate) fn start(config: &str, arguments: &[&str]) -> Self {
         let directory = Directory::new();
         let file = directory.write("adit.toml", config);
-        let mut child = tokio::process::Command::from(command("enrol", &file))
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut child = piped("enrol", &file, arguments);
         let printed = child.stdout.take().expect("piped");
         Self {
             child,

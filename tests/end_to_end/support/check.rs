@@ -1,9 +1,11 @@
 //! `adit check` under test.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
+use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::adit::{EXIT_LIMIT, command};
@@ -31,17 +33,22 @@ pub(crate) async fn interrupted_check(config: &str, arguments: &[&str]) -> Check
     run_check(config, arguments, true).await
 }
 
-async fn run_check(config: &str, arguments: &[&str], interrupted: bool) -> Checked {
-    let directory = Directory::new();
-    let file = directory.write("adit.toml", config);
-    let mut child = tokio::process::Command::from(command("check", &file))
+/// Starts a command of adit whose outputs are read; it ends with its handle.
+pub(crate) fn piped(subcommand: &str, config: &Path, arguments: &[&str]) -> Child {
+    tokio::process::Command::from(command(subcommand, config))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .unwrap();
+        .unwrap()
+}
+
+async fn run_check(config: &str, arguments: &[&str], interrupted: bool) -> Checked {
+    let directory = Directory::new();
+    let file = directory.write("adit.toml", config);
+    let mut child = piped("check", &file, arguments);
     let mut stdout = child.stdout.take().expect("piped");
     let mut result = Vec::new();
     while interrupted && !String::from_utf8_lossy(&result).contains("configuration") {

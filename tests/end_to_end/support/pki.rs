@@ -125,20 +125,7 @@ impl Authority {
     ) -> Arc<ServerConfig> {
         let mut params = named("the token service");
         params.subject_alt_names = vec![SanType::IpAddress(address.into())];
-        let key = KeyPair::generate().unwrap();
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let roots = Arc::new(devices.clone());
-        let clients = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider));
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
-            .with_single_cert(
-                vec![cert.der().clone()],
-                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-            );
-        Arc::new(config.unwrap())
+        self.server_for(&params, devices)
     }
 
     /// Issues a certificate whose common name is a device's id, in `device.pem` and `device.key`.

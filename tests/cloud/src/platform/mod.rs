@@ -251,22 +251,18 @@ impl Platform {
     }
 
     fn complain(&mut self, topic: &str, row: Row, message: String) -> Delivery {
-        let answer = Row::new(["41", row.template(), &message]);
-        self.errors.push(Complaint {
-            topic: topic.to_owned(),
-            row,
-            message,
-        });
-        Delivery {
-            topic: ERRORS.to_owned(),
-            payload: encode([&answer]).into(),
-        }
+        self.refuse("41", topic, row, message)
     }
 
     /// Answers a row that the platform is too old for.
     fn unknown_template(&mut self, topic: &str, row: Row) -> Delivery {
         let message = "No static template for this message id".to_owned();
-        let answer = Row::new(["40", row.template(), &message]);
+        self.refuse("40", topic, row, message)
+    }
+
+    /// Notes an error, and answers with it in a template.
+    fn refuse(&mut self, template: &str, topic: &str, row: Row, message: String) -> Delivery {
+        let answer = Row::new([template, row.template(), &message]);
         self.errors.push(Complaint {
             topic: topic.to_owned(),
             row,
