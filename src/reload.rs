@@ -6,16 +6,12 @@ use std::process::ExitCode;
 use tracing::Level;
 
 use crate::admin::Settings;
-use crate::admin::client::{self, Unanswered};
+use crate::admin::client;
 use crate::state::reloaded::Reloaded;
 use crate::words::legible;
 
-/// Exit code where the agent does not answer.
-const NO_ANSWER: u8 = 1;
 /// Exit code where the new configuration is bad.
 const BAD_CONFIGURATION: u8 = 2;
-/// Exit code where no agent runs.
-const NOBODY_RUNS: u8 = 3;
 
 /// Asks, and prints the answer.
 pub(crate) async fn run(settings: &Settings, log_level: Option<Level>) -> ExitCode {
@@ -27,10 +23,7 @@ pub(crate) async fn run(settings: &Settings, log_level: Option<Level>) -> ExitCo
             };
             (text(&reloaded), code)
         }
-        Err(error @ Unanswered::NobodyRuns(_)) => {
-            (format!("{error}\n"), ExitCode::from(NOBODY_RUNS))
-        }
-        Err(error @ Unanswered::NoAnswer(_)) => (format!("{error}\n"), ExitCode::from(NO_ANSWER)),
+        Err(error) => (format!("{error}\n"), error.exit_code()),
     };
     // Who asked may not want to read it.
     let _ = io::stdout().write_all(words.as_bytes());

@@ -1,7 +1,7 @@
 //! Words for an error and its causes, as the operator reads them on an operation.
 
 use std::error::Error;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use std::{io, iter};
 
 use smartrest::plain_text;
@@ -47,6 +47,17 @@ pub(crate) fn legible(text: &str) -> String {
 pub(crate) fn seconds(time: Duration) -> f64 {
     const PER_SECOND: f64 = 1000.0;
     (time.as_secs_f64() * PER_SECOND).round() / PER_SECOND
+}
+
+/// Writes a time as RFC 3339, in UTC and whole seconds.
+pub(crate) fn date(time: SystemTime) -> String {
+    /// The last second that the form has digits for (the year 9999), in seconds since 1970.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let time = SystemTime::UNIX_EPOCH + since.min(LAST);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Words a time in at most six characters: `59s`, `12m05s`, `3h07m`, `4d12h`, `400d`.
@@ -143,5 +154,13 @@ mod tests {
         ] {
             assert_eq!(sized(count), words);
         }
+    }
+
+    #[test]
+    fn writes_a_time_that_no_calendar_has_as_the_nearest_that_one_has() {
+        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(date(far), "9999-12-31T23:59:59Z");
+        let early = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(date(early), "1970-01-01T00:00:00Z");
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -32,6 +33,17 @@ pub(crate) enum Unanswered {
     /// Somebody is there, and does not answer.
     #[error("{0}")]
     NoAnswer(String),
+}
+
+impl Unanswered {
+    /// Returns how a command that has asked in vain ends: 3 where no agent runs, 1 where it does not
+    /// answer.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::NobodyRuns(_) => 3,
+            Self::NoAnswer(_) => 1,
+        })
+    }
 }
 
 /// What an agent says that cannot answer.

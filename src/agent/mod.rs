@@ -23,7 +23,6 @@ use crate::mqtt::session::{self, Session};
 use crate::platform::dialogue::{Backlog, Dialogue, Step};
 use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
-use crate::platform::uplink::Closed;
 use crate::state::record::{End, Record};
 use crate::state::snapshot::FailureKind;
 use crate::tunnel::Ended;
@@ -140,8 +139,9 @@ impl Agent {
                 self.dialogue.failed(OperationId(id), reason);
             }
             manager::Event::Ended(id, ended) => {
-                self.record.ended(id, end(ended.as_ref()));
-                self.dialogue.ended(OperationId(id), ended.map(closed));
+                let end = ended.map(end);
+                self.dialogue.ended(OperationId(id), end.as_ref());
+                self.record.ended(id, end.unwrap_or_else(own_fault));
             }
         }
     }
@@ -268,28 +268,20 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-fn end(ended: Option<&Ended>) -> End {
-    match ended {
-        Some(ended) => End {
-            reason: ended.reason.to_string(),
-            up: ended.up,
-            down: ended.down,
-            lasted: ended.lasted,
-        },
-        None => End {
-            reason: manager::OWN_FAULT.to_owned(),
-            up: 0,
-            down: 0,
-            lasted: Duration::ZERO,
-        },
-    }
-}
-
-fn closed(ended: Ended) -> Closed {
-    Closed {
+fn end(ended: Ended) -> End {
+    End {
         reason: ended.reason.to_string(),
         up: ended.up,
         down: ended.down,
         lasted: ended.lasted,
+    }
+}
+
+fn own_fault() -> End {
+    End {
+        reason: manager::OWN_FAULT.to_owned(),
+        up: 0,
+        down: 0,
+        lasted: Duration::ZERO,
     }
 }

@@ -8,13 +8,13 @@ use crate::auth::token::Tokens;
 use crate::inquiry::Inquiry;
 use crate::mqtt::publisher::Publisher;
 use crate::net::Transport;
-use crate::state::clock::{Clock, written};
+use crate::state::clock::Clock;
 use crate::state::record::Record;
 use crate::state::snapshot::{
     self, Authentication, Connection, Device, FORMAT, Failure, Phase, RemoteAccess, Snapshot,
 };
 use crate::tunnel::manager::Tunnels;
-use crate::words::seconds;
+use crate::words::{date, seconds};
 
 /// What does not change by itself while the agent runs.
 #[derive(Clone, Debug)]
@@ -127,7 +127,7 @@ impl Facts {
             },
             authentication: Authentication {
                 kind: self.authentication.to_owned(),
-                certificate_expires_at: ends.map(written),
+                certificate_expires_at: ends.map(date),
                 certificate_left_s: ends.map(|ends| left(ends, clock.time)),
                 ..Authentication::default()
             },

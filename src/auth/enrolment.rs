@@ -23,12 +23,11 @@ use super::one_time_password::{self, NoPassword};
 use super::own_file::{self, Reservation, WriteError};
 use super::settings::Authority;
 use crate::files;
-use crate::net::certificate::date;
 use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport, basic};
 use crate::password::Password;
 use crate::secret::Secret;
-use crate::words::{failure_reason, seconds};
+use crate::words::{date, failure_reason, seconds};
 
 /// Bytes that are reserved for a certificate and its chain: the longest answer, in PEM.
 const RESERVED: usize = est::LIMITS.body * 3 / 2;

@@ -15,7 +15,8 @@ use crate::platform::dialogue::{Backlog, Dialogue, Step};
 use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
 use crate::platform::settings::OperationIds;
-use crate::platform::uplink::{Closed, CollectionTopics, Uplink};
+use crate::platform::uplink::{CollectionTopics, Uplink};
+use crate::state::record::End;
 use crate::words::legible;
 
 const GATEWAY: &str = "gw";
@@ -120,7 +121,7 @@ impl Session {
             }
             b'x' => {
                 if let Some(id) = self.open.pop_front() {
-                    self.dialogue.ended(id, closed(rest));
+                    self.dialogue.ended(id, closed(rest).as_ref());
                 }
             }
             b'd' => self.dialogue.delivered(self.backlog, self.now),
@@ -230,8 +231,8 @@ impl Session {
     }
 }
 
-fn closed(reason: &[u8]) -> Option<Closed> {
-    (!reason.is_empty()).then(|| Closed {
+fn closed(reason: &[u8]) -> Option<End> {
+    (!reason.is_empty()).then(|| End {
         reason: legible(&String::from_utf8_lossy(reason)),
         up: 1,
         down: u64::MAX,

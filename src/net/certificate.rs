@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::words::legible;
+use crate::words::{date, legible};
 
 /// Characters of a name that are shown.
 const NAME_LIMIT: usize = 80;
@@ -148,11 +148,6 @@ impl fmt::Display for Certificate {
         let (from, until) = (date(self.not_before), date(self.not_after));
         write!(f, ", valid from {from} until {until}")
     }
-}
-
-/// Writes a time as it stands in a log.
-pub(crate) fn date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Writes the day of a time, in UTC, as YYYY-MM-DD.

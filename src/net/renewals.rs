@@ -16,10 +16,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::certificate::date;
 use super::identity::Identity;
 use crate::files::Rereader;
-use crate::words::{failure_reason, words};
+use crate::words::{date, failure_reason, words};
 
 /// How long a login waits for the disk.
 const DISK_LIMIT: Duration = Duration::from_secs(1);

@@ -22,14 +22,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::address::Endpoint;
-use super::certificate::{Certificate, date, system_time};
+use super::certificate::{Certificate, system_time};
 use super::ciphers;
 use super::identity::Identity;
 use super::journal::Seen;
 use super::renewals::Renewals;
 use super::resumption::Sessions;
 use crate::files::Rereader;
-use crate::words::{failure_reason, legible, words};
+use crate::words::{date, failure_reason, legible, words};
 
 /// Why there is no TLS with a server, as a clause behind its name.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -18,8 +18,9 @@ use super::ids::notifications::PAIR_LIMIT;
 use super::notification::Notified;
 use super::operations::{Ignored, OperationId, Operations, Outcome, Report};
 use super::settings::OperationIds;
-use super::uplink::{Closed, Uplink};
+use super::uplink::Uplink;
 use crate::mqtt::outbox::Message;
+use crate::state::record::End;
 use crate::words::seconds;
 
 /// Bytes of the policy in the fragment of the device.
@@ -274,10 +275,10 @@ impl Dialogue {
     }
 
     /// Takes note that a tunnel that had opened has ended; `None`: by a fault in adit.
-    pub(crate) fn ended(&mut self, id: OperationId, closed: Option<Closed>) {
+    pub(crate) fn ended(&mut self, id: OperationId, end: Option<&End>) {
         if let Some((device, target)) = self.tunnels.remove(&id) {
             self.fragment.open = self.fragment.open.saturating_sub(1);
-            self.publish(self.uplink.closed(&device, &target, closed.as_ref()));
+            self.publish(self.uplink.closed(&device, &target, end));
         }
     }
 

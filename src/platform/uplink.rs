@@ -2,7 +2,6 @@
 //! to know of it.
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use smartrest::{
     COLLECTION, COLLECTION_ID, OperationRef, REMOTE_ACCESS, Request, Status, Target, TopicError,
@@ -12,6 +11,7 @@ use smartrest::{
 use super::fragment::Fragment;
 use super::operations::Report;
 use crate::mqtt::outbox::Message;
+use crate::state::record::End;
 
 /// What the platform shows on operations that a former life of adit left executing.
 const ORPHAN_REASON: &str = "begun before adit started; connect again";
@@ -33,19 +33,6 @@ pub(crate) struct Uplink {
     events: bool,
     /// The children on which nothing is executing any more that a former life left.
     cleared: HashSet<String>,
-}
-
-/// How a tunnel has ended.
-#[derive(Debug)]
-pub(crate) struct Closed {
-    /// As people read it.
-    pub(crate) reason: String,
-    /// Bytes to the cloud.
-    pub(crate) up: u64,
-    /// Bytes to the machine.
-    pub(crate) down: u64,
-    /// How long it was open.
-    pub(crate) lasted: Duration,
 }
 
 /// The topics of adit's template collection.
@@ -153,10 +140,10 @@ impl Uplink {
         &self,
         device: &str,
         target: &Target,
-        closed: Option<&Closed>,
+        closed: Option<&End>,
     ) -> Option<Message> {
         let text = match closed {
-            Some(Closed {
+            Some(End {
                 reason,
                 up,
                 down,
@@ -245,6 +232,8 @@ fn is_repeatable(request: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::operations::OperationId;
+    use std::time::Duration;
+
     use super::*;
 
     fn uplink(events: bool) -> Uplink {
@@ -345,7 +334,7 @@ mod tests {
     #[test]
     fn words_events_and_leaves_them_out_where_nobody_wants_them() {
         let target = "plc:22".parse().unwrap();
-        let end = Closed {
+        let end = End {
             reason: "closed by \"the cloud\"".to_owned(),
             up: 1,
             down: 2,

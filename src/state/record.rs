@@ -39,12 +39,16 @@ pub(crate) struct Took {
     pub(crate) cloud: Duration,
 }
 
-/// How a tunnel ended.
+/// How a tunnel that had opened has ended.
 #[derive(Debug)]
 pub(crate) struct End {
+    /// As people read it.
     pub(crate) reason: String,
+    /// Bytes to the cloud.
     pub(crate) up: u64,
+    /// Bytes to the machine.
     pub(crate) down: u64,
+    /// How long it was open.
     pub(crate) lasted: Duration,
 }
 

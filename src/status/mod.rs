@@ -16,10 +16,8 @@ use crate::logging::wants_colour;
 use crate::state::Snapshot;
 use text::Style;
 
-/// Exit code where the agent runs and has no connection, or does not answer.
+/// Exit code where the agent runs and has no connection.
 const NOT_CONNECTED: u8 = 1;
-/// Exit code where no agent runs.
-const NOBODY_RUNS: u8 = 3;
 /// How often `--watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Puts what follows in the place of what a terminal shows.
@@ -58,8 +56,8 @@ pub(crate) async fn run(settings: &Settings, status: Status) -> ExitCode {
 fn code(answer: &Result<Snapshot, Unanswered>) -> ExitCode {
     match answer {
         Ok(snapshot) if snapshot.connection.is_connected => ExitCode::SUCCESS,
-        Ok(_) | Err(Unanswered::NoAnswer(_)) => ExitCode::from(NOT_CONNECTED),
-        Err(Unanswered::NobodyRuns(_)) => ExitCode::from(NOBODY_RUNS),
+        Ok(_) => ExitCode::from(NOT_CONNECTED),
+        Err(error) => error.exit_code(),
     }
 }
 

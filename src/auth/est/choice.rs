@@ -10,9 +10,9 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::key::{Key, pem};
-use crate::net::certificate::{Certificate, date};
+use crate::net::certificate::Certificate;
 use crate::net::identity::{Files, Identity};
-use crate::words::legible;
+use crate::words::{date, legible};
 
 /// A certificate that fits, with its chain.
 pub(crate) struct Issued {

@@ -27,11 +27,11 @@ use super::token_service::{TokenService, TokenServiceError};
 use crate::files;
 use crate::mqtt::outbox::Message;
 use crate::mqtt::publisher::Publisher;
-use crate::net::certificate::{date, day};
+use crate::net::certificate::day;
 use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport};
 use crate::secret::Secret;
-use crate::words::{failure_reason, seconds};
+use crate::words::{date, failure_reason, seconds};
 use schedule::{Alarm, Expiry, Schedule};
 
 /// The type of the alarm, as the platform's own agents call it.

@@ -10,8 +10,8 @@ use crate::auth::settings::{Auth, Authority, Bootstrap, login_of};
 use crate::config::fault::Place;
 use crate::config::keys::{self, Key, Setting};
 use crate::files::FileContent;
-use crate::net::certificate::date;
 use crate::net::identity::{Files, Identity, IdentityError};
+use crate::words::date;
 
 /// Where adit keeps what the platform's own authority issues.
 const ISSUED_CERTIFICATE: &str = "/var/lib/adit/device.pem";
