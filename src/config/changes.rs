@@ -12,7 +12,7 @@ use crate::auth::settings::Auth;
 
 /// When the new value of a key holds.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// With the reload.
     Immediate,
     /// With the next login at the broker, and with the next tunnel.
@@ -60,7 +60,7 @@ impl Hash for Content {
 
 impl Key {
     /// Returns when a new value holds. What is not named here needs a restart.
-    pub(crate) fn effect(&self) -> Effect {
+    pub fn effect(&self) -> Effect {
         match (self.section, self.name) {
             ("device", "children" | "supported_operations" | "required_interval" | "announce")
             | (

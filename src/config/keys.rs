@@ -1,7 +1,7 @@
 //! The keys of the configuration: each is declared here, and nowhere else.
 //!
 //! From the declaration follow its place in the file, the name of its variable, how its value is
-//! read, what it is when it is not set, and its row in the README.
+//! read, what it is when it is not set, and its row in `docs/configure.md`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -22,10 +22,10 @@ use crate::mqtt;
 use crate::net::settings::Cloud;
 use crate::platform::settings::{Device, RemoteAccess};
 use crate::tunnel;
-pub(crate) use changes::Effect;
 use changes::Fingerprints;
 use sections::SectionBuilder;
 
+pub use changes::Effect;
 pub use fault::Faults;
 pub use keys::{Fallback, Key};
 pub use sources::{

@@ -1,6 +1,6 @@
 //! Holds what adit said, and what the platform made of it, against what was asked.
 //!
-//! The statuses without ids fall on the oldest operation, and the README admits two ways in which
+//! The statuses without ids fall on the oldest operation, and docs/guarantees.md admits two ways in which
 //! they miss: one that arrives twice because its acknowledgement was lost, and a row that comes live
 //! in the moment of a reconnect. The record tells whether that can have happened. Where it has not,
 //! the platform has to show the right result of every operation. Where it has, the statuses that
@@ -149,7 +149,7 @@ pub(crate) fn applied(log: &[Record]) -> Vec<Applied> {
     .collect()
 }
 
-/// What is wrong, and what happened that the README admits.
+/// What is wrong, and what happened that the guarantees admit.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) faults: Vec<String>,
@@ -222,7 +222,7 @@ impl Case<'_> {
                 "the platform has not heard what adit said and the broker acknowledged".to_owned(),
             ),
         }
-        // Whatever comes after that, the operation has no status, as the README says.
+        // Whatever comes after that, the operation has no status, as the guarantees say.
         if verdict.is_set_aside {
             return Verdict {
                 faults: Vec::new(),

@@ -12,7 +12,7 @@ pub(crate) struct Report {
     pub(crate) schedules: u64,
     pub(crate) opened: u64,
     pub(crate) failed: u64,
-    /// Operations that ended as the README admits.
+    /// Operations that ended as the guarantees admit.
     pub(crate) admitted: u64,
     /// Bytes that arrived in the cloud, and at the machines.
     pub(crate) bytes: [u64; 2],
