@@ -210,13 +210,12 @@ async fn lets_people_log_in_with_a_form_and_out_again() {
     let cookie = format!("Cookie: {cookie}");
     let page = get(&address, "/", &[&cookie]).await;
     assert!(page.body.contains(&site.gateway) && page.body.contains("Log out"));
-    Events::watch(&address, &[&cookie])
-        .await
-        .wait_for(&site.gateway)
-        .await;
+    let mut watched = Events::watch(&address, &[&cookie]).await;
+    watched.wait_for(&site.gateway).await;
 
     let left = send(&address, "POST", "/logout", &[&cookie], "").await;
     assert_eq!(left.status, 303);
+    watched.end().await;
     assert_eq!(get(&address, "/", &[&cookie]).await.status, 401);
     adit.terminate();
     assert!(adit.exit().await.success());

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixDatagram as Datagrams;
 use tokio::time::timeout;
 
-use crate::support::http::{admin_address, get};
+use crate::support::http::{Events, admin_address, get};
 use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, SiteOptions, Surroundings, Watcher};
 
 /// Starts adit with more in its file, and what asks it.
@@ -242,10 +242,14 @@ async fn wants_another_token_and_logs_at_another_level() {
     let adit = Adit::start(&format!("{}{listen}", site.config()), &[&watcher.setting()]);
     let adit = adit.ready().await;
     let address = admin_address(&adit).await;
+    let first = "Authorization: Bearer the-first-of-two-tokens";
+    let mut watched = Events::watch(&address, &[first]).await;
+    watched.wait_for(&site.gateway).await;
     site.device_directory()
         .write("token", "the-second-of-two-tokens");
     let said = watcher.reload(&["--log-level", "warn"]).await;
     assert_eq!(said.result, "changed: admin.token_file\n", "{said:?}");
+    watched.end().await;
     for (token, status) in [
         ("the-first-of-two-tokens", 401),
         ("the-second-of-two-tokens", 200),

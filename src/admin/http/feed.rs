@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::guard::{Guard, Pass};
 use super::looking::Looking;
 use crate::admin::page::{self, History};
 
@@ -19,29 +20,41 @@ const QUEUE: usize = 2;
 
 /// Those who watch.
 #[derive(Clone)]
-pub(super) struct Feed(Arc<Mutex<Watchers>>);
+pub(super) struct Feed {
+    guard: Guard,
+    watchers: Arc<Mutex<Watchers>>,
+}
 
 #[derive(Default)]
 struct Watchers {
-    queues: Vec<mpsc::Sender<Bytes>>,
+    /// Each with what was shown to come in.
+    queues: Vec<(Pass, mpsc::Sender<Bytes>)>,
     history: History,
     is_running: bool,
 }
 
 impl Feed {
-    pub(super) fn new() -> Self {
-        Self(Arc::default())
+    /// Shows nothing to those whom `guard` does not admit any more.
+    pub(super) fn new(guard: Guard) -> Self {
+        Self {
+            guard,
+            watchers: Arc::default(),
+        }
     }
 
-    /// Adds somebody; `None` where too many watch already.
-    pub(super) fn watch(&self, looking: &Arc<Looking>) -> Option<mpsc::Receiver<Bytes>> {
+    /// Adds somebody who was admitted; `None` where too many watch already.
+    pub(super) fn watch(
+        &self,
+        pass: Pass,
+        looking: &Arc<Looking>,
+    ) -> Option<mpsc::Receiver<Bytes>> {
         let mut watchers = self.watchers();
-        watchers.queues.retain(|queue| !queue.is_closed());
+        watchers.queues.retain(|(_, queue)| !queue.is_closed());
         if watchers.queues.len() >= WATCHERS {
             return None;
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        watchers.queues.push(sender);
+        watchers.queues.push((pass, sender));
         if !std::mem::replace(&mut watchers.is_running, true) {
             tokio::spawn(tell(self.clone(), Arc::clone(looking)));
         }
@@ -54,7 +67,7 @@ impl Feed {
     }
 
     fn watchers(&self) -> MutexGuard<'_, Watchers> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -66,7 +79,10 @@ async fn tell(feed: Feed, looking: Arc<Looking>) {
         ticks.tick().await;
         let seen = looking.look().await;
         let mut watchers = feed.watchers();
-        watchers.queues.retain(|queue| !queue.is_closed());
+        // The end of the events has a browser ask again, and it is then asked for the token.
+        watchers
+            .queues
+            .retain(|(pass, queue)| !queue.is_closed() && feed.guard.admits(pass));
         if watchers.queues.is_empty() {
             watchers.is_running = false;
             watchers.history = History::default();
@@ -76,7 +92,7 @@ async fn tell(feed: Feed, looking: Arc<Looking>) {
         let Ok(snapshot) = seen else { continue };
         watchers.history.add(&snapshot);
         let event = Bytes::from(page::event(&snapshot, &watchers.history));
-        for queue in &watchers.queues {
+        for (_, queue) in &watchers.queues {
             // Who is slow misses one.
             let _ = queue.try_send(event.clone());
         }

@@ -8,6 +8,7 @@ mod body;
 mod connections;
 mod feed;
 mod form;
+mod guard;
 mod looking;
 mod process;
 mod service;

@@ -3,13 +3,13 @@
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{
-    self, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue,
-    LOCATION, SET_COOKIE, WWW_AUTHENTICATE,
+    self, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, LOCATION, SET_COOKIE,
+    WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::sleep;
@@ -17,9 +17,10 @@ use tokio::time::sleep;
 use super::body::Payload;
 use super::connections::Mark;
 use super::feed::Feed;
+use super::guard::{Guard, Pass};
 use super::looking::Looking;
 use super::process::Process;
-use super::sessions::{self, COOKIE, Sessions};
+use super::sessions::{self, COOKIE};
 use super::{Door, form};
 use crate::admin::{STATUS_PATH, metrics, page};
 use crate::inquiry::{Inquirer, NoAnswer};
@@ -51,13 +52,12 @@ type Answer = Response<Payload>;
 
 /// What answers, for all connections.
 pub(super) struct Service {
-    door: Door,
+    guard: Guard,
     /// Whether the port is for this machine alone.
     is_local: bool,
     looking: Arc<Looking>,
     feed: Feed,
     process: Process,
-    sessions: Mutex<Sessions>,
 }
 
 impl Service {
@@ -67,13 +67,13 @@ impl Service {
         inquirer: Inquirer,
         process: Process,
     ) -> Self {
+        let guard = Guard::new(door);
         Self {
-            door,
             is_local: listen.ip().to_canonical().is_loopback(),
             looking: Arc::new(Looking::new(inquirer)),
-            feed: Feed::new(),
+            feed: Feed::new(guard.clone()),
+            guard,
             process,
-            sessions: Mutex::default(),
         }
     }
 
@@ -103,7 +103,7 @@ impl Service {
             }
             _ => {}
         }
-        let token = self.door.token();
+        let token = self.guard.token();
         if token.is_none() && self.is_local && !is_this_machine(request.headers()) {
             // A page of the Internet whose name leads here would be the same site to a browser.
             return plain(
@@ -115,14 +115,13 @@ impl Service {
         if path == "/login" && request.method() == Method::POST {
             return self.log_in(request, token).await;
         }
-        if let Some(token) = &token
-            && let Err(shown) = self.admit(request.headers(), token)
-        {
-            return refuse(&path, shown).await;
+        let pass = Pass::of(request.headers());
+        if !self.guard.admits(&pass) {
+            return refuse(&path, &pass).await;
         }
         match (path.as_str(), is_look) {
             ("/", true) => self.page(token.is_some()).await,
-            ("/events", true) => self.events(is_watched),
+            ("/events", true) => self.events(pass, is_watched),
             ("/metrics", true) => self.metrics().await,
             (STATUS_PATH, true) => self.status().await,
             ("/logout", false) if request.method() == Method::POST => self.log_out(&request),
@@ -176,27 +175,12 @@ impl Service {
         }
     }
 
-    fn events(&self, is_watched: &Mark) -> Answer {
-        let Some(events) = self.feed.watch(&self.looking) else {
+    fn events(&self, pass: Pass, is_watched: &Mark) -> Answer {
+        let Some(events) = self.feed.watch(pass, &self.looking) else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many watch already\n");
         };
         is_watched.set();
         answer(StatusCode::OK, EVENTS, Payload::Events(events))
-    }
-
-    /// Whether somebody may come in; if not, whether something was shown.
-    fn admit(&self, headers: &HeaderMap, token: &Secret) -> Result<(), Shown> {
-        let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(shown) = value(AUTHORIZATION).and_then(sessions::bearer) {
-            return match sessions::is_same(&shown, token) {
-                true => Ok(()),
-                false => Err(Shown::Wrong),
-            };
-        }
-        match value(header::COOKIE).and_then(sessions::cookie) {
-            Some(id) if self.sessions().knows(&id, token, Instant::now()) => Ok(()),
-            _ => Err(Shown::Nothing),
-        }
     }
 
     async fn log_in(&self, request: Request<Incoming>, token: Option<Secret>) -> Answer {
@@ -205,9 +189,9 @@ impl Service {
         };
         let shown = form::token(request.into_body()).await;
         if !shown.is_some_and(|shown| sessions::is_same(&shown, &token)) {
-            return refuse("/", Shown::Wrong).await;
+            return refuse_wrong("/").await;
         }
-        let Some(id) = self.sessions().begin(&token, Instant::now()) else {
+        let Some(id) = self.guard.sessions().begin(&token, Instant::now()) else {
             let words = "the system has no random numbers\n";
             return plain(StatusCode::INTERNAL_SERVER_ERROR, words);
         };
@@ -224,36 +208,35 @@ impl Service {
         let cookies = request.headers().get(header::COOKIE);
         let cookies = cookies.and_then(|value| value.to_str().ok());
         if let Some(id) = cookies.and_then(sessions::cookie) {
-            self.sessions().end(&id);
+            self.guard.sessions().end(&id);
         }
         let mut answer = see_other("/");
         let cookie = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
         set(&mut answer, SET_COOKIE, &cookie);
         answer
     }
-
-    fn sessions(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What somebody has shown who may not come in.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Shown {
-    Nothing,
-    Wrong,
 }
 
 /// Asks people for the token, and tells programs that one is wanted.
-async fn refuse(path: &str, shown: Shown) -> Answer {
-    if shown == Shown::Wrong {
-        sleep(WRONG_TOKEN_PAUSE).await;
+async fn refuse(path: &str, pass: &Pass) -> Answer {
+    match pass {
+        Pass::Token(_) => refuse_wrong(path).await,
+        // A session ends by itself.
+        Pass::Nothing | Pass::Session(_) => unauthorized(path, false),
     }
+}
+
+async fn refuse_wrong(path: &str) -> Answer {
+    sleep(WRONG_TOKEN_PAUSE).await;
+    unauthorized(path, true)
+}
+
+fn unauthorized(path: &str, was_wrong: bool) -> Answer {
     let mut answer = match path {
         "/" => answer(
             StatusCode::UNAUTHORIZED,
             HTML,
-            Payload::of(page::login(shown == Shown::Wrong)),
+            Payload::of(page::login(was_wrong)),
         ),
         _ => plain(
             StatusCode::UNAUTHORIZED,

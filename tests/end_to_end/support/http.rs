@@ -98,4 +98,12 @@ impl Events {
         let found = timeout(LIMIT, reading).await;
         found.unwrap_or_else(|_| panic!("no event with {text:?}"))
     }
+
+    /// Waits until no more come.
+    pub(crate) async fn end(mut self) {
+        let reading = async { while self.0.read_line(&mut String::new()).await.unwrap() > 0 {} };
+        timeout(LIMIT, reading)
+            .await
+            .expect("the end of the events");
+    }
 }
