@@ -8,7 +8,8 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -22,7 +23,7 @@ use super::invitation::Invitation;
 use super::one_time_password::{self, NoPassword};
 use super::own_file::{self, Reservation, WriteError};
 use super::settings::Authority;
-use crate::files;
+use crate::files::{self, Rereader};
 use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport, basic};
 use crate::password::Password;
@@ -40,6 +41,10 @@ const LOGGED_REASON_LIMIT: usize = 1024;
 /// Time before a certificate that could not be kept is written again; it doubles each time.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_mins(5);
+/// How often it is looked whether somebody else has put a certificate in its place, and how long the
+/// disk may take.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// Who is to be enrolled, and where.
 pub(crate) struct Enrolment<'a> {
@@ -80,12 +85,8 @@ pub(crate) async fn run(
 ) -> Result<Option<Identity>, EnrolmentError> {
     let authority = enrolment.authority;
     let files = &authority.files;
-    let key = kept_or_new_key(files)?;
     let own_password = one_time_password::file(files);
-    let password = match &authority.one_time_password {
-        Some(password) => password.clone(),
-        None => Password::new(one_time_password::kept_or_new(&own_password)?),
-    };
+    let (key, password) = kept_or_new(authority)?;
     let reservation = Reservation::new(&files.certificate, RESERVED)?;
     let shown = match authority.one_time_password {
         Some(_) => None,
@@ -94,22 +95,26 @@ pub(crate) async fn run(
     let invitation = Invitation::new(enrolment.server, enrolment.id, shown.as_ref());
     show(&invitation);
     let enrolled = async {
-        let issued = enrolment
-            .ask_until_issued(&key, &password, &invitation)
-            .await;
-        keep(reservation, files, &issued).await;
-        info!(
-            id = enrolment.id,
-            until = date(issued.identity.life.1),
-            file = files.certificate.display().to_string(),
-            "enrolled: the platform has issued a certificate"
-        );
+        let asking = enrolment.ask_until_issued(&key, &password, &invitation);
+        let identity = tokio::select! {
+            issued = asking => {
+                keep(reservation, files, &issued).await;
+                info!(
+                    id = enrolment.id,
+                    until = date(issued.identity.life.1),
+                    file = files.certificate.display().to_string(),
+                    "enrolled: the platform has issued a certificate"
+                );
+                issued.identity
+            }
+            kept = enrolment.wait_until_kept() => kept,
+        };
         if authority.one_time_password.is_none()
             && let Err(error) = fs::remove_file(&own_password)
         {
             debug!(%error, "the one-time password, which is used, stays where it was kept");
         }
-        issued.identity
+        identity
     };
     tokio::select! {
         identity = enrolled => Ok(Some(identity)),
@@ -163,6 +168,47 @@ impl Enrolment<'_> {
             sleep(retry_in).await;
         }
     }
+
+    /// Waits until there is a certificate that somebody else was given, as `adit enrol` beside this
+    /// process, or one that had expired by a clock that was set since.
+    async fn wait_until_kept(&self) -> Identity {
+        let rereader = Rereader::default();
+        loop {
+            sleep(LOOK_INTERVAL).await;
+            let (files, id) = (self.authority.files.clone(), self.id.to_owned());
+            let kept = rereader.read(READ_LIMIT, move || kept_identity(files, &id));
+            if let Ok(Some(identity)) = kept.await {
+                let until = date(identity.life.1);
+                let file = identity.files().certificate.display().to_string();
+                info!(until, file, "enrolled: there is a certificate by now");
+                return identity;
+            }
+        }
+    }
+}
+
+/// Returns the certificate that is kept and can be used, if there is one.
+fn kept_identity(files: Files, id: &str) -> Option<Identity> {
+    let content = |path: &Path| files::read(path).map(|content| content.bytes).ok();
+    let (certificate, key) = (content(&files.certificate)?, content(&files.key)?);
+    let identity = Identity::parse(files, &certificate, &key).ok()?;
+    let is_good = identity.name() == id && identity.life.1 > SystemTime::now();
+    is_good.then(|| identity.issued())
+}
+
+/// Returns what is on the disk before the first request: the key, and the password.
+fn kept_or_new(authority: &Authority) -> Result<(Key, Password), EnrolmentError> {
+    let files = &authority.files;
+    // Another process that makes them at the same time would leave a key that no certificate is for.
+    let _lock = own_file::lock_beside(&files.key);
+    let key = kept_or_new_key(files)?;
+    let password = match &authority.one_time_password {
+        Some(password) => password.clone(),
+        None => Password::new(one_time_password::kept_or_new(&one_time_password::file(
+            files,
+        ))?),
+    };
+    Ok((key, password))
 }
 
 fn kept_or_new_key(files: &Files) -> Result<Key, EnrolmentError> {
@@ -223,6 +269,44 @@ impl Reminder {
                 "waiting to be enrolled: {}",
                 invitation.instruction()
             );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn has_one_key_and_one_password_however_many_begin_at_once() {
+        let name = format!("adit-one-key-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        for _ in 0..20 {
+            fs::create_dir_all(&directory).unwrap();
+            let authority = Authority {
+                files: Files {
+                    certificate: directory.join("device.pem"),
+                    key: directory.join("device.key"),
+                },
+                one_time_password: None,
+                renew_before: Duration::ZERO,
+            };
+            let barrier = Arc::new(Barrier::new(3));
+            let begun = [(); 3].map(|()| {
+                let (authority, barrier) = (authority.clone(), Arc::clone(&barrier));
+                thread::spawn(move || {
+                    barrier.wait();
+                    let (key, password) = kept_or_new(&authority).unwrap();
+                    (key.pem().to_vec(), password.last())
+                })
+            });
+            let kept = begun.map(|thread| thread.join().unwrap());
+            assert!(kept[0] == kept[1] && kept[1] == kept[2]);
+            assert_eq!(fs::read(&authority.files.key).unwrap(), kept[0].0);
+            fs::remove_dir_all(&directory).unwrap();
         }
     }
 }

@@ -3,12 +3,17 @@
 //! Each is written beside its place and moved there when it is on the disk, so that a power cut
 //! leaves the whole file or none: half of one would make the gateway unreachable.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 const OWNER_ONLY: u32 = 0o600;
+/// How long another process may take to make its files: a slow card takes seconds to sync one.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +23,21 @@ pub(crate) struct WriteError {
     path: PathBuf,
     /// What the system said.
     source: io::Error,
+}
+
+/// Keeps other processes of adit from making files beside `path` that there are none of yet, until the
+/// result is dropped. Nothing is held where the file system has no locks, or another process does not let
+/// go: that is no reason to do without a certificate.
+pub(crate) fn lock_beside(path: &Path) -> Option<File> {
+    let directory = File::open(directory(path)).ok()?;
+    let give_up_at = Instant::now() + LOCK_LIMIT;
+    while let Err(error) = directory.try_lock() {
+        match error {
+            TryLockError::WouldBlock if Instant::now() < give_up_at => sleep(LOCK_PAUSE),
+            _ => return None,
+        }
+    }
+    Some(directory)
 }
 
 /// Room on the disk for a file, taken before there is anything to write.
@@ -62,14 +82,28 @@ impl Reservation {
             .and_then(|()| self.file.set_len(content.len() as u64))
             .and_then(|()| self.file.sync_all())
             .map_err(failed(&beside(&self.path)))?;
-        put_in_place(&self.path)
+        match self.is_there() {
+            true => put_in_place(&self.path),
+            false => write(&self.path, content),
+        }
+    }
+
+    /// Whether the room has its name: another adit may have taken room for the same file since.
+    fn is_there(&self) -> bool {
+        let own = self.file.metadata();
+        let found = fs::symlink_metadata(beside(&self.path));
+        own.is_ok_and(|own| {
+            found.is_ok_and(|found| (found.dev(), found.ino()) == (own.dev(), own.ino()))
+        })
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // It has become the file, or somebody has removed it.
-        let _ = fs::remove_file(beside(&self.path));
+        if self.is_there() {
+            // The next one replaces it.
+            let _ = fs::remove_file(beside(&self.path));
+        }
     }
 }
 
@@ -89,12 +123,15 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), WriteError> {
 /// Moves what was written beside to its place, and has that on the disk too.
 fn put_in_place(path: &Path) -> Result<(), WriteError> {
     fs::rename(beside(path), path).map_err(failed(path))?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))
+    File::open(directory(path))
         .and_then(|directory| directory.sync_all())
         .map_err(failed(path))
+}
+
+fn directory(path: &Path) -> &Path {
+    let parent = path.parent();
+    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
+    named.unwrap_or(Path::new("."))
 }
 
 fn beside(path: &Path) -> PathBuf {
@@ -166,6 +203,20 @@ mod tests {
         reservation.fill(b"secret").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "secret");
         assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn loses_nothing_where_another_process_takes_room_for_the_same_file() {
+        let directory = directory("two-reservations");
+        let path = directory.join("device.pem");
+        let first = Reservation::new(&path, 1000).unwrap();
+        let second = Reservation::new(&path, 1000).unwrap();
+        first.fill(b"secret").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "secret");
+        drop(second);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "secret");
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         fs::remove_dir_all(directory).unwrap();
     }

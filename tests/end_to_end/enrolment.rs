@@ -490,6 +490,26 @@ async fn enrols_and_exits_when_asked_to() {
 }
 
 #[tokio::test]
+async fn uses_the_certificate_that_another_process_beside_it_was_given() {
+    let site = site().await;
+    let adit = site.start_adit(&[]);
+    let (_, password) = invitation(&site, &adit).await;
+    let mut enrol = Enrol::start(&site.config(), &[]);
+    let line = enrol.wait_for("&one-time-password=").await;
+    assert!(line.ends_with(&password), "{line}");
+    enrol.wait_for("waiting until").await;
+    site.issuer.register(&site.gateway, &password);
+    // Whichever comes first.
+    let Ended { code, log, .. } = enrol.exit().await;
+    assert_eq!(code, Some(0), "{log}");
+    drop(adit.ready().await);
+    site.adit(&[]).await;
+    let given = site.answered(2).await;
+    let given = given.iter().filter(|asked| asked.status == Some(200));
+    assert_eq!(given.count(), 1);
+}
+
+#[tokio::test]
 async fn ends_with_a_fault_when_a_signal_comes_before_it_is_enrolled() {
     let site = site().await;
     let mut enrol = Enrol::start(&site.config(), &[]);
