@@ -15,6 +15,8 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 /// How long systemd may hear nothing, in microseconds; and of which process.
 const WATCHDOG: &str = "WATCHDOG_USEC";
 const WATCHDOG_PROCESS: &str = "WATCHDOG_PID";
+/// How long a stop usually takes at most: as `TimeoutStopSec` of the unit.
+const STOP_TIME: Duration = Duration::from_secs(15);
 
 /// Whoever started adit, if that wants to be told.
 #[derive(Debug, Default)]
@@ -53,9 +55,14 @@ impl Supervisor {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// adit comes to its end.
-    pub(crate) fn stopping(&self) {
+    /// adit comes to its end, and may take so much longer for it than a stop usually takes.
+    pub(crate) fn stopping(&self, longer: Duration) {
         self.tell("STOPPING=1");
+        if !longer.is_zero() {
+            // Systemd's own limit is one for adit without tunnels that go on.
+            let microseconds = longer.saturating_add(STOP_TIME).as_micros();
+            self.tell(&format!("EXTEND_TIMEOUT_USEC={microseconds}"));
+        }
     }
 
     /// How often [`Supervisor::alive`] is to be called, if at all.
@@ -128,6 +135,11 @@ mod tests {
                 .unwrap();
             assert!(time.parse::<u64>().unwrap() > 0);
             assert_eq!(supervisor.watch_interval(), Some(Duration::from_secs(5)));
+            supervisor.stopping(Duration::from_mins(30));
+            assert_eq!(said(&receiver), "STOPPING=1");
+            assert_eq!(said(&receiver), "EXTEND_TIMEOUT_USEC=1815000000");
+            supervisor.stopping(Duration::ZERO);
+            assert_eq!(said(&receiver), "STOPPING=1");
         }
         std::fs::remove_file(path).unwrap();
         assert_eq!(Supervisor::default().watch_interval(), None);

@@ -2,6 +2,7 @@
 //! its steps go back to them. Only this module knows both. It waits for neither: what it publishes
 //! goes to an outbox, what it opens goes to a task.
 
+pub(crate) mod carrier;
 pub(crate) mod overview;
 pub(crate) mod renewal;
 
@@ -20,6 +21,7 @@ use crate::auth::token::Tokens;
 use crate::inquiry::{Inquiries, Inquiry};
 use crate::mqtt::publisher::Publisher;
 use crate::mqtt::session::{self, Session};
+use crate::notify::Supervisor;
 use crate::platform::dialogue::{Backlog, Dialogue, Step};
 use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
@@ -28,11 +30,15 @@ use crate::state::snapshot::FailureKind;
 use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
+use carrier::Carrier;
 use overview::{Facts, Sights};
 use renewal::Renewal;
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
+/// How long tunnels that are opening have for their results, where open ones may go on when adit stops:
+/// as long as both ends may take, unless that is configured to be longer.
+const OPENING_END: Duration = Duration::from_secs(35);
 /// How long the last statuses and events have to reach the broker when adit stops.
 const OUTBOX_END: Duration = Duration::from_secs(5);
 /// How often it is looked at what open tunnels carry, so that whoever looks sees a rate.
@@ -55,54 +61,100 @@ pub(crate) struct Agent {
     pub record: Record,
     /// What is shown besides.
     pub facts: Facts,
+    /// How long tunnels may go on once it is to stop.
+    pub drain: Option<Duration>,
+    /// Is told when it stops.
+    pub supervisor: Arc<Supervisor>,
+    /// It begins nothing any more.
+    pub is_stopping: bool,
+}
+
+/// What the agent hears besides its tunnels.
+pub(crate) struct Wires {
+    events: mpsc::Receiver<session::Event>,
+    inquiries: Inquiries,
+    renewals: Renewals,
+    measure_at: Instant,
+}
+
+impl Wires {
+    /// Takes the ends that are the agent's.
+    pub(crate) fn new(
+        events: mpsc::Receiver<session::Event>,
+        inquiries: Inquiries,
+        renewals: Renewals,
+    ) -> Self {
+        Self {
+            events,
+            inquiries,
+            renewals,
+            measure_at: now() + MEASURE_INTERVAL,
+        }
+    }
 }
 
 impl Agent {
-    /// Runs until `stop`, then brings what is open to its end; `finish` ends the session once
-    /// everything is delivered.
+    /// Runs until `stop`, then takes no operation any more, brings what is due to the cloud and ends
+    /// the session by `finish`. Returns the tunnels that go on then.
     ///
     /// # Errors
     /// A fault in adit; nothing that happens outside is an error.
     pub(crate) async fn run(
         mut self,
         session: Session,
-        mut events: mpsc::Receiver<session::Event>,
-        mut inquiries: Inquiries,
-        mut renewals: Renewals,
+        mut wires: Wires,
         finish: CancellationToken,
         stop: CancellationToken,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Carrier> {
         // Whoever drops this future ends the session as well.
         let mut running = JoinSet::new();
         running.spawn(session.run());
-        let mut measure_at = now() + MEASURE_INTERVAL;
         loop {
-            let deadline = self.dialogue.next_deadline();
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(event) = events.recv() => self.session_event(event),
-                Some(event) = self.tunnels.next() => self.tunnel_event(event),
-                () = self.tokens.wanted() => self.dialogue.ask_for_token(),
-                () = sleep_until(deadline.unwrap_or_else(now).into()),
-                    if deadline.is_some() => self.deadline_passed(),
-                () = sleep_until(measure_at.into()), if !self.tunnels.is_empty() => {
-                    measure_at = now() + MEASURE_INTERVAL;
-                    self.tunnels.measure();
-                }
-                Some(inquiry) = inquiries.recv() => self.answer(inquiry, false),
-                Some((renewal, answer)) = renewals.recv() => {
-                    // Who asked may have gone.
-                    let _ = answer.send(self.renew(*renewal));
-                }
+                () = self.turn(&mut wires) => {}
                 Some(ended) = running.join_next() => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             }
-            self.dialogue.update_fragment(now());
-            self.carry_out();
         }
-        self.wind_up(&mut events, &mut inquiries).await;
+        let drain = self.drain.filter(|_| !self.tunnels.is_empty());
+        let over_at = now() + drain.unwrap_or_default();
+        self.is_stopping = true;
+        self.supervisor.stopping(drain.unwrap_or_default());
+        match drain {
+            Some(drain) => self.leave(&mut wires, drain).await,
+            None => self.wind_up(&mut wires).await,
+        }
+        self.dialogue.finish_fragment(now());
+        self.carry_out();
         finish.cancel();
-        end_session(running, events, &self.publisher).await;
-        Ok(())
+        end_session(running, wires.events, &self.publisher).await;
+        Ok(Carrier {
+            tunnels: self.tunnels,
+            over_at,
+        })
+    }
+
+    /// Waits for one event of any kind and does what follows. Dropping the future loses nothing.
+    async fn turn(&mut self, wires: &mut Wires) {
+        let deadline = self.dialogue.next_deadline();
+        tokio::select! {
+            Some(event) = wires.events.recv() => self.session_event(event),
+            Some(event) = self.tunnels.next() => self.tunnel_event(event),
+            () = self.tokens.wanted() => self.dialogue.ask_for_token(),
+            () = sleep_until(deadline.unwrap_or_else(now).into()),
+                if deadline.is_some() => self.deadline_passed(),
+            () = sleep_until(wires.measure_at.into()), if !self.tunnels.is_empty() => {
+                wires.measure_at = now() + MEASURE_INTERVAL;
+                self.tunnels.measure();
+            }
+            Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
+            Some((renewal, answer)) = wires.renewals.recv() => {
+                // Who asked may have gone.
+                let _ = answer.send(self.renew(*renewal));
+            }
+        }
+        self.dialogue.update_fragment(now());
+        self.carry_out();
     }
 
     fn session_event(&mut self, event: session::Event) {
@@ -187,7 +239,7 @@ impl Agent {
         }
     }
 
-    fn answer(&mut self, inquiry: Inquiry, is_stopping: bool) {
+    fn answer(&mut self, inquiry: Inquiry) {
         match inquiry {
             Inquiry::Look(answer) => {
                 self.tunnels.measure();
@@ -198,18 +250,46 @@ impl Agent {
                     tokens: &self.tokens,
                 };
                 // Who asked may have gone.
-                let _ = answer.send(self.facts.look(&sights, is_stopping));
+                let _ = answer.send(self.facts.look(&sights, self.is_stopping));
             }
+        }
+    }
+
+    /// Begins nothing any more, and lets what is opening come to its result, for a limited time.
+    /// Operations that come meanwhile stay pending on the platform, which repeats them to the next
+    /// adit.
+    async fn leave(&mut self, wires: &mut Wires, drain: Duration) {
+        info!(
+            tunnels = self.tunnels.len(),
+            unsent = self.publisher.waiting(),
+            "adit is stopping, and lets its tunnels go on"
+        );
+        self.dialogue.leave();
+        let said = async {
+            while !self.dialogue.all_is_said() {
+                self.turn(wires).await;
+            }
+        };
+        if timeout(OPENING_END.min(drain), said).await.is_ok() {
+            return;
+        }
+        warn!("operations have no result in time, and fail");
+        self.dialogue.stopping();
+        self.carry_out();
+        self.tunnels.stop_opening();
+        let said = async {
+            while !self.dialogue.all_is_said() {
+                self.turn(wires).await;
+            }
+        };
+        if timeout(TUNNELS_END, said).await.is_err() {
+            warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
     }
 
     /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
     /// stay pending on the platform, which repeats them to the next adit.
-    async fn wind_up(
-        &mut self,
-        events: &mut mpsc::Receiver<session::Event>,
-        inquiries: &mut Inquiries,
-    ) {
+    async fn wind_up(&mut self, wires: &mut Wires) {
         info!(
             tunnels = self.tunnels.len(),
             unsent = self.publisher.waiting(),
@@ -225,8 +305,8 @@ impl Agent {
                         Some(event) => self.tunnel_event(event),
                         None => break,
                     },
-                    Some(_) = events.recv() => {}
-                    Some(inquiry) = inquiries.recv() => self.answer(inquiry, true),
+                    Some(_) = wires.events.recv() => {}
+                    Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
                 }
                 self.carry_out();
             }
@@ -234,8 +314,6 @@ impl Agent {
         if timeout(TUNNELS_END, ends).await.is_err() {
             warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
-        self.dialogue.finish_fragment(now());
-        self.carry_out();
     }
 }
 

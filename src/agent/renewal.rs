@@ -1,5 +1,7 @@
 //! A new configuration in the place of the old one, while tunnels go on.
 
+use std::time::Duration;
+
 use tracing::info;
 
 use super::Agent;
@@ -15,6 +17,8 @@ pub(crate) struct Renewal {
     pub opener: Opener,
     /// Tunnels at the same time.
     pub max_tunnels: usize,
+    /// How long tunnels may go on once adit is to stop.
+    pub drain: Option<Duration>,
     /// For the tunnels that are open, too.
     pub policy: Policy,
     /// What is said at the next login, and as whom.
@@ -43,6 +47,7 @@ impl Agent {
     /// Takes what is new; returns how many tunnels are ended because the policy denies their targets.
     pub(super) fn renew(&mut self, renewal: Renewal) -> u64 {
         let policy = renewal.policy.to_string();
+        self.drain = renewal.drain;
         for message in renewal.announce {
             self.publisher.publish(message);
         }

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin;
-use crate::agent::Agent;
 use crate::agent::overview::{Facts, kind};
+use crate::agent::{Agent, Wires};
 use crate::auth::authorization::Authorization;
 use crate::auth::enrolment::{self, Enrolment};
 use crate::auth::invitation::Invitation;
@@ -144,23 +144,25 @@ pub async fn agent(
         tokens,
         record: Record::default(),
         facts,
+        drain: config.tunnels.drain,
+        supervisor,
+        is_stopping: false,
     };
-    let stopping = stop.clone();
-    let told = async move {
-        stopping.cancelled().await;
-        supervisor.stopping();
-    };
-    besides.spawn(told);
+    let wires = Wires::new(session_events, inquiries, renewed);
     let beside = async {
         if let Some(unkept) = unkept {
             unkept.keep().await;
         }
         renewal.run().await
     };
-    tokio::select! {
-        ended = agent.run(session, session_events, inquiries, renewed, finish, stop) => ended,
+    let carrier = tokio::select! {
+        ended = agent.run(session, wires, finish, stop) => ended?,
         never = beside => match never {},
-    }
+    };
+    // The next adit of this machine may be looked through them.
+    drop(admin);
+    carrier.run().await;
+    Ok(())
 }
 
 /// Connections to the port of those who look, at most.

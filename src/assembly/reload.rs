@@ -185,6 +185,7 @@ impl Reloader {
         let authorization = Authorization::new(&renewed.auth, Some(Arc::clone(&self.tokens)));
         Ok(Renewal {
             max_tunnels: renewed.tunnels.max_tunnels,
+            drain: renewed.tunnels.drain,
             policy: renewed.tunnels.policy.clone(),
             announce: news(&old, &new),
             options: new,

@@ -66,7 +66,7 @@ impl Key {
             | (
                 "remote_access",
                 "protocols" | "allow" | "deny" | "max_tunnels" | "connect_timeout" | "keep_alive"
-                | "idle_timeout" | "max_duration" | "events",
+                | "idle_timeout" | "max_duration" | "drain" | "events",
             )
             | ("admin", "token_file") => Effect::Immediate,
             ("cloud", "ca_file" | "proxy")

@@ -237,6 +237,10 @@ settings! {
         as Duration by values::limit,
         Value("0"),
         "age at which a tunnel is closed; 0 is never";
+    REMOTE_ACCESS_DRAIN: Option<Duration> = remote_access.drain as Duration by values::limit,
+        Value("0"),
+        "how long open tunnels may still go on after SIGTERM, when adit has left the broker; 0 ends \
+         them at once";
     REMOTE_ACCESS_EVENTS: bool = remote_access.events as Switch by values::switch,
         Value("true"),
         "tell the platform of each tunnel with events c8y_RemoteAccessOpened \

@@ -96,6 +96,8 @@ pub(crate) struct Dialogue {
     bridge: Bridge,
     /// Rows were left out because too much waits for the broker.
     rows_left_out: bool,
+    /// No operation is begun any more.
+    is_leaving: bool,
     steps: VecDeque<Step>,
 }
 
@@ -117,6 +119,7 @@ impl Dialogue {
             unknown_templates: Vec::new(),
             bridge: Bridge::default(),
             rows_left_out: false,
+            is_leaving: false,
             steps: VecDeque::new(),
             uplink,
         }
@@ -245,7 +248,7 @@ impl Dialogue {
         if backlog.waiting == 0 {
             self.operations.delivered(now);
         }
-        if std::mem::take(&mut self.rows_left_out) {
+        if !self.is_leaving && std::mem::take(&mut self.rows_left_out) {
             let message = self.uplink.pending_operations();
             self.steps.push_back(Step::Publish(message));
         }
@@ -300,7 +303,7 @@ impl Dialogue {
 
     /// Does what the time has come for.
     pub(crate) fn deadline_passed(&mut self, backlog: Backlog, now: Instant) {
-        if self.operations.deadline_passed(now) {
+        if self.operations.deadline_passed(now) && !self.is_leaving {
             debug!("asking for operations that look like one that has ended");
             let message = self.uplink.pending_operations();
             self.steps.push_back(Step::Ask(message));
@@ -317,6 +320,17 @@ impl Dialogue {
                 self.give_up_ids(is_news, "none has come for several operations in a row");
             }
         }
+    }
+
+    /// Begins no operation from now on: those that come stay pending on the platform. What has begun
+    /// is still reported.
+    pub(crate) fn leave(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// Whether every operation that was begun is reported as ended.
+    pub(crate) fn all_is_said(&self) -> bool {
+        self.operations.are_reported()
     }
 
     /// Takes note that adit stops: what waits for an id waits no longer.
@@ -447,7 +461,11 @@ impl Dialogue {
             }
             return;
         }
-        let pending = self.answerable(pending);
+        let mut pending = self.answerable(pending);
+        if self.is_leaving {
+            // One that is known may bring its id.
+            pending.retain(|operation| self.operations.knows(operation));
+        }
         let received = self.operations.receive(&pending, wait_until);
         for ignored in &received.ignored {
             match ignored {
@@ -849,6 +867,23 @@ mod tests {
         dialogue.connected(ROOM, start + Duration::from_secs(90));
         assert_eq!(steps(&mut dialogue), ["token"]);
         assert_eq!(notify(&mut dialogue, start, 90_100, 71, "k"), ["504,71"]);
+    }
+
+    #[test]
+    fn begins_nothing_when_it_is_leaving_and_says_what_it_has_begun() {
+        let start = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        let row = "530,gw,plc,22,k";
+        hear_at(&mut dialogue, "s/ds", row, start, 0);
+        dialogue.leave();
+        assert!(!dialogue.all_is_said());
+        let late = "530,gw,plc,22,l";
+        assert_eq!(hear_at(&mut dialogue, "s/ds", late, start, 1), NOTHING);
+        assert_eq!(notify(&mut dialogue, start, 2, 72, "l"), NOTHING);
+        assert_eq!(notify(&mut dialogue, start, 3, 71, "k"), ["504,71"]);
+        dialogue.failed(OperationId(1), "refused".to_owned());
+        assert_eq!(steps(&mut dialogue), ["505,71,refused"]);
+        assert!(dialogue.all_is_said());
     }
 
     #[test]

@@ -225,6 +225,16 @@ impl Tunnels {
         self.stop.cancel();
     }
 
+    /// Fails the tunnels that are opening.
+    pub(crate) fn stop_opening(&mut self) {
+        for running in self.running.values_mut().filter(|it| !it.opened) {
+            if let Some(end) = running.end.take() {
+                // It may just have ended by itself.
+                let _ = end.send(EndReason::Stopped);
+            }
+        }
+    }
+
     /// How many tunnels are opening or open.
     pub(crate) fn len(&self) -> usize {
         self.running.len()

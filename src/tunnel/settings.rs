@@ -20,4 +20,6 @@ pub struct Settings {
     pub idle_timeout: Option<Duration>,
     /// Age that ends a tunnel. `None`, which is never, unless set.
     pub max_duration: Option<Duration>,
+    /// How long open tunnels may go on once adit is to stop. `None`, which is not at all, unless set.
+    pub drain: Option<Duration>,
 }

@@ -90,10 +90,8 @@ async fn changes_nothing_for_a_bad_file_and_says_every_fault() {
         lines[2].contains("remote_access.connect_timeout: 'soon'"),
         "{said:?}"
     );
-    assert!(
-        adit.log()
-            .contains("the new configuration cannot be used; the old one goes on")
-    );
+    adit.wait_for_log("the new configuration cannot be used; the old one goes on")
+        .await;
     far_end.echo("hello").await;
     let (_, mut another) = site.open(lan.port).await;
     another.echo("hello").await;

@@ -42,6 +42,7 @@ impl SectionBuilder<'_> {
         let keep_alive = self.get(&keys::REMOTE_ACCESS_KEEP_ALIVE);
         let idle_timeout = self.get(&keys::REMOTE_ACCESS_IDLE_TIMEOUT);
         let max_duration = self.get(&keys::REMOTE_ACCESS_MAX_DURATION);
+        let drain = self.get(&keys::REMOTE_ACCESS_DRAIN);
         Some(tunnel::Settings {
             policy: Policy::new(allow?, deny?),
             max_tunnels: max_tunnels?,
@@ -49,6 +50,7 @@ impl SectionBuilder<'_> {
             keep_alive: keep_alive?,
             idle_timeout: idle_timeout?,
             max_duration: max_duration?,
+            drain: drain?,
         })
     }
 }

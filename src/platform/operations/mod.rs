@@ -443,6 +443,11 @@ impl Operations {
         reports
     }
 
+    /// Whether every operation is reported as ended.
+    pub(crate) fn are_reported(&self) -> bool {
+        self.devices.values().all(VecDeque::is_empty)
+    }
+
     /// How many operations are not reported as ended.
     #[cfg(test)]
     pub(crate) fn open(&self) -> usize {
