@@ -29,9 +29,13 @@ const WITHOUT_WORDS: [(&str, &str); 4] = [
     ("src/main.rs", "a **warning about the configuration**"),
 ];
 
-/// The rows of the tables that begin with `head`, without their back-quotes.
+/// The rows of the tables of [`OPERATE`] that begin with `head`, without their back-quotes.
 fn rows(head: &[&str]) -> Vec<Vec<String>> {
-    let page = page(OPERATE);
+    rows_of(OPERATE, head)
+}
+
+fn rows_of(path: &str, head: &[&str]) -> Vec<Vec<String>> {
+    let page = page(path);
     let mut is_ours = false;
     let mut found = Vec::new();
     for line in page.text.lines() {
@@ -184,5 +188,22 @@ fn explains_every_warning_about_the_configuration() {
     }
     for row in rows {
         assert!(texts.contains(&row[0]), "nothing warns: {}", row[0]);
+    }
+}
+
+#[test]
+fn explains_ends_of_tunnels_that_there_are() {
+    let places = sources("src/tunnel");
+    let texts: BTreeSet<_> = places
+        .iter()
+        .flat_map(Source::texts)
+        .map(crate::shown::template)
+        .collect();
+    let rows = rows_of("docs/troubleshoot.md", &["reason"]);
+    assert!(rows.len() > 5, "{rows:?}");
+    for row in rows {
+        for reason in row[0].split("`, `") {
+            assert!(texts.contains(reason), "no tunnel ends so: {reason}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::source::sources;
 /// What stands for a part of a text that varies.
 const VARIES: &str = "…";
 /// A text with less of its own would fit everything.
-const LEAST: usize = 8;
+const LEAST: usize = 6;
 /// What a line of `adit check` begins with.
 const OUTCOMES: [char; 3] = ['✓', '✗', '–'];
 
