@@ -2,7 +2,9 @@
 
 # Where everything is built and put together.
 STAGE=${STAGE:-$PWD/target/release-stage}
-export STAGE
+# Tools that are unpacked, and stay.
+TOOLS=${ADIT_RELEASE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/adit-release}
+export STAGE TOOLS
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
@@ -26,6 +28,12 @@ describe_source() {
   export VERSION ADIT_COMMIT ADIT_DATE SOURCE_DATE_EPOCH LC_ALL=C.UTF-8 TZ=UTC
 }
 
+# Runs a command with the compiler and the tools of the release before all others.
+with_compiler() {
+  PATH="$TOOLS/zig/bin:$TOOLS/cargo/bin:$TOOLS/compiler/usr/bin:$PATH" RUSTC="$TOOLS/compiler/usr/bin/rustc" \
+    LD_LIBRARY_PATH="$TOOLS/compiler/usr/lib/x86_64-linux-gnu" "$@"
+}
+
 # The target of an architecture (amd64, arm64, armhf) and a C library (musl, gnu), as rustc names it.
 target() {
   case $1-$2 in
@@ -39,26 +47,33 @@ target() {
 # names one that it has.
 binary() { echo "${ADIT_RELEASE_BINARY:-$STAGE/build/$(target "$1" "$2")/release/adit}"; }
 
-# Packs a folder into a .tar.gz on standard output, the same bytes whenever and by whoever.
+# Packs a folder into a .tar on standard output, the same bytes whenever and by whoever.
 packed() {
   tar --create --directory "$1" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner \
-    --mtime="@$SOURCE_DATE_EPOCH" "${@:2}" . | gzip -9n
+    --mtime="@$SOURCE_DATE_EPOCH" .
 }
 
-# The program that runs those of an architecture where this machine cannot.
+# Of Debian 11, the oldest glibc that `gnu` is made for (2.31), and Debian 12 (2.36), whose times have 64
+# bits on 32-bit machines too.
+OLDEST_GLIBC=bullseye
+WITH_LONG_TIMES=bookworm
+
+# Where the glibc of a release of Debian stands, for an architecture.
+libraries() { echo "$TOOLS/glibc/$1-$2"; }
+
+# The program that runs those of an architecture; with -static behind it, one that needs no libraries.
 emulator() {
   case $1 in
-    amd64) echo qemu-x86_64-static ;;
-    arm64) echo qemu-aarch64-static ;;
-    armhf) echo qemu-arm-static ;;
+    amd64) echo qemu-x86_64 ;;
+    arm64) echo qemu-aarch64 ;;
+    armhf) echo qemu-arm ;;
   esac
 }
 
-# Runs a program of an architecture, emulated where need be.
+# Runs a program of an architecture, on the oldest glibc if it is dynamic.
+emulated() { "$(emulator "$1")" -L "$(libraries "$OLDEST_GLIBC" "$1")" "${@:2}"; }
+
+# Runs a program of an architecture, emulated only where this machine cannot.
 run_as() {
-  if [[ $1 == "$(dpkg --print-architecture)" ]]; then
-    "${@:2}"
-  else
-    "$(emulator "$1")" "${@:2}"
-  fi
+  if [[ $1 == "$(dpkg --print-architecture)" ]]; then "${@:2}"; else emulated "$@"; fi
 }

@@ -1,8 +1,5 @@
 # The tools of a release, each of a fixed version, in a folder of their own; sourced by deploy/release.
 
-TOOLS=${ADIT_RELEASE_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/adit-release}
-export TOOLS
-
 # Debian's own compiler: with it comes the source of the standard library, which is built again for
 # each target. rustup's servers are not among the registries.
 COMPILER=(rustc-web cargo-web libstd-rust-web-1.96 libstd-rust-web-dev rust-web-src libllvm22
@@ -14,24 +11,26 @@ AUDITABLE=0.7.2
 CYCLONEDX=0.5.7
 
 # A command of the release, and the Debian package it comes in.
-NEEDS=(rpmbuild:rpm qemu-aarch64-static:qemu-user-static buildah:buildah python3:python3-venv
-  readelf:binutils lintian:lintian)
+NEEDS=(rpmbuild:rpm rpm2cpio:rpm cpio:cpio qemu-aarch64:qemu-user qemu-aarch64-static:qemu-user-static
+  buildah:buildah mmdebstrap:mmdebstrap readelf:binutils lintian:lintian faketime:faketime git:git cc:gcc)
 
 prepare_tools() {
-  local need missing=() sudo=()
+  local need missing=()
   for need in "${NEEDS[@]}"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need#*:}")
   done
+  # The interpreter is there without the package that makes environments of it.
+  python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   if ((${#missing[@]})); then
     say "installing ${missing[*]}"
-    ((EUID)) && sudo=(sudo)
-    "${sudo[@]}" apt-get update -q
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
   fi
   mkdir -p "$TOOLS"
   step "tools: compiler" compiler
   step "tools: linker" linker
   step "tools: cargo auditable, cargo cyclonedx" cargo_tools
+  step "tools: glibc to run with" glibc
 }
 
 # Unpacked beside the system, nothing of it installed.
@@ -49,14 +48,34 @@ compiler() {
 
 linker() {
   [[ -x $TOOLS/zig/bin/cargo-zigbuild ]] && return
-  rm -rf "$TOOLS/zig.part"
   python3 -m venv "$TOOLS/zig" && "$TOOLS/zig/bin/pip" install --quiet "${ZIG[@]}"
 }
 
+# They work for a second: what counts is how fast they are compiled.
 cargo_tools() {
   local root=$TOOLS/cargo
   [[ -x $root/bin/cargo-auditable ]] ||
-    cargo install --quiet --locked --root "$root" "cargo-auditable@$AUDITABLE" || return
+    with_compiler cargo install --quiet --debug --locked --root "$root" "cargo-auditable@$AUDITABLE" || return
   [[ -x $root/bin/cargo-cyclonedx ]] ||
-    cargo install --quiet --locked --root "$root" "cargo-cyclonedx@$CYCLONEDX"
+    with_compiler cargo install --quiet --debug --locked --root "$root" "cargo-cyclonedx@$CYCLONEDX"
+}
+
+# What a dynamic binary finds on a machine of a release of Debian, for the emulator: nothing but the libraries.
+glibc() {
+  local release architecture root
+  mkdir -p "$TOOLS/glibc"
+  for release in "$OLDEST_GLIBC" "$WITH_LONG_TIMES"; do
+    for architecture in amd64 arm64 armhf; do
+      root=$(libraries "$release" "$architecture")
+      [[ -d $root ]] && continue
+      rm -rf "$root.part" "$root.lib"
+      # Updates of an old release move to an archive; glibc itself has not changed since.
+      mmdebstrap --quiet --variant=extract --include=libc6,libgcc-s1 "--architectures=$architecture" \
+        "$release" "$root.part" "deb http://deb.debian.org/debian $release main" || return
+      mkdir -p "$root.lib"
+      mv "$root.part"/lib* "$root.lib/" && mkdir -p "$root.lib/usr" && mv "$root.part"/usr/lib "$root.lib/usr/" || return
+      rm -rf "$root.part"
+      mv "$root.lib" "$root"
+    done
+  done
 }
