@@ -17,6 +17,11 @@ soak hours="1" first="0": build
     ADIT_SOAK_BINARY=target/release/adit ADIT_SOAK_HOURS={{hours}} ADIT_SOAK_SEEDS={{first}} \
         cargo test --locked --test soak -- --nocapture keeps_its_promises
 
+# The unit tests and a choice of those from end to end, on each ARM architecture as qemu has it.
+arm:
+    tests/deploy/emulated arm64
+    tests/deploy/emulated armhf
+
 # A tunnel from end to end on this machine, with nothing else installed.
 demo *arguments:
     cargo run --release --locked --example demo -- {{arguments}}

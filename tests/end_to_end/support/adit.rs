@@ -203,8 +203,19 @@ fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) 
         command.args(["/usr/bin/prlimit", &format!("--nofile={soft}:{hard}")]);
     }
     command
-        .arg(env!("CARGO_BIN_EXE_adit"))
+        .args(program())
         .args([subcommand, "--config"])
         .arg(config);
     command
+}
+
+/// The program and what stands before it. `ADIT_TEST_PROGRAM` has one of another architecture, behind its
+/// emulator: tests/deploy/emulated.
+fn program() -> Vec<String> {
+    let another = std::env::var("ADIT_TEST_PROGRAM").unwrap_or_default();
+    let words: Vec<_> = another.split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() {
+        return vec![env!("CARGO_BIN_EXE_adit").to_owned()];
+    }
+    words
 }
