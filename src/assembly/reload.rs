@@ -137,14 +137,12 @@ impl Reloader {
     }
 
     fn changes(&self, newer: &Config) -> Reloaded {
-        let is_same_device = self.config.is_same_device(newer);
         let mut reloaded = Reloaded::default();
         for key in self.config.changes(newer) {
-            let is_login = ["auth", "mqtt"].contains(&key.section);
-            let keys = match key.effect() {
+            let keys = match self.config.effect(key, newer) {
                 Effect::Immediate => &mut reloaded.changed,
-                Effect::NextLogin if is_same_device || !is_login => &mut reloaded.at_next_login,
-                Effect::NextLogin | Effect::Restart => &mut reloaded.needs_restart,
+                Effect::NextLogin => &mut reloaded.at_next_login,
+                Effect::Restart => &mut reloaded.needs_restart,
             };
             keys.push(key.full_name());
         }

@@ -40,6 +40,14 @@ impl Fingerprints {
         };
         Self(gathered.values.iter().map(of_key).collect())
     }
+
+    /// Takes that of one key from others, also that it has none.
+    fn take(&mut self, name: &str, others: &Self) {
+        match others.0.get(name) {
+            Some(hash) => self.0.insert(name.to_owned(), *hash),
+            None => self.0.remove(name),
+        };
+    }
 }
 
 impl Hash for Content {
@@ -98,9 +106,27 @@ impl Config {
         KEYS.iter().filter(is_changed).collect()
     }
 
+    /// Returns when a key that a newer configuration sets otherwise holds.
+    pub(crate) fn effect(&self, key: &Key, newer: &Self) -> Effect {
+        let is_refused = match (key.section, key.name) {
+            ("auth" | "mqtt", _) => !self.is_same_device(newer),
+            ("admin", "token_file") => self.keeps_lock(newer),
+            _ => false,
+        };
+        match is_refused {
+            true => Effect::Restart,
+            false => key.effect(),
+        }
+    }
+
+    /// The door at an address that stays open must not lose its lock to one that comes later.
+    fn keeps_lock(&self, newer: &Self) -> bool {
+        newer.admin.token.is_none() && newer.admin.listen != self.admin.listen
+    }
+
     /// Whether a newer configuration shows the platform the same device, by the same kind of
     /// credentials.
-    pub(crate) fn is_same_device(&self, newer: &Self) -> bool {
+    fn is_same_device(&self, newer: &Self) -> bool {
         self.device.id == newer.device.id && discriminant(&self.auth) == discriminant(&newer.auth)
     }
 
@@ -128,11 +154,17 @@ impl Config {
             renewed.auth = newer.auth.clone();
             renewed.mqtt.login.clone_from(&newer.mqtt.login);
         }
-        // The door at an address that stays open must not lose its lock to one that comes later.
-        if newer.admin.token.is_some() || newer.admin.listen == self.admin.listen {
+        if !self.keeps_lock(newer) {
             renewed.admin.token.clone_from(&newer.admin.token);
         }
-        renewed.fingerprints = newer.fingerprints.clone();
+        for key in self.changes(newer) {
+            // What needs a restart is said again until there is one, or until it is taken back.
+            if self.effect(key, newer) != Effect::Restart {
+                renewed
+                    .fingerprints
+                    .take(&key.full_name(), &newer.fingerprints);
+            }
+        }
         renewed
     }
 }

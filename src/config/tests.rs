@@ -1816,3 +1816,41 @@ fn takes_a_keep_alive_of_nothing() {
     let machine = Machine::with("").set("remote_access.keep_alive=0");
     assert_eq!(machine.config().tunnels.keep_alive, Duration::ZERO);
 }
+
+/// Keys that are changed from one configuration to the next, with when they hold.
+fn effects(old: &Config, new: &Config) -> Vec<(String, Effect)> {
+    let changes = old.changes(new).into_iter();
+    changes
+        .map(|key| (key.full_name(), old.effect(key, new)))
+        .collect()
+}
+
+#[test]
+fn says_what_needs_a_restart_until_there_is_one() {
+    let old = Machine::with("[remote_access]\nmax_tunnels = 1\n").config();
+    let new =
+        Machine::with("[remote_access]\nmax_tunnels = 2\n[device]\nname = \"other\"\n").config();
+    let named = || ("device.name".to_owned(), Effect::Restart);
+    let limited = ("remote_access.max_tunnels".to_owned(), Effect::Immediate);
+    assert_eq!(effects(&old, &new), [named(), limited]);
+    let renewed = old.renewed(&new);
+    assert_eq!(effects(&renewed, &new), [named()]);
+    let renewed = renewed.renewed(&new);
+    assert_eq!(effects(&renewed, &new), [named()]);
+    // It is as it was when adit was started.
+    let back = Machine::with("[remote_access]\nmax_tunnels = 2\n").config();
+    assert_eq!(effects(&renewed, &back), []);
+}
+
+#[test]
+fn keeps_the_lock_of_a_door_that_stays_open() {
+    let locked = "[admin]\nlisten = \"0.0.0.0:9590\"\ntoken_file = \"/token\"\n";
+    let old = Machine::with(locked).file("/token", "a-token-of-22-letters");
+    let old = old.config();
+    let new = Machine::with("[admin]\nlisten = \"127.0.0.1:9590\"\n").config();
+    let both = ["admin.listen", "admin.token_file"].map(|key| (key.to_owned(), Effect::Restart));
+    assert_eq!(effects(&old, &new), both);
+    let renewed = old.renewed(&new);
+    assert_eq!(renewed.admin.token, old.admin.token);
+    assert_eq!(effects(&renewed, &new), both);
+}

@@ -108,17 +108,14 @@ async fn changes_nothing_for_a_bad_file_and_says_every_fault() {
 async fn says_what_holds_and_what_needs_a_restart() {
     let site = Site::new().await;
     let (adit, watcher) = start(&site, "").await;
-    let said = reload(
-        &site,
-        &adit,
-        &watcher,
-        "[remote_access]\nmax_tunnels = 1\noperation_ids = true\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-    );
+    let more = "[remote_access]\nmax_tunnels = 1\noperation_ids = true\n[admin]\nlisten = \
+                \"127.0.0.1:0\"\n";
+    let restart = "needs a restart: remote_access.operation_ids, admin.listen\n";
     assert_eq!(
-        said.await,
-        "changed: remote_access.max_tunnels\n\
-         needs a restart: remote_access.operation_ids, admin.listen\n"
+        reload(&site, &adit, &watcher, more).await,
+        format!("changed: remote_access.max_tunnels\n{restart}")
     );
+    assert_eq!(reload(&site, &adit, &watcher, more).await, restart);
     let lan = Lan::echo().await;
     let (_, _far_end) = site.open(lan.port).await;
     let refused = site.request("127.0.0.1", lan.port);
