@@ -7,6 +7,7 @@
     reason = "what fails here fails a test"
 )]
 
+mod house;
 mod log_lines;
 mod pages;
 mod shown;
@@ -115,7 +116,7 @@ fn says_of_every_key_whether_it_needs_a_restart() {
 
 #[test]
 fn shows_configurations_that_can_be_used() {
-    for path in ["README.md", CONFIGURE] {
+    for path in ["README.md", CONFIGURE, "docs/security.md"] {
         for example in page(path).examples("toml") {
             use_configuration(example);
         }
