@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use smartrest::Topics;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
@@ -96,6 +96,8 @@ pub async fn agent(
         None => Tokens::default(),
     });
     let (renewals, renewed) = mpsc::channel(1);
+    let to_cloud = transport.clone().through(config.cloud.proxy.clone());
+    let (to_cloud, way_to_cloud) = watch::channel(to_cloud);
     if let Some(source) = source {
         let reloader = Reloader {
             source,
@@ -103,6 +105,7 @@ pub async fn agent(
             config: config.with_auth(auth.clone()),
             transport: transport.clone(),
             tokens: Arc::clone(&tokens),
+            to_cloud,
             door: admin.door.clone(),
             renewals,
             supervisor: Arc::clone(&supervisor),
@@ -113,7 +116,7 @@ pub async fn agent(
         authority: config.authority.clone(),
         id: config.device.id.clone(),
         server: config.cloud.endpoint.clone(),
-        transport: transport.clone().through(config.cloud.proxy.clone()),
+        transport: way_to_cloud,
         tokens: Arc::clone(&tokens),
         publisher: publisher.clone(),
         topic: announcement.topics.up(),

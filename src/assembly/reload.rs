@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use super::{account, announcement, opener};
+use super::{account, announcement, opener, token_service};
 use crate::admin::http::Door;
 use crate::agent::renewal::{Renewal, news};
 use crate::auth::authorization::Authorization;
@@ -51,6 +51,8 @@ pub(super) struct Reloader {
     /// Trusts what holds.
     pub(super) transport: Transport,
     pub(super) tokens: Arc<Tokens>,
+    /// The way of the tunnels, for those who ask the cloud for certificates.
+    pub(super) to_cloud: watch::Sender<Transport>,
     pub(super) door: Door,
     pub(super) renewals: mpsc::Sender<(Box<Renewal>, oneshot::Sender<u64>)>,
     pub(super) supervisor: Arc<Supervisor>,
@@ -98,6 +100,7 @@ impl Reloader {
             }
             Err(fault) => return refused(vec![fault]),
         }
+        self.lead_to_cloud(&renewed);
         self.door.set(renewed.admin.token.clone());
         limits::allow_files_for(renewed.tunnels.max_tunnels, super::connections(&renewed));
         self.config = renewed;
@@ -161,6 +164,17 @@ impl Reloader {
         given.map_err(|_| stopping())?;
         let ended = answered.await.map_err(|_| stopping())?;
         Ok((ended, transport))
+    }
+
+    /// Has tokens and certificates asked for as tunnels are from now on.
+    fn lead_to_cloud(&self, renewed: &Config) {
+        if let Some(service) = token_service(renewed, &renewed.auth, &self.transport) {
+            let limit = renewed.tunnels.connect_timeout;
+            self.tokens.replace_service(service, limit);
+        }
+        let transport = self.transport.clone();
+        self.to_cloud
+            .send_replace(transport.through(renewed.cloud.proxy.clone()));
     }
 
     /// Trusts the system's roots as they were at the start: adit may not be allowed to read them now.

@@ -69,18 +69,28 @@ pub struct Tokens {
     wanted: Notify,
     /// Whether there is somebody who can ask over MQTT.
     has_session: bool,
-    /// The way without MQTT, where there is a certificate.
-    service: Option<Service>,
+    /// The way without MQTT, where there is a certificate. A reload replaces it.
+    service: Option<Mutex<Service>>,
+    /// One request to the service at a time, however many tunnels wait.
+    asking: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Service {
     service: TokenService,
     /// How long an answer over MQTT may take, and then that of the service.
     mqtt_limit: Duration,
     limit: Duration,
-    /// One request at a time, however many tunnels wait.
-    asking: tokio::sync::Mutex<()>,
+}
+
+impl Service {
+    fn new(service: TokenService, connect_timeout: Duration) -> Self {
+        Self {
+            service,
+            mqtt_limit: MQTT_WAIT.min(connect_timeout / MQTT_SHARE),
+            limit: connect_timeout / SERVICE_SHARE,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +118,7 @@ impl Default for Tokens {
             wanted: Notify::new(),
             has_session: true,
             service: None,
+            asking: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -117,13 +128,27 @@ impl Tokens {
     /// `connect_timeout` to open.
     #[must_use]
     pub fn with_service(mut self, service: TokenService, connect_timeout: Duration) -> Self {
-        self.service = Some(Service {
-            service,
-            mqtt_limit: MQTT_WAIT.min(connect_timeout / MQTT_SHARE),
-            limit: connect_timeout / SERVICE_SHARE,
-            asking: tokio::sync::Mutex::default(),
-        });
+        self.service = Some(Mutex::new(Service::new(service, connect_timeout)));
         self
+    }
+
+    /// Asks another service from now on, or the same one in another way. Where none is asked, none will
+    /// be.
+    pub(crate) fn replace_service(&self, service: TokenService, connect_timeout: Duration) {
+        if let Some(old) = &self.service {
+            *old.lock().unwrap_or_else(PoisonError::into_inner) =
+                Service::new(service, connect_timeout);
+        }
+    }
+
+    fn service(&self) -> Option<Service> {
+        let service = self.service.as_ref()?;
+        Some(
+            service
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 
     /// Asks nobody over MQTT.
@@ -146,8 +171,8 @@ impl Tokens {
             },
             false => None,
         };
-        let over_tls = match &self.service {
-            Some(service) => match self.over_tls(service).await {
+        let over_tls = match self.service() {
+            Some(service) => match self.over_tls(&service).await {
                 Ok(header) => return Ok(header),
                 Err(failure) => Some(failure),
             },
@@ -165,7 +190,7 @@ impl Tokens {
     async fn over_tls(&self, service: &Service) -> Result<Secret, String> {
         let give_up_at = Instant::now() + service.limit;
         // Whoever asks before has no longer than that.
-        let _alone = timeout_at(give_up_at, service.asking.lock())
+        let _alone = timeout_at(give_up_at, self.asking.lock())
             .await
             .map_err(|_| format!("{} does not answer", service.service.server()))?;
         if let Some(header) = self.fresh() {
@@ -181,8 +206,8 @@ impl Tokens {
 
     /// How long an answer over MQTT may take.
     fn mqtt_limit(&self) -> Duration {
-        let service = self.service.as_ref();
-        service.map_or(ANSWER_LIMIT, |service| service.mqtt_limit)
+        self.service()
+            .map_or(ANSWER_LIMIT, |service| service.mqtt_limit)
     }
 
     async fn over_mqtt(&self) -> Result<Secret, NoToken> {

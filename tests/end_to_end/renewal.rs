@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::enrolment::Enrol;
-use crate::support::{LIMIT, Lan, Login, Site, SiteOptions, rows};
+use crate::support::{Adit, LIMIT, Lan, Login, Proxy, Site, SiteOptions, Watcher, rows};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -360,6 +360,69 @@ async fn renews_when_asked_to_beside_a_running_agent() {
         .await;
     enrol.interrupt();
     assert_eq!(enrol.exit().await.code, Some(1));
+}
+
+#[tokio::test]
+async fn goes_the_way_and_trusts_the_authority_of_a_reload() {
+    let mut site = enrolled(10 * DAY).await;
+    site.issuer.issue_for(YEAR);
+    site.issuer.answer(EstAnswer::Http {
+        status: 503,
+        headers: vec!["Retry-After: 1".to_owned()],
+        body: Vec::new(),
+    });
+    let watcher = Watcher::new();
+    let directory = site.device_directory();
+    let trusted = fs::read_to_string(site.ca_file()).unwrap();
+    let ca = directory.write("trusted.pem", &trusted);
+    let old = format!("{:?}", site.ca_file());
+    let config = site.config().replace(&old, &format!("{ca:?}"));
+    let adit = Adit::start(&config, &[&watcher.setting()]).ready().await;
+    site.renewals_answered(1, 503).await;
+
+    // Nobody has issued anything here that is trusted now.
+    fs::copy(&site.devices.file, &ca).unwrap();
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.ca_file"), "{said:?}");
+    let place = site.cloud.address().to_string();
+    let untrusted = format!("no TLS with {place}: its certificate is refused");
+    adit.wait_for_log(&untrusted).await;
+
+    // What has failed is tried anew at once, whatever the time until the next attempt.
+    site.issuer.answer(None);
+    let proxy = Proxy::start(Ipv4Addr::LOCALHOST, "letmein").await;
+    let through = format!("[cloud]\nproxy = {:?}\n", proxy.url("letmein"));
+    fs::write(&ca, trusted).unwrap();
+    adit.write_config(&config.replace("[cloud]\n", &through));
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.proxy"), "{said:?}");
+    adit.wait_for_log(RENEWED).await;
+    proxy.wait_until_asked(1, &place).await;
+
+    // The login that proves it goes the new way, too.
+    site.broker.kill();
+    site.broker.restart().await;
+    adit.wait_for_log(TAKEN).await;
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    assert!(!site.renewed_exists());
+}
+
+#[tokio::test]
+async fn renews_after_a_reload_before_the_first_login() {
+    let site = enrolled(10 * DAY).await;
+    site.issuer.issue_for(YEAR);
+    let watcher = Watcher::new();
+    let strangers = fs::read_to_string(&site.devices.file).unwrap();
+    let ca = site.device_directory().write("trusted.pem", &strangers);
+    let old = format!("{:?}", site.ca_file());
+    let config = site.config().replace(&old, &format!("{ca:?}"));
+    let adit = Adit::start(&config, &[&watcher.setting()]);
+    adit.wait_for_log("no connection to the broker").await;
+    fs::copy(site.ca_file(), &ca).unwrap();
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.ca_file"), "{said:?}");
+    adit.wait_for_log(RENEWED).await;
 }
 
 #[tokio::test]

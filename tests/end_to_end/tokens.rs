@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use simulated_cloud::TokenAnswer;
 use tokio::time::sleep;
 
-use crate::support::{Adit, Connect, FarEnd, LIMIT, Lan, Login, Site, SiteOptions, check, rows};
+use crate::support::{
+    Adit, Connect, FarEnd, LIMIT, Lan, Login, Proxy, Site, SiteOptions, Watcher, check, rows,
+};
 
 async fn site() -> Site {
     Site::with(SiteOptions {
@@ -258,6 +260,40 @@ async fn gets_a_token_over_mutual_tls_where_none_comes_over_mqtt() {
         assert!(began.elapsed() < soon, "{answer:?}: {:?}", began.elapsed());
     }
     assert!(answers(&site).contains(&101));
+}
+
+#[tokio::test]
+async fn asks_the_service_in_the_way_of_a_reload() {
+    let site = certified_site(5).await;
+    site.cloud.answer_token_requests(TokenAnswer::Silence);
+    let watcher = Watcher::new();
+    let config = site.config();
+    let adit = Adit::start(&config, &[&watcher.setting()]).ready().await;
+    let lan = Lan::echo().await;
+
+    // Nobody has issued anything here that is trusted now.
+    let (old, new) = (site.ca_file(), &site.devices.file);
+    adit.write_config(&config.replace(&format!("{old:?}"), &format!("{new:?}")));
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.ca_file"), "{said:?}");
+    let tunnel = site.request("127.0.0.1", lan.port);
+    let failed = site.failed(tunnel.operation).await;
+    let untrusted = "no TLS with 127.84.43.5:8443: its certificate is refused";
+    assert!(failed.contains(untrusted), "{failed}");
+
+    let proxy = Proxy::start(Ipv4Addr::LOCALHOST, "letmein").await;
+    let through = format!("[cloud]\nproxy = {:?}\n", proxy.url("letmein"));
+    // Longer than this a token may not take any more.
+    let more = "[remote_access]\nconnect_timeout = \"4s\"\n";
+    adit.write_config(&(config.replace("[cloud]\n", &through) + more));
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.proxy"), "{said:?}");
+    let began = Instant::now();
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("hello").await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    proxy.wait_until_asked(1, "127.84.43.5:8443").await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use smartrest::{Request, encode};
+use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -167,8 +168,8 @@ pub(crate) struct Renewal {
     pub id: String,
     /// The platform.
     pub server: Endpoint,
-    /// Goes the way of the tunnels, and shows the certificate.
-    pub transport: Transport,
+    /// Goes the way of the tunnels, and shows the certificate. A reload replaces it.
+    pub transport: watch::Receiver<Transport>,
     /// What the authority is shown.
     pub tokens: Arc<Tokens>,
     /// Of the session that logs in with the certificate.
@@ -179,45 +180,61 @@ pub(crate) struct Renewal {
 
 impl Renewal {
     /// Runs beside the agent. Dropping it loses at most what an authority is about to answer.
-    pub(crate) async fn run(self) -> Infallible {
-        let Some(mut logins) = self.transport.logins() else {
-            return future::pending().await;
-        };
+    pub(crate) async fn run(mut self) -> Infallible {
+        if let Some(way) = Way::newest(&mut self.transport) {
+            self.go_on(way).await;
+        }
+        future::pending().await
+    }
+
+    /// Goes on until nothing is left to look at.
+    async fn go_on(&mut self, mut way: Way) -> Option<Infallible> {
         let before = self
             .authority
             .as_ref()
             .map(|authority| authority.renew_before);
         let mut work = Work::new(before);
         // Before the first login there is nobody to tell, and no token.
-        let mut has_begun = logins.wait_for(|logins| *logins > 0).await.is_ok();
-        while has_begun {
-            let Some(newest) = self.transport.newest_identity().await else {
-                break;
+        let mut has_begun = false;
+        loop {
+            let wait = match has_begun {
+                true => {
+                    let newest = way.transport.newest_identity().await?;
+                    let wait = self.look(&way.transport, &newest, &mut work);
+                    wait.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL)
+                }
+                false => LOOK_INTERVAL,
             };
-            let wait = self.look(&newest, &mut work);
             tokio::select! {
-                login = logins.changed() => {
-                    has_begun = login.is_ok();
+                login = way.logins.changed() => {
+                    login.ok()?;
+                    has_begun = true;
                     continue;
                 }
-                () = sleep(wait.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL)) => {}
+                Ok(()) = self.transport.changed() => {
+                    way = Way::newest(&mut self.transport)?;
+                    // The old one may have been what was in the way.
+                    work.begin_again();
+                    continue;
+                }
+                () = sleep(wait) => {}
             }
             if let Some(authority) = &self.authority
                 && work.attempt_at.is_some_and(|at| at <= Instant::now())
             {
-                self.attempt(authority.files.clone(), &mut work).await;
+                let files = authority.files.clone();
+                self.attempt(&way.transport, files, &mut work).await;
             }
         }
-        future::pending().await
     }
 
     /// Says what is to be said of a certificate; returns how long to wait with its renewal.
-    fn look(&self, newest: &Identity, work: &mut Work) -> Option<Duration> {
+    fn look(&self, transport: &Transport, newest: &Identity, work: &mut Work) -> Option<Duration> {
         let (end, now) = (newest.life.1, SystemTime::now());
         if let Some(alarm) = work.expiry.look(end, now) {
             self.tell(alarm, end, now);
         }
-        self.prove(newest, work);
+        self.prove(transport, newest, work);
         let due_at = work.schedule.as_ref()?.due_at(end);
         if due_at > now {
             work.attempt_at = None;
@@ -229,8 +246,8 @@ impl Renewal {
     }
 
     /// Has the session log in with a renewed certificate before it is too late to go back.
-    fn prove(&self, newest: &Identity, work: &mut Work) {
-        let Some(in_use) = self.transport.identity() else {
+    fn prove(&self, transport: &Transport, newest: &Identity, work: &mut Work) {
+        let Some(in_use) = transport.identity() else {
             return;
         };
         let left = in_use.life.1.duration_since(SystemTime::now());
@@ -264,9 +281,9 @@ impl Renewal {
             .publish(Message::new(self.topic.clone(), payload));
     }
 
-    async fn attempt(&self, files: Files, work: &mut Work) {
+    async fn attempt(&self, transport: &Transport, files: Files, work: &mut Work) {
         let applicant = Applicant {
-            transport: &self.transport,
+            transport,
             server: &self.server,
             id: &self.id,
             files: &files,
@@ -297,6 +314,25 @@ impl Renewal {
     }
 }
 
+/// The way to the cloud, and what is heard of logins with the certificate that it shows.
+struct Way {
+    transport: Transport,
+    logins: watch::Receiver<u64>,
+}
+
+impl Way {
+    /// Takes the newest; `None` where it shows no certificate.
+    fn newest(transport: &mut watch::Receiver<Transport>) -> Option<Self> {
+        let transport = transport.borrow_and_update().clone();
+        let mut logins = transport.logins()?;
+        // One that has come already is news.
+        if *logins.borrow() > 0 {
+            logins.mark_changed();
+        }
+        Some(Self { transport, logins })
+    }
+}
+
 /// How far a renewal has come.
 struct Work {
     expiry: Expiry,
@@ -321,10 +357,15 @@ impl Work {
         }
     }
 
-    fn renewed(&mut self, identity: &Identity) {
+    /// Forgets what has failed.
+    fn begin_again(&mut self) {
         self.attempt_at = None;
         self.back_off = BackOff::new(LONGEST_WAIT);
         self.told.clear();
+    }
+
+    fn renewed(&mut self, identity: &Identity) {
+        self.begin_again();
         let Some(schedule) = &mut self.schedule else {
             return;
         };
