@@ -248,6 +248,7 @@ impl Agent {
                     tunnels: &self.tunnels,
                     publisher: &self.publisher,
                     tokens: &self.tokens,
+                    unknown_templates: self.dialogue.unknown_templates(),
                 };
                 // Who asked may have gone.
                 let _ = answer.send(self.facts.look(&sights, self.is_stopping));

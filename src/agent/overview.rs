@@ -41,6 +41,7 @@ pub(super) struct Sights<'a> {
     pub(super) tunnels: &'a Tunnels,
     pub(super) publisher: &'a Publisher,
     pub(super) tokens: &'a Arc<Tokens>,
+    pub(super) unknown_templates: &'a [&'static str],
 }
 
 /// Names the kind of credentials, as the snapshot does.
@@ -90,6 +91,11 @@ impl Facts {
                 age_s: clock.age(at),
             }),
             unsent_messages: sights.publisher.waiting() as u64,
+            unknown_templates: sights
+                .unknown_templates
+                .iter()
+                .map(|&id| id.to_owned())
+                .collect(),
             ..snapshot.connection
         };
         if let Some((age, left)) = sights.tokens.age() {

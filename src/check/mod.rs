@@ -5,8 +5,10 @@
 //! broker, and a target whatever becomes of both.
 
 mod advice;
+mod certificate;
 mod mqtt;
 pub(crate) mod report;
+mod templates;
 mod way;
 
 use std::io::{self, Write};
@@ -20,15 +22,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::admin;
 use crate::auth::authorization::Authorization;
-use crate::auth::settings::Auth;
+use crate::auth::settings::{Auth, Authority};
 use crate::auth::token;
 use crate::auth::token_service::TokenService;
 use crate::cli::Check;
 use crate::confinement::Confined;
 use crate::mqtt::link::{Account, Link, Lost};
 use crate::net::Transport;
-use crate::net::identity::Identity;
 use crate::net::journal::{Journal, Step};
 use crate::net::resolve::Resolver;
 use crate::net::settings::Cloud;
@@ -36,13 +38,11 @@ use crate::secret::Secret;
 use crate::tunnel;
 use crate::tunnel::cloud::{self, Author, EndpointError};
 use crate::tunnel::lan::{self, DialError};
-use crate::words::{date, failure_reason};
+use crate::words::failure_reason;
 use mqtt::Questions;
 use report::{Hop, Report};
 use way::{NOT_TRIED, REASON_LIMIT, Way};
 
-/// A certificate that ends sooner should be renewed.
-const RENEWAL_TIME: Duration = Duration::from_hours(30 * 24);
 /// Everything from the broker's name to its answer to CONNECT. Less than the agent waits: somebody
 /// is looking.
 const BROKER_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +52,6 @@ const TOKEN_LIMIT: Duration = Duration::from_secs(8);
 
 const CONFIGURATION: &str = "configuration";
 const CONFINEMENT: &str = "confinement";
-const CERTIFICATE: &str = "certificate";
 const LOGIN: &str = "MQTT login";
 const SUBSCRIPTIONS: &str = "subscriptions";
 const TOKEN: &str = "token";
@@ -71,6 +70,12 @@ pub struct Subject<'a> {
     pub confined: Confined,
     /// Who adit is to the platform.
     pub auth: &'a Auth,
+    /// Who has issued the certificate, where adit renews it.
+    pub authority: Option<&'a Authority>,
+    /// External id of the gateway.
+    pub device: &'a str,
+    /// Where an adit that runs is asked.
+    pub admin: &'a admin::Settings,
     /// Where the platform is.
     pub cloud: &'a Cloud,
     /// Where the broker is.
@@ -195,13 +200,21 @@ impl Checker<'_> {
         self.add(configuration(self.subject));
         self.add(confinement(&self.subject.confined));
         match self.subject.auth {
-            Auth::Certificate(identity) => self.add(certificate(identity, SystemTime::now())),
-            Auth::Unenrolled => {
-                let words = "none was issued yet";
-                let advice = "run `adit enrol`, and register the device as it says";
-                self.add(Hop::failed(CERTIFICATE, words, Duration::ZERO, advice));
+            Auth::Certificate(identity) => {
+                let newest = self.transport.newest_identity().await;
+                let (authority, now) = (self.subject.authority, SystemTime::now());
+                self.add(certificate::judge(
+                    identity,
+                    newest.as_ref(),
+                    authority,
+                    now,
+                ));
             }
+            Auth::Unenrolled => self.add(certificate::not_issued()),
             _ => {}
+        }
+        if let Some(hop) = templates::hop(self.subject).await {
+            self.add(hop);
         }
         let token = if self.options.no_login || matches!(self.subject.auth, Auth::Unenrolled) {
             self.reach_broker().await;
@@ -571,29 +584,6 @@ fn confinement(confined: &Confined) -> Hop {
     }
 }
 
-fn certificate(identity: &Identity, now: SystemTime) -> Hop {
-    let (begins, ends) = identity.life;
-    let words = format!(
-        "'{}', valid from {} until {}",
-        identity.name(),
-        date(begins),
-        date(ends)
-    );
-    if now > ends || now < begins {
-        let words = format!("{words}, and now is {}", date(now));
-        let advice = "set this machine's clock if it is wrong, or else renew the certificate";
-        return Hop::failed(CERTIFICATE, &words, Duration::ZERO, advice);
-    }
-    let hop = Hop::passed(CERTIFICATE, &words, Duration::ZERO);
-    let left = ends.duration_since(now).unwrap_or_default();
-    if left < RENEWAL_TIME {
-        const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
-        let days = left.as_secs() / SECONDS_PER_DAY;
-        return hop.with_advice(&format!("renew it soon: it ends in {days} days"));
-    }
-    hop
-}
-
 /// Judges the endpoint's answer to a key that cannot exist.
 fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop {
     let Some(error) = error else {
@@ -644,27 +634,7 @@ fn websocket(error: Option<&EndpointError>, auth: &Auth, took: Duration) -> Hop 
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, date_time_ymd};
-
-    use super::report::Outcome;
     use super::*;
-    use crate::net::identity::Files;
-
-    /// Valid from the first day of 2020 to the first day of 2030.
-    fn identity() -> Identity {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "gw-7");
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2030, 1, 1);
-        let files = Files {
-            certificate: "device.pem".into(),
-            key: "device.key".into(),
-        };
-        let cert = params.self_signed(&key).unwrap().pem();
-        Identity::parse(files, cert.as_bytes(), key.serialize_pem().as_bytes()).unwrap()
-    }
 
     #[test]
     fn says_which_confinement_holds() {
@@ -697,39 +667,6 @@ mod tests {
             ),
         ] {
             assert_eq!(confinement(&confined).to_string(), text);
-        }
-    }
-
-    #[test]
-    fn warns_of_a_certificate_that_ends_soon() {
-        let identity = identity();
-        let life = "'gw-7', valid from 2020-01-01T00:00:00Z until 2030-01-01T00:00:00Z";
-        let renew = "set this machine's clock if it is wrong, or else renew the certificate";
-        for (now, outcome, detail, advice) in [
-            ("2029-12-01T00:00:00Z", Outcome::Passed, "", None),
-            (
-                "2029-12-02T00:00:01Z",
-                Outcome::Passed,
-                "",
-                Some("renew it soon: it ends in 29 days"),
-            ),
-            (
-                "2030-01-01T00:00:01Z",
-                Outcome::Failed,
-                ", and now is 2030-01-01T00:00:01Z",
-                Some(renew),
-            ),
-            (
-                "2019-12-31T23:59:59Z",
-                Outcome::Failed,
-                ", and now is 2019-12-31T23:59:59Z",
-                Some(renew),
-            ),
-        ] {
-            let hop = certificate(&identity, humantime::parse_rfc3339(now).unwrap());
-            assert_eq!(hop.outcome, outcome, "{now}");
-            assert_eq!(hop.detail, format!("{life}{detail}"), "{now}");
-            assert_eq!(hop.advice, Vec::from_iter(advice), "{now}");
         }
     }
 }

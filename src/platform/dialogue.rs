@@ -15,6 +15,7 @@ use super::fragment::{Fragment, Updates};
 use super::ids::Ids;
 use super::ids::collection::{ANSWER_LIMIT, Action, Collection};
 use super::ids::notifications::PAIR_LIMIT;
+use super::newer::NewerTemplate;
 use super::notification::Notified;
 use super::operations::{Ignored, OperationId, Operations, Outcome, Report};
 use super::settings::OperationIds;
@@ -28,29 +29,6 @@ const POLICY_LIMIT: usize = 2000;
 
 /// Operations that wait for their ids at a time; with more none waits any more.
 const UNSAID_LIMIT: usize = 4096;
-
-/// A template that not every platform knows.
-struct NewerTemplate {
-    id: &'static str,
-    /// The platform's version that it came with.
-    since: &'static str,
-    /// What is different without it.
-    without: &'static str,
-}
-
-/// The templates of adit's that not every platform knows.
-const NEWER_TEMPLATES: [NewerTemplate; 2] = [
-    NewerTemplate {
-        id: "150",
-        since: "10.20.325",
-        without: "it does not show which protocols remote access takes",
-    },
-    NewerTemplate {
-        id: "507",
-        since: "10.18.114",
-        without: "what was executing when adit was killed stays so",
-    },
-];
 
 /// What is to be done.
 #[derive(Debug)]
@@ -137,6 +115,11 @@ impl Dialogue {
         self.uplink.topics()
     }
 
+    /// Returns the templates that the platform was found too old for.
+    pub(crate) fn unknown_templates(&self) -> &[&'static str] {
+        &self.unknown_templates
+    }
+
     /// Returns what is to be done next.
     pub(crate) fn next_step(&mut self) -> Option<Step> {
         self.steps.pop_front()
@@ -211,7 +194,7 @@ impl Dialogue {
             Complaint::Other(error) => return warn!(error, "the platform reports an error"),
             Complaint::UnknownTemplate(template) => template,
         };
-        let newer = NEWER_TEMPLATES.iter().find(|newer| newer.id == template);
+        let newer = NewerTemplate::find(&template);
         let Some(NewerTemplate { id, since, without }) = newer else {
             return warn!(template, "the platform does not know a template");
         };

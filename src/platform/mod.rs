@@ -8,6 +8,7 @@ pub(crate) mod dialogue;
 pub(crate) mod downlink;
 pub(crate) mod fragment;
 pub(crate) mod ids;
+pub(crate) mod newer;
 pub(crate) mod notification;
 pub(crate) mod operations;
 pub(crate) mod settings;

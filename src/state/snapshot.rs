@@ -96,6 +96,8 @@ pub struct Connection {
     pub last_error: Option<Failure>,
     /// Messages that the broker has not acknowledged.
     pub unsent_messages: u64,
+    /// Ids of templates that the platform is too old for, as it has said.
+    pub unknown_templates: Vec<String>,
 }
 
 /// What went wrong, and when.

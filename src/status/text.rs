@@ -99,6 +99,10 @@ fn write_connection(snapshot: &Snapshot, style: Style, out: &mut String) -> std:
         let words = format!("{} ago: {}", brief(error.age_s), legible(&error.reason));
         fact(out, "error", &words)?;
     }
+    if !connection.unknown_templates.is_empty() {
+        let ids = legible(&connection.unknown_templates.join(", "));
+        fact(out, "old", &format!("the platform knows no template {ids}"))?;
+    }
     if connection.unsent_messages > 0 {
         let words = format!(
             "{} messages wait for the broker",
@@ -339,6 +343,7 @@ last operations
         snapshot.connection.broker.clone_from(&long);
         snapshot.connection.is_connected = false;
         snapshot.connection.unsent_messages = u64::MAX;
+        snapshot.connection.unknown_templates = vec!["150".to_owned(), long.clone()];
         snapshot.connection.last_error = Some(Failure {
             reason: format!("{long} {long}"),
             ..Failure::default()
@@ -356,6 +361,10 @@ last operations
             assert!(line.chars().count() <= WIDTH, "{line}");
         }
         assert!(text.contains("not connected"), "{text}");
+        assert!(
+            text.contains("the platform knows no template 150,"),
+            "{text}"
+        );
     }
 
     #[test]

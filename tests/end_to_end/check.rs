@@ -6,16 +6,17 @@
 use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use simulated_cloud::{Misbehaviour, TokenAnswer};
 
+use crate::enrolment::Enrol;
 use crate::support::{
-    Authority, BlackHole, Directory, Lan, Site, SiteOptions, Subscriptions, canned, check,
-    check_to_a_full_disk, interrupted_check, refusing_port, tls_server,
+    Authority, BlackHole, Directory, Flaw, Lan, Login, Site, SiteOptions, Subscriptions, Watcher,
+    canned, check, check_to_a_full_disk, interrupted_check, refusing_port, tls_server,
 };
 
 const WARNING: &str = "the MQTT login throws an agent that runs as 'GATEWAY' out for a moment; \
@@ -634,7 +635,7 @@ async fn judges_a_target_as_a_tunnel_would() {
 /// A site with TLS, where the device has a certificate, and a user at the broker besides.
 const CERTIFIED: [&str; 12] = [
     "✓ configuration: FILE (T)",
-    "✓ certificate: 'GATEWAY', valid from 1975-01-01T00:00:00Z until 4096-01-01T00:00:00Z (T)",
+    "✓ certificate: 'GATEWAY', valid from 1975-01-01 until 4096-01-01 (T)",
     "✓ name of the broker: 127.0.0.1 is an address (T)",
     "✓ TCP to the broker: connected to 127.0.0.1:BROKER (T)",
     "✓ TLS with the broker: 'the broker' for 127.0.0.1, issued by 'the authority of a \
@@ -784,6 +785,137 @@ async fn says_what_is_wrong_with_a_servers_certificate() {
     let text = text(&format!("{WARNING}\n"), &lines(&CERTIFIED, &changes));
     let setting = format!("cloud.url=https://127.0.0.1:{}", foreign.port);
     scene.expect(&config, &[&setting], &[], &text).await;
+}
+
+#[tokio::test]
+async fn says_what_a_tenants_own_domain_needs_for_mqtt() {
+    let site = Site::with(SiteOptions {
+        tls: true,
+        broker_flaw: Flaw::OtherName,
+        ..SiteOptions::default()
+    })
+    .await;
+    let (_, port) = site.mqtt_url().rsplit_once(':').map_or_else(
+        || unreachable!("it names a port"),
+        |(host, port)| (host.to_owned(), port.to_owned()),
+    );
+    let own_domain = format!("mqtt.url=mqtts://localhost:{port}");
+    let checked = check(&site.config(), &["--set", &own_domain]).await;
+    let said = checked.result;
+    assert_eq!(checked.code, Some(1), "{said}");
+    for words in [
+        format!(
+            "✗ TLS with the broker: no TLS with localhost:{port}: its certificate is not for \
+             localhost: it is 'the broker' for other.example.com"
+        ),
+        "    use a name of the certificate in mqtt.url, or have one made that names localhost; under \
+         a tenant's own domain, name the platform's main domain there: its certificate for MQTT is \
+         for that one alone"
+            .to_owned(),
+        // The tenant's own domain is right for all else.
+        "✓ WebSocket endpoint: reached, and the credentials are taken".to_owned(),
+    ] {
+        assert!(said.contains(&words), "{words}\n{said}");
+    }
+}
+
+#[tokio::test]
+async fn says_when_adit_renews_the_certificate_itself() {
+    let site = Site::with(SiteOptions {
+        tls: true,
+        login: Login::Issued,
+        ..SiteOptions::default()
+    })
+    .await;
+    let certificate = |said: &str| {
+        let mut lines = said
+            .lines()
+            .skip_while(|line| !line.contains("certificate: "));
+        let line = lines.next().unwrap().to_owned();
+        let advice = lines.next().filter(|line| line.starts_with("    "));
+        (line, advice.unwrap_or_default().to_owned())
+    };
+    let said = check(&site.config(), &["--no-login"]).await.result;
+    let (line, _) = certificate(&said);
+    assert_eq!(line, "✗ certificate: none was issued yet (0 ms)");
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    for (life, before) in [(365, 30), (20, 3)] {
+        site.issuer.issue_for(DAY * life);
+        site.issuer.register(&site.gateway, "one-time");
+        let config = format!("{}one_time_password = \"one-time\"\n", site.config());
+        let enrolled = Enrol::start(&config, &[]).exit().await;
+        assert_eq!(enrolled.code, Some(0), "{}", enrolled.log);
+        let setting = format!("auth.renew_before={before}d");
+        let said = check(&site.config(), &["--no-login", "--set", &setting])
+            .await
+            .result;
+        let (line, advice) = certificate(&said);
+        let (_, dates) = line.split_once(" until ").unwrap();
+        let (until, due) = dates
+            .split_once("; adit renews it on ")
+            .unwrap_or_else(|| panic!("{line}"));
+        let (due, rest) = due.split_at("YYYY-MM-DD".len());
+        assert!(rest.starts_with(" or the day after ("), "{line}");
+        let time = |day: &str| humantime::parse_rfc3339(&format!("{day}T00:00:00Z")).unwrap();
+        assert_eq!(time(until).duration_since(time(due)).unwrap(), DAY * before);
+        let lives = time(until).duration_since(SystemTime::now()).unwrap();
+        assert!(lives > DAY * (life - 2) && lives < DAY * life, "{line}");
+        assert_eq!(advice, "");
+        if life < 30 {
+            // The one to whom it is somebody else's business is told to do something.
+            let others = site.config().replace("certificate_authority = true\n", "");
+            let said = check(&others, &["--no-login"]).await.result;
+            assert_eq!(
+                certificate(&said).1,
+                "    renew it soon: it ends in 19 days"
+            );
+            let said = check(&site.config(), &["--no-login"]).await.result;
+            let advice = certificate(&said).1;
+            assert!(
+                advice.starts_with("    adit should have renewed it since "),
+                "{advice}"
+            );
+        }
+        std::fs::remove_file(site.issued_file()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn says_which_templates_the_platform_has_refused_to_the_adit_that_runs() {
+    let site = Site::new().await;
+    site.cloud.forget_templates(&["150", "507"]);
+    let watcher = Watcher::new();
+    let setting = watcher.setting();
+    let arguments = ["--set", &*setting];
+    let said = check(&site.config(), &arguments).await.result;
+    assert!(!said.contains("templates"), "nobody runs: {said}");
+    let adit = site.adit(&[&setting]).await;
+    adit.wait_for_log("template=\"150\"").await;
+    adit.wait_for_log("template=\"507\"").await;
+    let logins = |json: &serde_json::Value| json["totals"]["logins"].as_u64();
+    let before = logins(&watcher.json().await);
+    let rows = site.cloud.log().len();
+    let checked = check(&site.config(), &[&arguments[..], &["--no-login"]].concat()).await;
+    let said = checked.result;
+    assert_eq!(checked.code, Some(0), "{said}");
+    for words in [
+        "✓ templates: the platform has refused 150, 507 to the adit that runs (",
+        "    150 came with 10.20.325: until the platform is newer, it does not show which protocols \
+         remote access takes\n",
+        "    507 came with 10.18.114: until the platform is newer, what was executing when adit was \
+         killed stays so\n",
+    ] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+    // Nothing was asked at the platform for that, and nobody was thrown out.
+    assert_eq!(site.cloud.log().len(), rows);
+    assert_eq!(logins(&watcher.json().await), before);
+
+    // The adit of another gateway says nothing of this one.
+    let another = [&arguments[..], &["--no-login", "--set", "device.id=x"]].concat();
+    let said = check(&site.config(), &another).await.result;
+    assert!(!said.contains("templates"), "{said}");
 }
 
 #[tokio::test]

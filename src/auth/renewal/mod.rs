@@ -33,6 +33,7 @@ use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport};
 use crate::secret::Secret;
 use crate::words::{date, failure_reason, seconds};
+pub(crate) use schedule::first_due_at;
 use schedule::{Alarm, Expiry, Schedule};
 
 /// The type of the alarm, as the platform's own agents call it.

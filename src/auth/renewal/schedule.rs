@@ -36,9 +36,7 @@ impl Schedule {
 
     /// Returns when a certificate that ends at `end` is renewed; what has passed is at once.
     pub(super) fn due_at(&self, end: SystemTime) -> SystemTime {
-        let due = end
-            .checked_sub(self.before)
-            .map_or(SystemTime::UNIX_EPOCH, |begin| begin + self.offset);
+        let due = first_due_at(end, self.before) + self.offset;
         self.pause_until.map_or(due, |pause| pause.max(due))
     }
 
@@ -58,6 +56,14 @@ impl Schedule {
         self.pause_until = now.checked_add((left / 2).max(SHORTEST_PAUSE));
         true
     }
+}
+
+/// Returns when a certificate that ends at `end` is renewed at the soonest; it is within the day after.
+pub(crate) fn first_due_at(end: SystemTime, before: Duration) -> SystemTime {
+    end.checked_sub(before)
+        .map_or(SystemTime::UNIX_EPOCH, |due| {
+            due.max(SystemTime::UNIX_EPOCH)
+        })
 }
 
 /// What the platform is to be told.
