@@ -4,11 +4,16 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use rumqttc::{ConnAck, ConnectReturnCode, Packet, Publish, QoS, SubAck, SubscribeReasonCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use simulated_cloud::NOTIFICATIONS;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::support::{LIMIT, ScriptedBroker, Site, check, usual_answer};
+use crate::support::{
+    Adit, LIMIT, Login, MqttService, Proxy, ScriptedBroker, Site, SiteOptions, check, usual_answer,
+};
+use crate::ways::opens_a_tunnel;
 
 const PORT: u16 = 9883;
 
@@ -95,6 +100,107 @@ async fn takes_adit_as_it_comes_and_reports_by_id() {
         "{filters:?}"
     );
     assert!(filters.iter().all(|filter| !filter.contains(['+', '#'])));
+}
+
+/// A site behind the MQTT Service, which knows the certificates of those who log in so.
+async fn behind_the_service(last: u8, login: Login) -> (Site, MqttService) {
+    let address = Ipv4Addr::new(127, 98, 84, last);
+    let site = Site::with(SiteOptions {
+        tls: true,
+        login,
+        address: Some(address),
+        ..SiteOptions::default()
+    })
+    .await;
+    let mut devices = site.devices.roots.clone();
+    let issuer = CertificateDer::from_pem_slice(site.issuer.pem().as_bytes());
+    devices.add(issuer.unwrap()).unwrap();
+    let service = MqttService::before(&site, address, &devices).await;
+    (site, service)
+}
+
+/// Every SUBSCRIBE has asked for one exact topic.
+fn assert_subscribed_one_by_one(service: &MqttService) {
+    let subscribed = service.heard().subscribed;
+    assert!(!subscribed.is_empty());
+    for filters in &subscribed {
+        assert_eq!(filters.len(), 1, "{subscribed:?}");
+        assert!(!filters[0].contains(['+', '#']), "{subscribed:?}");
+    }
+}
+
+#[tokio::test]
+async fn takes_a_certificate_over_tls_directly_and_through_a_proxy() {
+    for (last, is_proxied) in [(1, false), (2, true)] {
+        let (site, service) = behind_the_service(last, Login::Certificate).await;
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, "letmein").await;
+        let mut config = site.config();
+        if is_proxied {
+            let through = format!("[cloud]\nproxy = {:?}\n", proxy.url("letmein"));
+            config = config.replace("[cloud]\n", &through);
+        }
+        let mut adit = Adit::start(&config, &[&service.setting()]).ready().await;
+        // The token of the tunnel comes over MQTT, and the operation by its id.
+        opens_a_tunnel(&site, "Bearer").await;
+        assert_eq!((site.count("504"), site.count("506")), (1, 1));
+        assert_subscribed_one_by_one(&service);
+        let heard = service.heard();
+        assert_eq!((heard.logins, heard.refused), (1, 0));
+        assert!(!adit.log().contains(" WARN "), "{}", adit.log());
+        if is_proxied {
+            let place = format!("127.98.84.{last}:{PORT}");
+            proxy.wait_until_asked(1, &place).await;
+        }
+        // It would throw the check out.
+        adit.terminate();
+        assert!(adit.exit().await.success());
+        let checked = check(&config, &["--set", &service.setting()]).await;
+        assert_eq!(checked.code, Some(0), "{}", checked.result);
+        assert_subscribed_one_by_one(&service);
+        site.assert_no_complaint();
+    }
+}
+
+#[tokio::test]
+async fn takes_a_certificate_of_the_platforms_own_authority() {
+    let (site, service) = behind_the_service(3, Login::Issued).await;
+    site.issuer.register(&site.gateway, "one-time");
+    let config = format!("{}one_time_password = \"one-time\"\n", site.config());
+    let _adit = Adit::start(&config, &[&service.setting()]).ready().await;
+    opens_a_tunnel(&site, "Bearer").await;
+    assert_subscribed_one_by_one(&service);
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn takes_a_token_in_the_place_of_a_password() {
+    let (site, service) = behind_the_service(4, Login::User).await;
+    let token = site.device_directory().write("token", &service.token);
+    let login = format!("[mqtt]\nusername = \"t12345\"\npassword_file = {token:?}\n");
+    let config = site.config().replace("[mqtt]\n", &login);
+    let adit = Adit::start(&config, &[&service.setting()]).ready().await;
+    // Tunnels show the password: whoever logs in so gets no token.
+    opens_a_tunnel(&site, "Basic").await;
+    assert_eq!((site.count("504"), site.count("506")), (1, 1));
+    assert_subscribed_one_by_one(&service);
+    assert!(!adit.log().contains(&service.token));
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn refuses_a_password_over_tls() {
+    let (site, service) = behind_the_service(5, Login::User).await;
+    let mut adit = site.start_adit(&[&service.setting()]);
+    let line = adit.wait_for_log("no connection to the broker").await;
+    let words = "takes a certificate or a token and no password";
+    assert!(line.contains(words), "{line}");
+    assert!(adit.is_running());
+    let checked = check(&site.config(), &["--set", &service.setting()]).await;
+    assert_eq!(checked.code, Some(1), "{}", checked.result);
+    assert!(checked.result.contains(words), "{}", checked.result);
+    let heard = service.heard();
+    assert_eq!(heard.logins, 0);
+    assert!(heard.refused >= 2);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Certificates, MQTT over WebSocket and private authorities.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::process::Command;
 
 use rcgen::KeyPair;
 
 use crate::support::{
-    Authority, Directory, Flaw, Lan, Login, Site, SiteOptions, refused_configuration,
+    Adit, Authority, Directory, Flaw, Lan, Login, Proxy, Site, SiteOptions, refused_configuration,
+    rows,
 };
 
 async fn certified() -> Site {
@@ -18,8 +20,26 @@ async fn certified() -> Site {
     .await
 }
 
+/// A site where everything is where the gateway looks for it unless told, at an address of its own.
+async fn at_the_default_port(last: u8, login: Login) -> Site {
+    Site::with(SiteOptions {
+        tls: true,
+        login,
+        address: Some(Ipv4Addr::new(127, 88, 83, last)),
+        default_port: true,
+        ..SiteOptions::default()
+    })
+    .await
+}
+
+/// How many statuses were sent by `501` to `503`, and by `504` to `506`.
+fn statuses(site: &Site) -> (usize, usize) {
+    let sum = |templates: [&str; 3]| templates.iter().map(|t| site.count(t)).sum();
+    (sum(["501", "502", "503"]), sum(["504", "505", "506"]))
+}
+
 /// A tunnel opens and shows the platform who the device is in this way.
-async fn opens_a_tunnel(site: &Site, scheme: &str) {
+pub(crate) async fn opens_a_tunnel(site: &Site, scheme: &str) {
     let lan = Lan::echo().await;
     let (_, mut far_end) = site.open(lan.port).await;
     far_end.echo("hello").await;
@@ -33,6 +53,66 @@ fn openssl(arguments: &[&str]) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "openssl {arguments:?}: {said}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn needs_no_more_than_the_cloud_and_a_password_or_a_certificate() {
+    for (last, login, scheme) in [(1, Login::User, "Basic"), (2, Login::Certificate, "Bearer")] {
+        let site = at_the_default_port(last, login).await;
+        let mut adit = site.adit(&[]).await;
+        opens_a_tunnel(&site, scheme).await;
+        assert_eq!(statuses(&site), (0, 2), "{login:?}");
+        site.assert_no_complaint();
+        adit.terminate();
+        assert!(adit.exit().await.success());
+
+        // Through a proxy, both ways go through it.
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, "letmein").await;
+        let through = format!("[cloud]\nproxy = {:?}\n", proxy.url("letmein"));
+        let config = site.config().replace("[cloud]\n", &through);
+        let _adit = Adit::start(&config, &[]).ready().await;
+        opens_a_tunnel(&site, scheme).await;
+        let cloud = site.cloud.address();
+        for place in [format!("127.88.83.{last}:8883"), cloud.to_string()] {
+            proxy.wait_until_asked(1, &place).await;
+        }
+        site.assert_no_complaint();
+    }
+}
+
+#[tokio::test]
+async fn needs_no_more_than_the_cloud_to_become_known_there() {
+    let site = at_the_default_port(3, Login::Issued).await;
+    site.issuer.register(&site.gateway, "one-time");
+    let config = format!("{}one_time_password = \"one-time\"\n", site.config());
+    let _adit = Adit::start(&config, &[]).ready().await;
+    opens_a_tunnel(&site, "Bearer").await;
+    assert_eq!(statuses(&site), (0, 2));
+    site.assert_no_complaint();
+
+    let mut site = at_the_default_port(4, Login::Bootstrap).await;
+    let adit = site.start_adit(&[]);
+    adit.wait_for_log("waiting to be registered").await;
+    site.accept();
+    let _adit = adit.ready().await;
+    opens_a_tunnel(&site, "Basic").await;
+    assert_eq!(statuses(&site), (0, 2));
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn needs_no_credentials_behind_a_broker_that_bridges() {
+    let site = Site::with(SiteOptions {
+        topic_prefix: "c8y/",
+        login: Login::LocalUser,
+        ..SiteOptions::default()
+    })
+    .await;
+    let _adit = site.adit(&[]).await;
+    opens_a_tunnel(&site, "Bearer").await;
+    assert_eq!(statuses(&site), (0, 2));
+    assert_eq!(rows(&site.cloud, "s/uat").len(), 1);
+    site.assert_no_complaint();
 }
 
 #[tokio::test]

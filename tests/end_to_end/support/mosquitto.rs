@@ -33,7 +33,8 @@ pub(crate) type User = (String, String);
 /// A Mosquitto of the test's own.
 pub(crate) struct Mosquitto {
     port: Port,
-    door: Option<Port>,
+    /// With what keeps it from others.
+    door: Option<(u16, Option<Port>)>,
     directory: Directory,
     process: Process,
 }
@@ -57,6 +58,8 @@ pub(crate) struct Options<'a> {
 /// A port of a broker for the gateway alone.
 pub(crate) struct Door<'a> {
     pub(crate) address: Ipv4Addr,
+    /// Any that is free unless given.
+    pub(crate) port: Option<u16>,
     pub(crate) tls: Option<&'a Issued>,
     /// The authority of devices' certificates, where one is demanded.
     pub(crate) devices: Option<&'a Path>,
@@ -102,9 +105,12 @@ impl Mosquitto {
             }
         }
         let door = door.map(|door| {
-            let port = Port::reserve();
-            config += &door.lines(port.number);
-            port
+            // One that is given is free: the address is the test's own.
+            let reserved = door.port.is_none().then(Port::reserve);
+            let number = reserved.as_ref().map(|port| port.number);
+            let number = number.or(door.port).expect("one of them");
+            config += &door.lines(number);
+            (number, reserved)
         });
         directory.write("mosquitto.conf", &config);
         let process = spawn(&directory).await;
@@ -126,7 +132,9 @@ impl Mosquitto {
 
     /// The port for the gateway.
     pub(crate) fn gateway_port(&self) -> u16 {
-        self.door.as_ref().unwrap_or(&self.port).number
+        self.door
+            .as_ref()
+            .map_or(self.port.number, |(number, _)| *number)
     }
 
     /// Waits for the `n`th line of its log that contains `text`, and returns it.

@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::temporary::Directory;
@@ -101,6 +101,15 @@ impl Authority {
         params: &CertificateParams,
         clients: &RootCertStore,
     ) -> Arc<ServerConfig> {
+        self.server_judging(params, clients, |clients| clients)
+    }
+
+    fn server_judging(
+        &self,
+        params: &CertificateParams,
+        clients: &RootCertStore,
+        judging: impl FnOnce(ClientCertVerifierBuilder) -> ClientCertVerifierBuilder,
+    ) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let cert = params.signed_by(&key, &self.issuer).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -109,12 +118,24 @@ impl Authority {
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
-            .with_client_cert_verifier(clients.build().unwrap())
+            .with_client_cert_verifier(judging(clients).build().unwrap())
             .with_single_cert(
                 vec![cert.der().clone()],
                 PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
             );
         Arc::new(config.unwrap())
+    }
+
+    /// Returns a server at an address that lets everybody in, and knows those whom another authority has
+    /// given a certificate.
+    pub(crate) fn server_admitting(
+        &self,
+        address: Ipv4Addr,
+        devices: &RootCertStore,
+    ) -> Arc<ServerConfig> {
+        let mut params = named("the MQTT Service");
+        params.subject_alt_names = vec![SanType::IpAddress(address.into())];
+        self.server_judging(&params, devices, |clients| clients.allow_unauthenticated())
     }
 
     /// Returns a server at an address that lets nobody in without a certificate of another authority.

@@ -38,6 +38,8 @@ pub(crate) struct SiteOptions {
     pub(crate) websocket: bool,
     /// Where the gateway finds the broker and the platform; 127.0.0.1 unless given.
     pub(crate) address: Option<Ipv4Addr>,
+    /// The broker is where the gateway looks for it unless told, which is port 8883 of the address.
+    pub(crate) default_port: bool,
     /// Tokens are given to certificates at port 8443 of the address, which has to be the test's own.
     pub(crate) token_service: bool,
     /// What is wrong with the certificate of the broker.
@@ -64,6 +66,7 @@ pub(crate) enum Login {
 
 /// Of the platform's host.
 const TOKEN_PORT: u16 = 8443;
+const DEFAULT_PORT: u16 = 8883;
 /// As the platform calls it.
 const BOOTSTRAP_USER: &str = "devicebootstrap";
 
@@ -143,6 +146,7 @@ impl Site {
             subscriptions: options.subscriptions,
             door: has_door.then_some(Door {
                 address,
+                port: options.default_port.then_some(DEFAULT_PORT),
                 tls,
                 devices: trusted,
                 websocket: options.websocket,
@@ -252,11 +256,14 @@ impl Site {
             "" => String::new(),
             id => format!("[device]\nid = {id:?}\n"),
         };
+        let mqtt_url = match self.options.default_port {
+            true => String::new(),
+            false => format!("url = {:?}\n", self.mqtt_url()),
+        };
         format!(
-            "{device}[cloud]\nurl = {:?}\n{ca}[mqtt]\nurl = {:?}\n\
+            "{device}[cloud]\nurl = {:?}\n{ca}[mqtt]\n{mqtt_url}\
              topic_prefix = {topic_prefix:?}\n{login}",
             self.cloud.url(),
-            self.mqtt_url(),
         )
     }
 
