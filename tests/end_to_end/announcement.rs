@@ -97,6 +97,16 @@ async fn announces_what_the_configuration_says() {
 }
 
 #[tokio::test]
+async fn leaves_an_interval_alone_that_somebody_has_set() {
+    let site = Site::new().await;
+    drop(site.adit(&["device.required_interval=30m"]).await);
+    let _adit = site.adit(&["device.required_interval=10m"]).await;
+    assert!(rows(&site.cloud, "s/us").contains(&"117,10".to_owned()));
+    let device = site.cloud.device(&site.gateway).unwrap();
+    assert_eq!(device.required_minutes.as_deref(), Some("30"));
+}
+
+#[tokio::test]
 async fn leaves_the_device_alone_when_another_agent_announces_it() {
     let site = Site::new().await;
     site.cloud

@@ -2,7 +2,7 @@
 
 use simulated_cloud::Misbehaviour;
 
-use crate::support::{FarEnd, LIMIT, Lan, Site, rows};
+use crate::support::{FarEnd, ID_SOURCES, LIMIT, Lan, Site, rows};
 
 const OPERATIONS: &str = "114,c8y_RemoteAccessConnect";
 const PROTOCOLS: &str = "150,SSH,TELNET,VNC,PASSTHROUGH";
@@ -44,8 +44,14 @@ async fn announces_its_children_once_they_exist() {
 
 #[tokio::test]
 async fn opens_tunnels_for_its_children_and_fails_what_a_former_life_left_to_them() {
+    for ids in ID_SOURCES {
+        open_tunnels_and_fail_what_was_left(ids).await;
+    }
+}
+
+async fn open_tunnels_and_fail_what_was_left(ids: &str) {
     let site = Site::new().await;
-    let mut adit = site.adit(&[&setting(&site)]).await;
+    let mut adit = site.adit(&[ids, &setting(&site)]).await;
     let lan = Lan::echo().await;
     let [first, second] = children(&site);
     let open = |child: &str| {
@@ -63,7 +69,7 @@ async fn opens_tunnels_for_its_children_and_fails_what_a_former_life_left_to_the
     site.executing(orphan.operation).await;
     adit.kill();
     site.cloud.misbehave(None);
-    let _adit = site.adit(&[&setting(&site)]).await;
+    let _adit = site.adit(&[ids, &setting(&site)]).await;
     assert_eq!(
         site.failed(orphan.operation).await,
         "begun before adit started; connect again"

@@ -273,6 +273,59 @@ async fn fails_malformed_operations_by_their_ids() {
 }
 
 #[tokio::test]
+async fn takes_what_comes_with_the_subscription_once() {
+    let site = Site::new().await;
+    let operation = |id: u32| {
+        format!(
+            "{{\"id\":\"{id}\",\"externalSource\":{{\"externalId\":\"{}\"}},\
+             \"{REMOTE_ACCESS}\":{{\"hostname\":\"plc\",\"port\":0,\"connectionKey\":\"k{id}\"}}}}",
+            site.gateway
+        )
+    };
+    let (early, late) = (operation(7), operation(8));
+    let (said, mut heard) = mpsc::unbounded_channel();
+    let broker = ScriptedBroker::start(move |_, packet| {
+        let mut answers = usual_answer(packet);
+        let tell =
+            |text: String| Packet::Publish(Publish::new(NOTIFICATIONS, QoS::AtMostOnce, text));
+        match packet {
+            // What was not forwarded yet comes by itself, before anything is asked.
+            Packet::Subscribe(subscribe) if subscribe.filters[0].path == NOTIFICATIONS => {
+                answers.push(tell(early.clone()));
+            }
+            Packet::Publish(publish) => {
+                let payload = String::from_utf8_lossy(&publish.payload).into_owned();
+                if payload == "500" {
+                    answers.push(tell(format!("{early}\n{late}\n{early}")));
+                }
+                if payload.starts_with("50") && !payload.starts_with("507") {
+                    said.send(payload).unwrap();
+                }
+            }
+            _ => {}
+        }
+        answers
+    })
+    .await;
+    let _adit = site.start_adit(&[&broker.setting()]);
+    let mut statuses = Vec::new();
+    while statuses
+        .last()
+        .is_none_or(|last: &String| !last.starts_with("505,8,"))
+    {
+        let heard = timeout(LIMIT, heard.recv())
+            .await
+            .expect("in time")
+            .unwrap();
+        statuses.push(heard);
+    }
+    statuses.retain(|status| status != "500");
+    let reason = "port 0 is not from 1 to 65535";
+    let failed = |id: u32| [format!("504,{id}"), format!("505,{id},{reason}")];
+    assert_eq!(statuses, [failed(7), failed(8)].concat());
+}
+
+#[tokio::test]
 async fn waits_for_no_id_where_the_broker_refuses_the_topic() {
     let site = Site::new().await;
     let row = format!("530,{},127.0.0.1,0,k", site.gateway);

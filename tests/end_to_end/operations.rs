@@ -1,7 +1,8 @@
 //! Every operation gets its own result, whatever else happens at the same time.
 
 use futures_util::future::join_all;
-use simulated_cloud::{Misbehaviour, OperationId, REMOTE_ACCESS, Tunnel};
+use rumqttc::{Publish, QoS};
+use simulated_cloud::{Misbehaviour, OperationId, REMOTE_ACCESS, Status, Tunnel};
 use smartrest::Row;
 
 use crate::support::{BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, Site, refusing_port, rows};
@@ -169,8 +170,14 @@ async fn opens_nothing_for_a_device_that_no_topic_can_name() {
 
 #[tokio::test]
 async fn fails_a_row_that_is_not_utf_8() {
+    for ids in ID_SOURCES {
+        fail_a_row_that_is_not_utf_8(ids).await;
+    }
+}
+
+async fn fail_a_row_that_is_not_utf_8(ids: &str) {
     let site = Site::new().await;
-    let _adit = site.adit(&[]).await;
+    let _adit = site.adit(&[ids]).await;
     // The operation is delivered by hand, as bytes that no text can be.
     site.cloud.set_live_delivery(false);
     let tunnel = site.request("placeholder", 22);
@@ -224,8 +231,14 @@ async fn open_one_tunnel_for_a_row_that_comes_again(ids: &str) {
 
 #[tokio::test]
 async fn fails_an_operation_beyond_the_limit_of_tunnels() {
+    for ids in ID_SOURCES {
+        fail_an_operation_beyond_the_limit(ids).await;
+    }
+}
+
+async fn fail_an_operation_beyond_the_limit(ids: &str) {
     let site = Site::new().await;
-    let _adit = site.adit(&["remote_access.max_tunnels=2"]).await;
+    let _adit = site.adit(&[ids, "remote_access.max_tunnels=2"]).await;
     let lan = Lan::echo().await;
     let (_, mut first) = site.open(lan.port).await;
     let (_, second) = site.open(lan.port).await;
@@ -284,6 +297,42 @@ async fn fail_what_a_former_life_left_executing(ids: &str) {
     // Each life has said so once.
     let rows = rows(&site.cloud, &format!("s/us/{child}"));
     assert_eq!(rows.iter().filter(|row| row.starts_with("507")).count(), 2);
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
+async fn leaves_what_another_agent_of_the_device_executes_alone() {
+    for ids in ID_SOURCES {
+        leave_what_another_agent_executes(ids).await;
+    }
+}
+
+async fn leave_what_another_agent_executes(ids: &str) {
+    let site = Site::new().await;
+    let mut adit = site.adit(&[ids]).await;
+    let row = Row::new(["510", &site.gateway]);
+    let created = site
+        .cloud
+        .create_operation(&site.gateway, "c8y_Restart", row);
+    let restart = created.unwrap();
+    // The other agent has the same user, and begins.
+    let (user, password) = site.user();
+    let begins = Publish::new("s/us", QoS::AtLeastOnce, "501,c8y_Restart");
+    site.broker.publish([&user, &password], begins).await;
+    site.executing(restart).await;
+    let (lan, refusing) = (Lan::echo().await, refusing_port());
+    site.open(lan.port).await;
+    let refused = site.request("127.0.0.1", refusing.number);
+    site.failed(refused.operation).await;
+    // The next life fails what the former has left, and nothing else.
+    site.cloud.misbehave(Misbehaviour::NeverAnswer);
+    let orphan = site.request("127.0.0.1", lan.port);
+    site.executing(orphan.operation).await;
+    adit.kill();
+    let _adit = site.adit(&[ids]).await;
+    site.failed(orphan.operation).await;
+    let untouched = site.cloud.operation(restart).unwrap();
+    assert_eq!(untouched.history, [Status::Pending, Status::Executing]);
     site.assert_no_complaint();
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use simulated_cloud::{Misbehaviour, REMOTE_ACCESS};
 use smartrest::Row;
 
-use crate::support::{BlackHole, FarEnd, LIMIT, Lan, Site, Wire, refusing_port};
+use crate::support::{BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, Site, Wire, refusing_port};
 
 #[tokio::test]
 async fn carries_bytes_on_while_the_broker_is_away() {
@@ -39,9 +39,15 @@ async fn carries_bytes_on_while_the_broker_is_away() {
 
 #[tokio::test]
 async fn delivers_every_status_when_the_broker_is_killed_while_tunnels_open() {
+    for ids in ID_SOURCES {
+        deliver_every_status_when_the_broker_is_killed(ids).await;
+    }
+}
+
+async fn deliver_every_status_when_the_broker_is_killed(ids: &str) {
     let mut site = Site::new().await;
     // A longer outage could draw a wait that is longer than the test has patience.
-    let adit = site.adit(&["remote_access.connect_timeout=5s"]).await;
+    let adit = site.adit(&[ids, "remote_access.connect_timeout=5s"]).await;
     let child = site.child("plc");
     let (slow, fast) = (BlackHole::new().await, Lan::echo().await);
     // The second has its result before the first; neither may be told before the broker is back.

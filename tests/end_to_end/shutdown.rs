@@ -55,8 +55,14 @@ async fn delivers_everything_and_says_good_bye_when_it_is_stopped() {
 
 #[tokio::test]
 async fn fails_what_is_opening_when_it_is_stopped() {
+    for ids in ID_SOURCES {
+        fail_what_is_opening(ids).await;
+    }
+}
+
+async fn fail_what_is_opening(ids: &str) {
     let site = Site::new().await;
-    let mut adit = site.adit(&[]).await;
+    let mut adit = site.adit(&[ids]).await;
     let child = site.child("plc");
     let lan = Lan::echo().await;
     site.cloud.misbehave(Misbehaviour::NeverAnswer);
@@ -80,13 +86,19 @@ async fn fails_what_is_opening_when_it_is_stopped() {
 
 #[tokio::test]
 async fn leaves_operations_that_come_too_late_to_its_next_life() {
+    for ids in ID_SOURCES {
+        leave_operations_to_the_next_life(ids).await;
+    }
+}
+
+async fn leave_operations_to_the_next_life(ids: &str) {
     let site = Site::new().await;
-    let mut adit = site.adit(&[]).await;
+    let mut adit = site.adit(&[ids]).await;
     let lan = Lan::echo().await;
     adit.terminate();
     assert!(adit.exit().await.success());
     let mut tunnel = site.request("127.0.0.1", lan.port);
-    let _adit = site.adit(&[]).await;
+    let _adit = site.adit(&[ids]).await;
     tunnel.accept(LIMIT).await.unwrap();
     site.opened(tunnel.operation).await;
 }

@@ -144,6 +144,12 @@ async fn takes_rows_and_answers_them_behind_a_topic_prefix() {
 
 #[tokio::test]
 async fn carries_out_what_was_asked_while_it_was_away() {
+    for ids in ID_SOURCES {
+        carry_out_what_was_asked_meanwhile(ids).await;
+    }
+}
+
+async fn carry_out_what_was_asked_meanwhile(ids: &str) {
     let site = Site::new().await;
     site.cloud
         .create_device(&site.gateway, "Gateway", "adit_Gateway");
@@ -151,7 +157,7 @@ async fn carries_out_what_was_asked_while_it_was_away() {
     let mut tunnels: Vec<_> = (0..3)
         .map(|_| site.request("127.0.0.1", lan.port))
         .collect();
-    let _adit = site.adit(&[]).await;
+    let _adit = site.adit(&[ids]).await;
     for tunnel in &mut tunnels {
         FarEnd(tunnel.accept(LIMIT).await.unwrap())
             .echo("hello")

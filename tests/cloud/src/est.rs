@@ -197,7 +197,9 @@ impl EstAuthority {
         is_token_good: impl Fn(&str) -> bool,
     ) -> io::Result<()> {
         let body = request.read_body(&mut stream).await?;
-        let csr = csr(&body);
+        // RFC 7030, 4.2.1.
+        let is_pkcs10 = request.header("content-type") == Some("application/pkcs10");
+        let csr = is_pkcs10.then(|| csr(&body)).flatten();
         let renewal = request.path == RENEW;
         let index = self.record(EstRequest {
             at: Instant::now(),
