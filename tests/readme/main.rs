@@ -7,6 +7,7 @@
     reason = "what fails here fails a test"
 )]
 
+mod exits;
 mod house;
 mod log_lines;
 mod pages;
@@ -124,8 +125,19 @@ fn shows_configurations_that_can_be_used() {
 }
 
 fn use_configuration(example: &str) {
-    let password = (String::from("/etc/adit/password"), String::from("secret"));
-    let files = [(String::from("adit.toml"), example.to_owned()), password];
+    let mut parameters = rcgen::CertificateParams::default();
+    let name = rcgen::DnType::CommonName;
+    parameters.distinguished_name.push(name, "gateway-7");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = parameters.self_signed(&key).unwrap().pem();
+    let files = [
+        ("adit.toml", example.to_owned()),
+        ("/etc/adit/password", "secret".to_owned()),
+        ("/etc/adit/bootstrap", "secret".to_owned()),
+        ("/etc/adit/device.pem", certificate.clone()),
+        ("/etc/adit/device.key", key.serialize_pem()),
+        ("/etc/adit/ca.pem", certificate),
+    ];
     let config = Config::load(&Sources {
         file: Some("adit.toml".into()),
         settings: Vec::new(),
@@ -133,7 +145,7 @@ fn use_configuration(example: &str) {
         host_name: Some("gateway-7".to_owned()),
         now: SystemTime::now(),
         read: &|path| {
-            let named = |(name, _): &&(String, String)| path.to_str() == Some(name);
+            let named = |(name, _): &&(&str, String)| path.to_str() == Some(name);
             let (_, text) = files.iter().find(named).ok_or(io::ErrorKind::NotFound)?;
             let bytes = text.clone().into_bytes();
             Ok(adit::files::FileContent {
