@@ -103,7 +103,7 @@ fn start() -> ExitCode {
     // A check has a place for them in its result.
     if !matches!(task, Task::Check(_)) {
         for warning in &config.warnings {
-            warn!("{warning}");
+            warn!(target: logging::EACH, "{warning}");
         }
     }
     code_of(run(task, &config, sandbox))
@@ -124,7 +124,7 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> Exit
         Err(faults) => return refuse(log_format, &faults.to_string()),
     };
     for fault in unread {
-        warn!("{fault}");
+        warn!(target: logging::EACH, "{fault}");
     }
     code_of(runtime().map(|runtime| {
         runtime.block_on(async {

@@ -89,7 +89,7 @@ impl Reloader {
         };
         let mut reloaded = self.changes(&newer);
         for warning in &newer.warnings {
-            warn!("{warning}");
+            warn!(target: logging::EACH, "{warning}");
         }
         reloaded.warnings.clone_from(&newer.warnings);
         let renewed = self.config.renewed(&newer);
@@ -213,6 +213,7 @@ impl Reloader {
 fn refused(faults: Vec<String>) -> Reloaded {
     for fault in &faults {
         error!(
+            target: logging::EACH,
             fault,
             "the new configuration cannot be used; the old one goes on"
         );

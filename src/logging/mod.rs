@@ -1,9 +1,13 @@
 //! Logs of adit go to standard error, as text for people or as JSON for collectors.
 //!
 //! A field that is a time has its unit in its name, as `retry_in_s`, and is a number of seconds;
-//! people read it as `retry_in=1.5s`.
+//! people read it as `retry_in=1.5s`. The journal of systemd gets each line with its priority; a flood
+//! of warnings from one place is summed up.
 
+mod flood;
+mod journal;
 mod output;
+mod tally;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -16,21 +20,25 @@ use tracing::callsite::rebuild_interest_cache;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Level, Metadata, error, warn};
+use tracing::{Event, Level, Metadata, Subscriber, error, warn};
 use tracing_subscriber::field::{RecordFields, VisitFmt, VisitOutput};
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{DefaultVisitor, Writer};
-use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt as layers};
 
 use crate::cli::{LogFormat, LogLevel};
-use output::{Lines, Output};
+use output::{Log, Output};
 
 /// How long the last lines may take at the end of the process.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// Ends the name of a field that is a number of seconds.
 const SECONDS: &str = "_s";
+
+/// The target of messages that are each about something else although they come from one place, as
+/// the faults of a configuration: all of them are logged, however many.
+pub const EACH: &str = "adit::each";
 
 /// What the targets of adit's own messages are, or begin with.
 const TARGET: &str = "adit";
@@ -60,7 +68,7 @@ pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
     }
     let output = Arc::new(Output::new(output::standard_error()?, tell_dropped));
     let output = Arc::clone(OUTPUT.get_or_init(|| output));
-    let lines = move || Lines(Arc::clone(&output));
+    let log = Log::new(output);
     set_level(level.into());
     let layer = match format {
         LogFormat::Text => layers::layer()
@@ -69,20 +77,21 @@ pub fn install(level: LogLevel, format: LogFormat) -> io::Result<()> {
                 std::env::var_os("NO_COLOR").as_deref(),
             ))
             .fmt_fields(TextFields)
-            .with_writer(lines)
+            .with_writer(log)
             .with_target(false)
             .boxed(),
         // The innermost span names the tunnel; there is none around it.
         LogFormat::Json => layers::layer()
             .json()
             .with_span_list(false)
-            .with_writer(lines)
+            .with_writer(log)
             .with_target(false)
             .boxed(),
     };
     // A second installation finds the first one standing, which is what it wants.
     let _ = tracing_subscriber::registry()
-        .with(layer.with_filter(Ours))
+        .with(layer)
+        .with(Ours)
         .try_init();
     Ok(())
 }
@@ -94,7 +103,8 @@ pub(crate) fn set_level(level: Level) {
     rebuild_interest_cache();
 }
 
-/// Lets through what adit itself logs, at the level of now.
+/// Lets through what adit itself logs, at the level of now, but no flood. It filters for all layers: a
+/// filter of one layer may not refuse an event that it has called interesting.
 struct Ours;
 
 impl Ours {
@@ -105,16 +115,20 @@ impl Ours {
     }
 }
 
-impl<S> Filter<S> for Ours {
-    fn enabled(&self, metadata: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+impl<S: Subscriber> Layer<S> for Ours {
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         Self::allows(metadata)
     }
 
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
         match Self::allows(metadata) {
             true => Interest::always(),
             false => Interest::never(),
         }
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        tally::allows(event)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -130,13 +144,17 @@ fn level() -> Level {
 /// Says what keeps adit from starting, as it is to the person at a terminal.
 pub fn refuse(format: LogFormat, fault: &str) {
     match (format, OUTPUT.get()) {
-        (LogFormat::Text, Some(output)) => output.write_line(format!("{fault}\n").as_bytes()),
-        _ => error!(fault, "the configuration cannot be used"),
+        (LogFormat::Text, Some(output)) => {
+            let log = Log::new(Arc::clone(output));
+            log.write(Level::ERROR, format!("{fault}\n").as_bytes());
+        }
+        _ => error!(target: EACH, fault, "the configuration cannot be used"),
     }
 }
 
 /// Waits a moment for whoever reads the log to take the last lines.
 pub fn flush() {
+    tally::flush();
     if let Some(output) = OUTPUT.get() {
         output.flush(FLUSH_LIMIT);
     }

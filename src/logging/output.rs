@@ -17,6 +17,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use tracing::{Level, Metadata};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::journal;
 
 /// Bytes that wait at most. A pipe holds 64 KiB besides.
 const QUEUE_LIMIT: usize = 256 << 10;
@@ -50,8 +54,17 @@ struct State {
     is_draining: bool,
 }
 
-/// Takes whole lines, one with each `write`.
-pub(super) struct Lines(pub(super) Arc<Output>);
+/// The log, as it is written to its output.
+pub(super) struct Log {
+    output: Arc<Output>,
+    is_journal: bool,
+}
+
+/// Takes whole lines of one level, one with each `write`.
+pub(super) struct Lines<'a> {
+    log: &'a Log,
+    level: Level,
+}
 
 impl Output {
     pub(super) fn new(file: File, tell_dropped: fn(u64)) -> Self {
@@ -182,9 +195,42 @@ impl State {
     }
 }
 
-impl Write for Lines {
+impl Log {
+    pub(super) fn new(output: Arc<Output>) -> Self {
+        Self {
+            is_journal: journal::is_journal(&output.file),
+            output,
+        }
+    }
+
+    /// Writes a line of this level.
+    pub(super) fn write(&self, level: Level, line: &[u8]) {
+        match self.is_journal {
+            true => self
+                .output
+                .write_line(&[journal::mark(level), line].concat()),
+            false => self.output.write_line(line),
+        }
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Lines<'a>;
+
+    fn make_writer(&'a self) -> Lines<'a> {
+        let level = Level::INFO;
+        Lines { log: self, level }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Lines<'a> {
+        let level = *metadata.level();
+        Lines { log: self, level }
+    }
+}
+
+impl Write for Lines<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.write_line(line);
+        self.log.write(self.level, line);
         Ok(line.len())
     }
 

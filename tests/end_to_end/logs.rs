@@ -1,7 +1,10 @@
 //! The log never stands in the way of a tunnel, whoever reads it or does not.
 
-use std::io::{PipeReader, Read, Write, pipe};
-use std::process::{Child, Stdio};
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,13 +12,18 @@ use futures_util::future::join;
 use serde_json::Value;
 
 use crate::support::transfer::{Progress, content, receive, write};
-use crate::support::{Adit, Directory, LIMIT, Lan, Site, Surroundings, command};
+use crate::support::{
+    Adit, Directory, LIMIT, Lan, Site, Surroundings, command, command_in, refusing_port,
+};
 
 const MIB: usize = 1 << 20;
 /// What a pipe of Linux holds.
 const PIPE_CAPACITY: usize = 64 << 10;
 /// The log takes this long at most to be written at the end, and adit a moment besides.
 const SOON: Duration = Duration::from_secs(5);
+
+/// Messages of one kind that are logged before the others are counted.
+const FIRST: usize = 10;
 
 /// `adit run` with everything in its log, which goes to a pipe that is full.
 struct Unheard {
@@ -30,7 +38,37 @@ impl Unheard {
         let file = directory.write("adit.toml", config);
         let (log, mut writer) = pipe().unwrap();
         writer.write_all(&vec![b'\n'; PIPE_CAPACITY]).unwrap();
-        let child = command("run", &file)
+        Self::start_with(command("run", &file), log, writer, directory)
+    }
+
+    /// Starts it with an empty pipe that is said to lead to the journal.
+    fn start_for_the_journal(config: &str, format: &str) -> Self {
+        let directory = Directory::new();
+        let file = directory.write("adit.toml", config);
+        let (log, writer) = pipe().unwrap();
+        let metadata = File::from(OwnedFd::from(writer.try_clone().unwrap()))
+            .metadata()
+            .unwrap();
+        let stream = format!("{}:{}", metadata.dev(), metadata.ino());
+        let variables = [
+            ("JOURNAL_STREAM", stream.as_str()),
+            ("ADIT_LOG_FORMAT", format),
+        ];
+        let surroundings = Surroundings {
+            variables: &variables,
+            ..Surroundings::default()
+        };
+        let command = command_in(&surroundings, "run", &file);
+        Self::start_with(command, log, writer, directory)
+    }
+
+    fn start_with(
+        mut command: Command,
+        log: PipeReader,
+        writer: PipeWriter,
+        directory: Directory,
+    ) -> Self {
+        let child = command
             .args(["--log-level", "trace"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -204,4 +242,75 @@ async fn writes_an_object_a_line_for_collectors() {
         let fault = fields["fault"].as_str().unwrap();
         assert!(fault.contains(end), "{fault}\n{end}");
     }
+}
+
+#[tokio::test]
+async fn tells_the_journal_how_important_each_line_is() {
+    let site = Site::new().await;
+    for (n, format) in [(1, "text"), (2, "json")] {
+        let mut adit = Unheard::start_for_the_journal(&site.config(), format);
+        let log = adit.rest();
+        site.wait_for_rows(n, "500").await;
+        site.cloud.publish("530\n");
+        carry_a_megabyte(&site).await;
+        adit.terminate();
+        let status = tokio::task::spawn_blocking(move || adit.child.wait().unwrap());
+        assert!(status.await.unwrap().success());
+        let log = log.join().unwrap();
+        for (words, mark) in [
+            ("adit is starting", "<6>"),
+            ("row dropped: nobody to answer", "<4>"),
+            ("TRACE", "<7>"),
+        ] {
+            let line = log.lines().find(|line| line.contains(words));
+            let line = line.unwrap_or_else(|| panic!("no {words}\n{log}"));
+            let rest = line.strip_prefix(mark).expect(line);
+            match format {
+                "json" => drop(objects(rest)),
+                _ => assert!(rest.starts_with("20"), "{line}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn sums_up_a_flood_of_the_same_warning() {
+    const ROWS: usize = 300;
+    let site = Site::new().await;
+    let mut adit = site.adit(&[]).await;
+    for _ in 0..3 {
+        site.cloud.publish("530\n".repeat(ROWS / 3));
+    }
+    // Behind them in the same stream, and with a warning of its own.
+    let refusing = refusing_port();
+    site.failed(site.request("127.0.0.1", refusing.number).operation)
+        .await;
+    adit.wait_for_log("did not open").await;
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    let log = adit.log();
+    let rows = |line: &&str| line.contains("row dropped: nobody to answer");
+    let rows: Vec<_> = log.lines().filter(rows).collect();
+    assert_eq!(rows.len(), FIRST + 1, "{rows:#?}");
+    let sum = rows[FIRST];
+    let words = format!(
+        " WARN more of these in the last minute count={} of=\"row dropped: nobody to answer\"",
+        ROWS - FIRST
+    );
+    assert!(sum.ends_with(&words), "{sum}");
+}
+
+#[tokio::test]
+async fn says_every_fault_of_a_bad_configuration_however_many() {
+    const FAULTS: usize = 40;
+    let json = Surroundings {
+        variables: &[("ADIT_LOG_FORMAT", "json")],
+        ..Surroundings::default()
+    };
+    let keys: String = (0..FAULTS).map(|n| format!("no_key_{n} = 1\n")).collect();
+    let mut adit = Adit::start_in(&json, &format!("[device]\n{keys}"), &[]);
+    assert_eq!(adit.exit().await.code(), Some(2));
+    let log = objects(&adit.log());
+    let of_a_key = |line: &&Value| line["fields"]["fault"].to_string().contains("no_key_");
+    assert_eq!(log.iter().filter(of_a_key).count(), FAULTS);
 }

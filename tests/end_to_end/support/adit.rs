@@ -183,7 +183,12 @@ pub(crate) fn command(subcommand: &str, config: &Path) -> Command {
     command_in(&Surroundings::default(), subcommand, config)
 }
 
-fn command_in(surroundings: &Surroundings<'_>, subcommand: &str, config: &Path) -> Command {
+/// Returns it in surroundings of its own.
+pub(crate) fn command_in(
+    surroundings: &Surroundings<'_>,
+    subcommand: &str,
+    config: &Path,
+) -> Command {
     let Surroundings {
         network,
         variables,

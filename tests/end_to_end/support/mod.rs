@@ -25,7 +25,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub(crate) use adit::{Adit, NO_SANDBOX, Surroundings, command, refused_configuration};
+pub(crate) use adit::{Adit, NO_SANDBOX, Surroundings, command, command_in, refused_configuration};
 pub(crate) use check::{check, check_to_a_full_disk, interrupted_check, piped};
 pub(crate) use connect::Connect;
 pub(crate) use far_end::FarEnd;
