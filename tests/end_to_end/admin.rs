@@ -222,6 +222,31 @@ async fn lets_people_log_in_with_a_form_and_out_again() {
 }
 
 #[tokio::test]
+async fn tells_whoever_guesses_nothing_sooner_by_not_waiting() {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let (_site, _adit, address) = with_token().await;
+    let right = format!("Authorization: Bearer {TOKEN}");
+    let began = Instant::now();
+    assert_eq!(get(&address, "/metrics", &[&right]).await.status, 200);
+    assert!(began.elapsed() < PAUSE, "nobody has guessed");
+    for (method, path, headers) in [
+        ("GET", "/metrics", &["Authorization: Bearer guess"][..]),
+        ("POST", "/login", &[]),
+    ] {
+        // Whoever guesses sees at once that the guess is not taken, and goes away.
+        let guessing = send(&address, method, path, headers, "token=guess");
+        assert!(timeout(PAUSE / 4, guessing).await.is_err(), "no pause");
+        let began = Instant::now();
+        assert_eq!(get(&address, "/metrics", &[&right]).await.status, 200);
+        assert!(
+            began.elapsed() >= PAUSE,
+            "{method}: the right one is told by its haste"
+        );
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[tokio::test]
 async fn asks_for_a_token_where_others_can_reach_it() {
     let site = Site::new().await;
     let (code, said) = refused_configuration(&site.config(), &["admin.listen=0.0.0.0:9590"]).await;

@@ -66,6 +66,21 @@ impl Feed {
         self.watchers().history.clone()
     }
 
+    /// Forgets those who have gone or may not stay; whether nobody is left.
+    fn forget_those_who_left(&self) -> bool {
+        let mut watchers = self.watchers();
+        // The end of the events has a browser ask again, and it is then asked for the token.
+        watchers
+            .queues
+            .retain(|(pass, queue)| !queue.is_closed() && self.guard.admits(pass));
+        if !watchers.queues.is_empty() {
+            return false;
+        }
+        watchers.is_running = false;
+        watchers.history = History::default();
+        true
+    }
+
     fn watchers(&self) -> MutexGuard<'_, Watchers> {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -77,17 +92,15 @@ async fn tell(feed: Feed, looking: Arc<Looking>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let seen = looking.look().await;
-        let mut watchers = feed.watchers();
-        // The end of the events has a browser ask again, and it is then asked for the token.
-        watchers
-            .queues
-            .retain(|(pass, queue)| !queue.is_closed() && feed.guard.admits(pass));
-        if watchers.queues.is_empty() {
-            watchers.is_running = false;
-            watchers.history = History::default();
+        if feed.forget_those_who_left() {
             return;
         }
+        let seen = looking.look().await;
+        // Somebody may have lost the right to it meanwhile.
+        if feed.forget_those_who_left() {
+            return;
+        }
+        let mut watchers = feed.watchers();
         // Whoever watches sees by the missing events that nobody answers.
         let Ok(snapshot) = seen else { continue };
         watchers.history.add(&snapshot);
@@ -96,5 +109,39 @@ async fn tell(feed: Feed, looking: Arc<Looking>) {
             // Who is slow misses one.
             let _ = queue.try_send(event.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::admin::http::Door;
+    use crate::inquiry::{self, Inquiry};
+    use crate::state::Snapshot;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_no_more_once_nobody_watches() {
+        let (inquirer, mut inquiries, _) = inquiry::channel();
+        let looking = Arc::new(Looking::new(inquirer));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Some(Inquiry::Look(answer)) = inquiries.recv().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let _ = answer.send(Snapshot::default());
+            }
+        });
+        let feed = Feed::new(Guard::new(Door::new(None)));
+        let mut events = feed.watch(Pass::Nothing, &looking).unwrap();
+        assert!(events.recv().await.is_some());
+        drop(events);
+        tokio::time::sleep(10 * INTERVAL).await;
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert!(!feed.watchers().is_running);
+        // Somebody comes again.
+        let mut events = feed.watch(Pass::Nothing, &looking).unwrap();
+        assert!(events.recv().await.is_some());
     }
 }

@@ -1,20 +1,26 @@
 //! Who may come in, and who may stay: what somebody has shown may stop being good while they watch.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::HeaderMap;
 use hyper::header::{AUTHORIZATION, COOKIE};
+use tokio::time::sleep;
 
 use super::Door;
 use super::sessions::{self, Sessions};
 use crate::secret::Secret;
+
+/// How long it takes to learn that a token is wrong: who guesses needs time.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Knows the token of now, and the browsers that have shown it.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     door: Door,
     sessions: Arc<Mutex<Sessions>>,
+    /// When a token was wrong last.
+    last_wrong: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What somebody shows.
@@ -43,6 +49,7 @@ impl Guard {
         Self {
             door,
             sessions: Arc::default(),
+            last_wrong: Arc::default(),
         }
     }
 
@@ -61,6 +68,25 @@ impl Guard {
             Pass::Token(shown) => sessions::is_same(shown, &token),
             Pass::Session(id) => self.sessions().knows(id, &token, Instant::now()),
         }
+    }
+
+    /// Takes its time before a wrong token is answered, and before a right one that comes while somebody
+    /// guesses: else a guess that is not answered at once would be known to be wrong.
+    pub(super) async fn hesitate(&self, is_right: bool) {
+        if self.is_guessed(is_right) || !is_right {
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Whether somebody has guessed wrongly a moment ago.
+    fn is_guessed(&self, is_right: bool) -> bool {
+        let last = self.last_wrong.lock();
+        let mut last = last.unwrap_or_else(PoisonError::into_inner);
+        let is_guessed = last.is_some_and(|last| last.elapsed() < PAUSE);
+        if !is_right {
+            *last = Some(Instant::now());
+        }
+        is_guessed
     }
 
     pub(super) fn sessions(&self) -> MutexGuard<'_, Sessions> {

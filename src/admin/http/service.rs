@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hyper::body::Incoming;
 use hyper::header::{
@@ -12,7 +12,6 @@ use hyper::header::{
     WWW_AUTHENTICATE,
 };
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use tokio::time::sleep;
 
 use super::body::Payload;
 use super::connections::Mark;
@@ -26,9 +25,6 @@ use crate::admin::{STATUS_PATH, metrics, page};
 use crate::inquiry::{Inquirer, NoAnswer};
 use crate::secret::Secret;
 use crate::state::Snapshot;
-
-/// How long it takes to learn that a token is wrong: who guesses needs time.
-const WRONG_TOKEN_PAUSE: Duration = Duration::from_secs(1);
 
 const HTML: &str = "text/html; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -116,8 +112,12 @@ impl Service {
             return self.log_in(request, token).await;
         }
         let pass = Pass::of(request.headers());
-        if !self.guard.admits(&pass) {
-            return refuse(&path, &pass).await;
+        let is_admitted = self.guard.admits(&pass);
+        if token.is_some() && matches!(pass, Pass::Token(_)) {
+            self.guard.hesitate(is_admitted).await;
+        }
+        if !is_admitted {
+            return unauthorized(&path, matches!(pass, Pass::Token(_)));
         }
         match (path.as_str(), is_look) {
             ("/", true) => self.page(token.is_some()).await,
@@ -188,8 +188,10 @@ impl Service {
             return see_other("/");
         };
         let shown = form::token(request.into_body()).await;
-        if !shown.is_some_and(|shown| sessions::is_same(&shown, &token)) {
-            return refuse_wrong("/").await;
+        let is_right = shown.is_some_and(|shown| sessions::is_same(&shown, &token));
+        self.guard.hesitate(is_right).await;
+        if !is_right {
+            return unauthorized("/", true);
         }
         let Some(id) = self.guard.sessions().begin(&token, Instant::now()) else {
             let words = "the system has no random numbers\n";
@@ -218,19 +220,6 @@ impl Service {
 }
 
 /// Asks people for the token, and tells programs that one is wanted.
-async fn refuse(path: &str, pass: &Pass) -> Answer {
-    match pass {
-        Pass::Token(_) => refuse_wrong(path).await,
-        // A session ends by itself.
-        Pass::Nothing | Pass::Session(_) => unauthorized(path, false),
-    }
-}
-
-async fn refuse_wrong(path: &str) -> Answer {
-    sleep(WRONG_TOKEN_PAUSE).await;
-    unauthorized(path, true)
-}
-
 fn unauthorized(path: &str, was_wrong: bool) -> Answer {
     let mut answer = match path {
         "/" => answer(
