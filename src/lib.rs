@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod confinement;
 mod connect;
+mod diagnose;
 mod enrol;
 pub mod files;
 #[cfg(feature = "fuzzing")]

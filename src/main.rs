@@ -69,6 +69,12 @@ fn start() -> ExitCode {
     let sources = Sources::of_this_machine(config, settings);
     let work = match command {
         Command::Ask(question) => return ask(&sources, log_format, question),
+        Command::Diagnose(what) => {
+            return code_of(
+                runtime()
+                    .map(|runtime| runtime.block_on(assembly::diagnose(&sources, sandbox, what))),
+            );
+        }
         Command::Work(work) => work,
     };
     match sandbox {

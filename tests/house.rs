@@ -20,7 +20,7 @@ const FLOORS: [&[&str]; 13] = [
     &["config"],
     &["cli"],
     &["agent", "check", "connect", "enrol", "limits", "logging"],
-    &["reload", "status"],
+    &["diagnose", "reload", "status"],
 ];
 
 /// A floor may be forbidden although it is below: a tunnel knows no MQTT and no row but its own.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -52,28 +52,57 @@ struct Complaint {
     error: String,
 }
 
+/// What only whoever looks for a fault is interested in.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Inside {
+    /// In OpenMetrics text.
+    pub(crate) metrics: String,
+    /// The last lines of the log, as they were logged.
+    pub(crate) log: Vec<String>,
+}
+
 /// Asks what the agent does and has done.
 ///
 /// # Errors
 /// Nobody runs, or does not answer.
 pub(crate) async fn status(settings: &Settings) -> Result<Snapshot, Unanswered> {
+    read(&status_as_sent(settings).await?)
+}
+
+/// Asks for more of the agent than its status. It tells that at its socket alone.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn inside(settings: &Settings) -> Result<Inside, Unanswered> {
+    let Some(path) = &settings.socket else {
+        let words = "admin.socket is none, and only there it tells that";
+        return Err(Unanswered::NoAnswer(words.to_owned()));
+    };
+    let answer = ask_socket(path, socket::INSIDE).await;
+    read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
+}
+
+/// Asks what the agent does and has done, and returns its JSON.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn status_as_sent(settings: &Settings) -> Result<Vec<u8>, Unanswered> {
     let by_socket = match &settings.socket {
         Some(path) => Some((path, ask_socket(path, socket::STATUS).await)),
         None => None,
     };
-    let answer = match (by_socket, settings.listen) {
-        (Some((_, Ok(answer))), _) => answer,
+    match (by_socket, settings.listen) {
+        (Some((_, Ok(answer))), _) => Ok(answer),
         (Some((_, Err(error))), Some(listen)) if is_nobody(&error) => {
-            ask_port(listen, settings).await?
+            ask_port(listen, settings).await
         }
-        (Some((path, Err(error))), _) => return Err(unanswered(&path.display(), &error)),
-        (None, Some(listen)) => ask_port(listen, settings).await?,
+        (Some((path, Err(error))), _) => Err(unanswered(&path.display(), &error)),
+        (None, Some(listen)) => ask_port(listen, settings).await,
         (None, None) => {
             let words = "neither admin.socket nor admin.listen is set, so it cannot be asked";
-            return Err(Unanswered::NobodyRuns(words.to_owned()));
+            Err(Unanswered::NobodyRuns(words.to_owned()))
         }
-    };
-    read(&answer)
+    }
 }
 
 /// Has the agent read its configuration again. It listens to this at its socket alone, where nobody

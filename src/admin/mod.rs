@@ -22,6 +22,9 @@ use socket::{AdminSocket, NoSocket};
 /// Where HTTP tells what `adit status --json` prints.
 const STATUS_PATH: &str = "/status.json";
 
+/// Returns the last lines of the log.
+pub(crate) type LastLines = fn() -> Vec<String>;
+
 /// Where adit is to be looked at, and nobody answers yet.
 pub(crate) struct Places {
     socket: Option<AdminSocket>,
@@ -64,11 +67,11 @@ impl Places {
         }
     }
 
-    /// Answers there.
-    pub(crate) fn open(self, inquirer: &Inquirer) -> Open {
+    /// Answers there; `last_lines` has the log.
+    pub(crate) fn open(self, inquirer: &Inquirer, last_lines: LastLines) -> Open {
         let mut socket = JoinSet::new();
         if let Some(bound) = self.socket {
-            socket.spawn(bound.serve(inquirer.clone()));
+            socket.spawn(bound.serve(inquirer.clone(), last_lines));
         }
         let server = self.port.and_then(|port| {
             Server::start(port, self.door.clone(), inquirer.clone())

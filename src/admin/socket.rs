@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener as Listener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -17,12 +18,17 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::client::Inside;
+use super::http::Process;
+use super::{LastLines, metrics};
 use crate::inquiry::{Inquirer, RELOAD_LIMIT};
 
 /// Asks what the agent does.
 pub(super) const STATUS: &str = "status";
 /// Has the configuration read again; the new level of the log may stand behind it.
 pub(super) const RELOAD: &str = "reload";
+/// Asks for its metrics and the last lines of its log.
+pub(super) const INSIDE: &str = "inside";
 
 /// Commands that are answered at the same time; others wait in the system's queue.
 const CONNECTIONS: usize = 16;
@@ -42,7 +48,16 @@ const DIRECTORY_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     listener: UnixListener,
+    process: Arc<Process>,
     _own: Own,
+}
+
+/// Where answers come from.
+#[derive(Clone)]
+struct Sources {
+    inquirer: Inquirer,
+    process: Arc<Process>,
+    last_lines: LastLines,
 }
 
 /// The file of the socket; somebody else's may stand in its place one day.
@@ -105,7 +120,12 @@ impl AdminSocket {
     }
 
     /// Answers until it is dropped.
-    pub(crate) async fn serve(self, inquirer: Inquirer) {
+    pub(crate) async fn serve(self, inquirer: Inquirer, last_lines: LastLines) {
+        let sources = Sources {
+            inquirer,
+            process: Arc::clone(&self.process),
+            last_lines,
+        };
         let mut conversations = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -113,7 +133,7 @@ impl AdminSocket {
                 accepted = self.listener.accept(), if conversations.len() < CONNECTIONS => accepted,
             };
             match accepted {
-                Ok((stream, _)) => drop(conversations.spawn(converse(stream, inquirer.clone()))),
+                Ok((stream, _)) => drop(conversations.spawn(converse(stream, sources.clone()))),
                 Err(error) => {
                     warn!(error = error.to_string(), "no connection to the socket");
                     sleep(ACCEPT_PAUSE).await;
@@ -123,15 +143,16 @@ impl AdminSocket {
     }
 }
 
-async fn converse(stream: UnixStream, inquirer: Inquirer) {
-    match timeout(CONVERSATION_LIMIT, answer(stream, &inquirer)).await {
+async fn converse(stream: UnixStream, sources: Sources) {
+    match timeout(CONVERSATION_LIMIT, answer(stream, &sources)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a command has gone"),
         Err(_) => debug!("a command was too slow"),
     }
 }
 
-async fn answer(mut stream: UnixStream, inquirer: &Inquirer) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
+    let inquirer = &sources.inquirer;
     let (reader, mut writer) = stream.split();
     let mut question = String::new();
     let mut reader = BufReader::new(reader.take(QUESTION_LIMIT));
@@ -140,6 +161,15 @@ async fn answer(mut stream: UnixStream, inquirer: &Inquirer) -> io::Result<()> {
     let mut answer = match (words.next(), words.next().map(str::parse)) {
         (Some(STATUS), None) => match inquirer.look().await {
             Ok(snapshot) => serde_json::to_vec(&snapshot).map_err(io::Error::other)?,
+            Err(error) => complaint(&error.to_string()),
+        },
+        (Some(INSIDE), None) => match inquirer.look().await {
+            Ok(snapshot) => serde_json::to_vec(&Inside {
+                metrics: metrics::text(Arc::new(snapshot), sources.process.figures())
+                    .map_err(io::Error::other)?,
+                log: (sources.last_lines)(),
+            })
+            .map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
         },
         (Some(RELOAD), level @ (None | Some(Ok(_)))) => {
@@ -197,6 +227,7 @@ fn bind_at(beside: &Path, path: &Path) -> io::Result<AdminSocket> {
     let metadata = fs::symlink_metadata(beside)?;
     fs::rename(beside, path)?;
     Ok(AdminSocket {
+        process: Arc::new(Process::open()),
         listener: UnixListener::from_std(listener)?,
         _own: Own {
             path: path.to_owned(),

@@ -3,6 +3,7 @@
 //! Only this module and the command line see the whole configuration. What a part does not get
 //! here it cannot depend on.
 
+mod diagnose;
 mod reload;
 
 use std::convert::Infallible;
@@ -36,6 +37,7 @@ use crate::connect;
 use crate::enrol;
 use crate::inquiry::{self, Inquiries, ReloadWishes};
 use crate::limits;
+use crate::logging;
 use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
 use crate::net::identity::Identity;
@@ -49,6 +51,7 @@ use crate::state::snapshot::{Device, RemoteAccess};
 use crate::status;
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
+pub use diagnose::diagnose;
 use reload::Reloader;
 pub use reload::Source;
 
@@ -70,7 +73,7 @@ pub async fn agent(
     let places = admin::Places::take(&config.admin);
     confine(config, sandbox).log();
     // Whoever drops this future closes what is looked through as well.
-    let admin = places.open(&inquirer);
+    let admin = places.open(&inquirer, logging::last_lines);
     let mut besides = JoinSet::new();
     besides.spawn(tell_that_adit_lives(Arc::clone(&supervisor)));
     supervisor.ready();
@@ -228,12 +231,17 @@ pub async fn check(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let transport = transport(config)?;
+    check::run(&subject(config, sandbox)?, transport, check, stop).await
+}
+
+/// What a check tries. Confines the thread that it is made in.
+fn subject(config: &Config, sandbox: Sandbox) -> anyhow::Result<Subject<'_>> {
     let announcement = announcement(config, &config.auth)?;
     let login = match &config.auth {
         Auth::Bootstrap(bootstrap) => Some((bootstrap.user.clone(), bootstrap.password.clone())),
         _ => config.mqtt.login.clone(),
     };
-    let subject = Subject {
+    Ok(Subject {
         file: config.file.as_deref(),
         warnings: &config.warnings,
         confined: confine(config, sandbox),
@@ -250,8 +258,7 @@ pub async fn check(
             _ => announcement.subscriptions(),
         },
         topics: announcement.topics,
-    };
-    check::run(&subject, transport, check, stop).await
+    })
 }
 
 /// Takes from this process what it does not need for the rest of its life. What is trusted has been

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use smartrest::{ConnectionKey, Target, Topics};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -135,15 +135,50 @@ pub async fn run(
     })
 }
 
+/// Tries every hop that can be tried without a login, and says what is found when all is known, or
+/// what is known within `limit`.
+pub(crate) async fn examine(
+    subject: &Subject<'_>,
+    transport: Transport,
+    limit: Duration,
+) -> Report {
+    let journal = Arc::new(Journal::default());
+    let check = Check {
+        no_login: true,
+        // Nothing is printed on the way.
+        json: true,
+        target: None,
+    };
+    let mut checker = Checker {
+        subject,
+        options: &check,
+        transport: transport.recorded(Arc::clone(&journal)),
+        journal,
+        report: Report::default(),
+        printer: Printer::default(),
+        without_token: None,
+    };
+    if timeout(limit, checker.check()).await.is_err() {
+        let words = format!("stopped after {}", humantime::format_duration(limit));
+        checker.report.add(Hop::skipped("the rest", &words));
+    }
+    checker.report
+}
+
 /// Prints for scripts that the configuration cannot be used: the first hop, and the only one.
 pub fn refuse(faults: &str) {
+    if let Ok(document) = refused(faults).to_json() {
+        Printer::default().print(&document);
+    }
+}
+
+/// Says that the configuration cannot be used.
+pub(crate) fn refused(faults: &str) -> Report {
     let faults = faults.lines().collect::<Vec<_>>().join("; ");
     let advice = "the other hops are tried once the configuration can be used";
     let mut report = Report::default();
     report.add(Hop::failed(CONFIGURATION, &faults, Duration::ZERO, advice));
-    if let Ok(document) = report.to_json() {
-        Printer::default().print(&document);
-    }
+    report
 }
 
 /// Standard output, and why it did not take the result.

@@ -163,6 +163,13 @@ impl Report {
         }
     }
 
+    /// Returns all hops as text, a line each and what to do below it, and the sum at the end.
+    pub(crate) fn to_text(&self) -> String {
+        let lines = self.hops.iter().map(ToString::to_string);
+        let lines: Vec<_> = lines.chain([self.summary()]).collect();
+        lines.join("\n") + "\n"
+    }
+
     /// Returns all hops as one JSON object.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE
 use crate::confinement::Sandbox;
 use crate::secret::Secret;
 
+pub(crate) use package::build;
 pub use package::write_manual;
 
 /// What a command line asks for.
@@ -57,6 +58,8 @@ pub enum Command {
     Work(Work),
     /// Ask the agent that runs.
     Ask(Question),
+    /// Pack what can be said of this gateway, whatever state it is in.
+    Diagnose(Diagnose),
 }
 
 /// What adit is asked to do itself.
@@ -97,6 +100,15 @@ pub struct Check {
     pub no_login: bool,
     /// One JSON object in place of the text.
     pub json: bool,
+}
+
+/// Where `adit diagnose` is to write its archive.
+#[derive(Debug, Default)]
+pub struct Diagnose {
+    /// The archive; `-` is standard output. A name of its own in the working directory unless set.
+    pub output: Option<PathBuf>,
+    /// Whether a file that is there may be replaced.
+    pub force: bool,
 }
 
 /// How `adit status` is to tell.
@@ -215,7 +227,7 @@ struct Common {
     /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
-    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info; warn for check, status and reload]
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info; warn for check, diagnose, status and reload]
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
@@ -289,6 +301,19 @@ changes nothing. --log-level is the agent's from then on. SIGHUP does the same.
 Exit status: 0 if the new configuration holds, also where parts of it need a restart, 1 if the agent
 does not answer, 2 for a bad command line or configuration, 3 if none runs.")]
     Reload,
+    /// Packs what a support ticket needs into one archive without secrets
+    #[command(after_help = "\
+Examples:
+  adit diagnose
+  adit diagnose -o /tmp/adit.tar.gz
+  docker exec adit /usr/bin/adit diagnose -o - > adit.tar.gz
+
+The configuration, the result of `adit check --no-login`, what the running agent does and its last log
+lines, versions, limits, routes and resolver: a .tar.gz. It works without an agent and with a bad
+configuration; the running agent is not disturbed. A secret that has got into it is told, and nothing
+is written then.
+Exit status: 0 if it is written, 1 if it is not, 2 for a bad command line.")]
+    Diagnose(DiagnoseArgs),
     /// Prints the completions for a shell
     #[command(after_help = "\
 Example:
@@ -317,6 +342,16 @@ struct StatusArgs {
     /// Looks again every second
     #[arg(long)]
     watch: bool,
+}
+
+#[derive(Args)]
+struct DiagnoseArgs {
+    /// The archive; - is standard output [default: adit-diagnose-DEVICE-TIME.tar.gz]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Replaces a file that is there
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Args)]
@@ -382,7 +417,10 @@ pub fn parse_from(
     let Cli { common, command } = Cli::try_parse_from(arguments)?;
     let asked_level = common.log_level;
     let default_level = match command {
-        Subcommands::Check(_) | Subcommands::Status(_) | Subcommands::Reload => LogLevel::Warn,
+        Subcommands::Check(_)
+        | Subcommands::Diagnose(_)
+        | Subcommands::Status(_)
+        | Subcommands::Reload => LogLevel::Warn,
         _ => LogLevel::Info,
     };
     let command = match command {
@@ -390,6 +428,9 @@ pub fn parse_from(
         Subcommands::Connect(arguments) => Command::Work(Work::Connect(arguments.connect()?)),
         Subcommands::Check(arguments) => Command::Work(Work::Check(arguments.check()?)),
         Subcommands::Enrol(EnrolArgs { renew }) => Command::Work(Work::Enrol(Enrol { renew })),
+        Subcommands::Diagnose(DiagnoseArgs { output, force }) => {
+            Command::Diagnose(Diagnose { output, force })
+        }
         Subcommands::Status(StatusArgs { json, watch }) => {
             Command::Ask(Question::Status(Status { json, watch }))
         }
@@ -770,10 +811,10 @@ mod tests {
             help.to_string()
                 .contains("adit connect --target plc-7.lan:22 --key")
         );
-        for command in ["run", "connect", "check", "status", "reload"] {
+        for command in ["run", "connect", "check", "diagnose", "status", "reload"] {
             let help = parsed(&[command, "--help"]).unwrap_err().to_string();
             assert!(
-                help.contains("[default: info; warn for check, status and reload]"),
+                help.contains("[default: info; warn for check, diagnose, status and reload]"),
                 "{help}"
             );
             assert!(help.contains("2 for a bad"), "{help}");

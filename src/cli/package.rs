@@ -25,7 +25,7 @@ pub(super) fn asks_for_build(arguments: &[OsString]) -> bool {
 }
 
 /// Version, commit, date and machine, a line each, as a bug report should quote them.
-pub(super) fn build() -> String {
+pub(crate) fn build() -> String {
     format!(
         "adit {}\ncommit: {}\ndate: {}\ntarget: {}-{}-{}\n",
         env!("CARGO_PKG_VERSION"),

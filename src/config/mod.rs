@@ -7,6 +7,7 @@ mod changes;
 mod fault;
 mod keys;
 mod proxy;
+mod redaction;
 mod sections;
 mod shape;
 mod sources;
@@ -28,6 +29,7 @@ use sections::SectionBuilder;
 pub use changes::Effect;
 pub use fault::Faults;
 pub use keys::{Fallback, Key};
+pub use redaction::{Known, Redacted, redacted};
 pub use sources::{
     DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE, Sources,
 };

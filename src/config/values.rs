@@ -421,7 +421,7 @@ pub(super) fn any_proxy(text: &str, default_http_port: Option<u16>) -> Result<Pr
     Ok(Proxy::new(server, Some((&user, &password))))
 }
 
-fn percent_decoded(text: &str) -> Result<String, String> {
+pub(super) fn percent_decoded(text: &str) -> Result<String, String> {
     let refusal =
         || "has a % in its user or password that does not begin %25 or the like".to_owned();
     let mut bytes = Vec::new();

@@ -2,11 +2,12 @@
 //!
 //! A field that is a time has its unit in its name, as `retry_in_s`, and is a number of seconds;
 //! people read it as `retry_in=1.5s`. The journal of systemd gets each line with its priority; a flood
-//! of warnings from one place is summed up.
+//! of warnings from one place is summed up; the last lines are kept for whoever asks later.
 
 mod flood;
 mod journal;
 mod output;
+mod ring;
 mod tally;
 
 use std::ffi::OsStr;
@@ -158,6 +159,13 @@ pub fn flush() {
     if let Some(output) = OUTPUT.get() {
         output.flush(FLUSH_LIMIT);
     }
+}
+
+/// Returns the last lines of the log, as they were logged, the oldest first.
+pub(crate) fn last_lines() -> Vec<String> {
+    OUTPUT
+        .get()
+        .map_or_else(Vec::new, |output| output.last_lines())
 }
 
 fn tell_dropped(lines: u64) {

@@ -21,6 +21,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::journal;
+use super::ring::Ring;
 
 /// Bytes that wait at most. A pipe holds 64 KiB besides.
 const QUEUE_LIMIT: usize = 256 << 10;
@@ -39,6 +40,7 @@ pub(super) struct Output {
     /// Tells how many lines were dropped; called on the thread that waits for the reader.
     tell_dropped: fn(u64),
     state: Mutex<State>,
+    last: Mutex<Ring>,
     /// The thread that waits for the reader has ended.
     drained: Condvar,
 }
@@ -72,6 +74,7 @@ impl Output {
             file,
             tell_dropped,
             state: Mutex::default(),
+            last: Mutex::default(),
             drained: Condvar::new(),
         }
     }
@@ -100,6 +103,15 @@ impl Output {
             // Without a thread it is tried again with the next line.
             state.is_draining = drainer.is_ok();
         }
+    }
+
+    /// Returns the last lines that were logged, written or not.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.ring().lines()
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until all is written, at most for `limit`.
@@ -205,6 +217,7 @@ impl Log {
 
     /// Writes a line of this level.
     pub(super) fn write(&self, level: Level, line: &[u8]) {
+        self.output.ring().add(line);
         match self.is_journal {
             true => self
                 .output

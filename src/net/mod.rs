@@ -29,7 +29,7 @@ pub(crate) mod upgrade;
 pub(crate) mod websocket;
 
 pub use address::{BrokerEndpoint, Endpoint};
-pub(crate) use credentials::basic;
+pub(crate) use credentials::{Hidden, basic};
 pub(crate) use error::{Awaited, Peer, TransportError};
 pub(crate) use stream::Stream;
 pub use tcp::Socket;

@@ -18,6 +18,7 @@ mod check;
 mod children;
 mod configuration;
 mod connect;
+mod diagnose;
 mod drains;
 mod ends;
 mod enrolment;

@@ -34,7 +34,7 @@ use crate::inquiry::Inquirer;
 use crate::secret::Secret;
 use connections::Connections;
 pub(crate) use process::Figures;
-use process::Process;
+pub(super) use process::Process;
 use service::Service;
 use stream::Patient;
 

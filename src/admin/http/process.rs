@@ -28,14 +28,14 @@ const TICKS: f64 = 100.0;
 /// What the kernel tells of this process. It is opened before adit confines itself, and read again
 /// and again.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(in crate::admin) struct Process {
     stat: Option<File>,
     status: Option<File>,
     files: Option<Mutex<Dir>>,
 }
 
 impl Process {
-    pub(super) fn open() -> Self {
+    pub(in crate::admin) fn open() -> Self {
         let files = File::open("/proc/self/fd").ok();
         let files = files.and_then(|directory| Dir::new(directory).ok());
         Self {
@@ -46,7 +46,7 @@ impl Process {
     }
 
     /// Asks the kernel.
-    pub(super) fn figures(&self) -> Figures {
+    pub(in crate::admin) fn figures(&self) -> Figures {
         let read = |file: &Option<File>| whole(file.as_ref()?).ok();
         let (stat, status) = (read(&self.stat), read(&self.status));
         let field = |name| number(status.as_deref()?, name);

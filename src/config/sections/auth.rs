@@ -14,8 +14,8 @@ use crate::net::identity::{Files, Identity, IdentityError};
 use crate::words::date;
 
 /// Where adit keeps what the platform's own authority issues.
-const ISSUED_CERTIFICATE: &str = "/var/lib/adit/device.pem";
-const OWN_KEY: &str = "/var/lib/adit/device.key";
+pub(in crate::config) const ISSUED_CERTIFICATE: &str = "/var/lib/adit/device.pem";
+pub(in crate::config) const OWN_KEY: &str = "/var/lib/adit/device.key";
 
 impl SectionBuilder<'_> {
     /// Who adit is, and the authority that issues and renews its certificate, where there is one.

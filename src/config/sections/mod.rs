@@ -18,6 +18,8 @@ use crate::secret::Secret;
 
 /// Makes the sections of the values. A `None` that is not the absence of an optional value always
 /// comes with a fault, so that each section reads all its keys before it gives up.
+pub(super) use auth::{ISSUED_CERTIFICATE, OWN_KEY};
+
 pub(super) struct SectionBuilder<'a> {
     pub(super) gathered: Gathered,
     pub(super) sources: &'a Sources<'a>,

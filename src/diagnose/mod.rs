@@ -1,0 +1,308 @@
+//! `adit diagnose`: one archive for a support ticket, of all that can be said without a secret.
+//!
+//! What cannot be had says why in its place; nothing but a secret that has got in, or the disk, keeps
+//! the archive from being written. The running agent is asked, and not disturbed.
+
+mod archive;
+mod machine;
+mod output;
+mod secrets;
+
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use crate::admin::client::{self, Unanswered};
+use crate::admin::settings::Settings;
+use crate::check::report::Report;
+use crate::cli::{self, Diagnose};
+use crate::config::{self, Config, Known, Redacted, Sources};
+use crate::state::Snapshot;
+use crate::words::{date, sized, words};
+use archive::File;
+
+/// Stands for standard output in the place of a file.
+const STANDARD_OUTPUT: &str = "-";
+/// Characters of a device id in the name of the archive.
+const NAME_LIMIT: usize = 40;
+
+const KERNEL: [&str; 5] = [
+    "/proc/sys/kernel/ostype",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/version",
+    "/proc/sys/kernel/arch",
+    "/etc/os-release",
+];
+const ROUTES: [&str; 2] = ["/proc/net/route", "/proc/net/ipv6_route"];
+const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/hosts"];
+
+/// The files of the archive, and what each is; `README.txt` lists them.
+const CONTENTS: [(&str, &str); 10] = [
+    (
+        "configuration.txt",
+        "the keys that are set, with their places, and what is wrong with them; secrets as <set>",
+    ),
+    (
+        "check.txt",
+        "the way to the cloud, hop by hop: adit check --no-login",
+    ),
+    ("check.json", "the same for programs"),
+    (
+        "status.json",
+        "what the running agent does and has done: adit status --json",
+    ),
+    ("metrics.txt", "its metrics, as /metrics serves them"),
+    ("log.txt", "the last lines that it has logged"),
+    (
+        "versions.txt",
+        "adit (the command that wrote this), kernel and distribution",
+    ),
+    ("limits.txt", "limits of the command and of the agent"),
+    ("routes.txt", "the routes of the kernel"),
+    ("resolver.txt", "how names become addresses"),
+];
+
+/// What the running agent says, or why it says nothing.
+struct Agent {
+    status: Result<Vec<u8>, Unanswered>,
+    inside: Result<client::Inside, Unanswered>,
+}
+
+/// Writes the archive.
+///
+/// `check` tries the way to the cloud as the agent goes it. The exit code is 0 once the archive is
+/// written, and 1 if it is not.
+pub(crate) async fn run(
+    sources: &Sources<'_>,
+    diagnose: Diagnose,
+    check: impl FnOnce(&Config) -> anyhow::Result<Report>,
+) -> ExitCode {
+    let Diagnose { output, force } = diagnose;
+    let now = SystemTime::now();
+    let redacted = config::redacted(sources);
+    let name = name(&redacted, sources.host_name.as_deref(), now);
+    let path = output.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
+    let is_standard = path == Path::new(STANDARD_OUTPUT);
+    if is_standard && io::stdout().is_terminal() {
+        return give_up("an archive is nothing for a terminal: redirect it, or name a file");
+    }
+    if !is_standard && !force && path.symlink_metadata().is_ok() {
+        return give_up(&format!("{} is there: --force replaces it", path.display()));
+    }
+    for Known { place, .. } in secrets::too_short(&redacted.secrets) {
+        say(&format!(
+            "the secret of {place} is too short to be looked for in the archive; choose a longer one"
+        ));
+    }
+    let files = collect(sources, &redacted, now, check).await;
+    let leaks = secrets::find(&files, &redacted.secrets);
+    if !leaks.is_empty() {
+        for secrets::Leak { file, secret } in leaks {
+            say(&format!("{file} would hold a secret: {secret}"));
+        }
+        return give_up("nothing is written: change the secret, or what repeats it, and try again");
+    }
+    let content = archive::tar_gz(&name, &files, now);
+    let written = match is_standard {
+        true => io::stdout().write_all(&content),
+        false => output::write(&path, &content, force),
+    };
+    if let Err(error) = written {
+        return give_up(&format!(
+            "cannot write {}: {}",
+            path.display(),
+            words(&error)
+        ));
+    }
+    let size = sized(content.len() as u64);
+    say(&format!(
+        "{} files, {size}, without secrets; names of machines are in it",
+        files.len()
+    ));
+    if !is_standard {
+        // Whoever does not read it finds the file all the same.
+        let _ = writeln!(io::stdout(), "{}", path.display());
+    }
+    ExitCode::SUCCESS
+}
+
+/// Names the archive, and the directory in it.
+fn name(redacted: &Redacted, host_name: Option<&str>, now: SystemTime) -> String {
+    let device = redacted.device.as_deref().or(host_name);
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let plain = |c: char| if is_plain(c) { c } else { '_' };
+    let device: String = device.unwrap_or("unknown").chars().map(plain).collect();
+    let device = device.get(..NAME_LIMIT).unwrap_or(&device);
+    let time = date(now).replace(['-', ':'], "");
+    format!("adit-diagnose-{device}-{time}")
+}
+
+async fn collect(
+    sources: &Sources<'_>,
+    redacted: &Redacted,
+    now: SystemTime,
+    check: impl FnOnce(&Config) -> anyhow::Result<Report>,
+) -> Vec<File> {
+    let loaded = Config::load(sources);
+    say(
+        "trying the way to the cloud, as adit check --no-login does; that may take a minute or two",
+    );
+    let (check_text, check_json) = match &loaded {
+        Ok(config) => match check(config) {
+            Ok(report) => in_words(&report),
+            Err(error) => {
+                let error = format!("not there: {error:#}\n");
+                (
+                    error.clone(),
+                    serde_json::json!({ "error": error }).to_string(),
+                )
+            }
+        },
+        Err(faults) => in_words(&crate::check::refused(&faults.to_string())),
+    };
+    let agent = match config::admin(sources) {
+        Ok((settings, _)) => ask(&settings).await,
+        Err(faults) => {
+            let words = format!("the configuration does not say where: {faults}");
+            Agent {
+                status: Err(Unanswered::NoAnswer(words.clone())),
+                inside: Err(Unanswered::NoAnswer(words)),
+            }
+        }
+    };
+    let status = agent.status.as_deref();
+    let id = status.ok().and_then(|status| {
+        let snapshot: Snapshot = serde_json::from_slice(status).ok()?;
+        Some(snapshot.agent.process_id)
+    });
+    let status = match &agent.status {
+        Ok(status) => status.clone(),
+        Err(error) => {
+            let error = error.to_string();
+            serde_json::json!({ "error": error })
+                .to_string()
+                .into_bytes()
+        }
+    };
+    let (metrics, log) = match agent.inside {
+        Ok(client::Inside { metrics, log }) => (metrics, log.join("\n") + "\n"),
+        Err(error) => (
+            format!("not there: {error}\n"),
+            format!("not there: {error}\n"),
+        ),
+    };
+    let texts = [
+        configuration(redacted, &loaded).into_bytes(),
+        check_text.into_bytes(),
+        check_json.into_bytes(),
+        status,
+        metrics.into_bytes(),
+        log.into_bytes(),
+        (cli::build() + "\n" + &machine::files(&KERNEL)).into_bytes(),
+        machine::limits(id).into_bytes(),
+        machine::files(&ROUTES).into_bytes(),
+        machine::files(&RESOLVER).into_bytes(),
+    ];
+    let contents = CONTENTS.iter().zip(texts);
+    let files = contents.map(|((name, _), content)| File { name, content });
+    let readme = File {
+        name: "README.txt",
+        content: readme(now).into_bytes(),
+    };
+    std::iter::once(readme).chain(files).collect()
+}
+
+fn in_words(report: &Report) -> (String, String) {
+    let json = report.to_json().unwrap_or_default();
+    (report.to_text(), json + "\n")
+}
+
+async fn ask(settings: &Settings) -> Agent {
+    say("asking the running agent");
+    Agent {
+        status: client::status_as_sent(settings).await,
+        inside: client::inside(settings).await,
+    }
+}
+
+fn configuration(redacted: &Redacted, loaded: &Result<Config, config::Faults>) -> String {
+    let mut text = redacted.text.clone();
+    text += "\nAll other keys have their defaults.\n";
+    let (title, lines) = match loaded {
+        Ok(config) => ("warnings", config.warnings.join("\n")),
+        Err(faults) => ("it cannot be used", faults.to_string()),
+    };
+    if !lines.is_empty() {
+        text += &format!("\n{title}:\n{lines}\n");
+    }
+    text
+}
+
+fn readme(now: SystemTime) -> String {
+    let mut text = format!(
+        "What adit and its machine say of themselves, written by adit diagnose (version {}) at {}.\n\
+         Where something could not be had, its file says why.\n\n",
+        env!("CARGO_PKG_VERSION"),
+        date(now)
+    );
+    for (name, about) in CONTENTS {
+        // Writing to a text cannot fail.
+        let _ = writeln!(text, "{name:18} {about}");
+    }
+    text + "\nPasswords, tokens and keys that the configuration names are in none of these files: they \
+            were looked\nfor before this was written. Names and addresses of machines are. It is not \
+            compressed.\n"
+}
+
+/// Tells the person who waits.
+fn say(words: &str) {
+    // Nobody may be there to read it.
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
+fn give_up(words: &str) -> ExitCode {
+    say(words);
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn names_the_archive_after_the_device_and_the_time() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_796_000_000);
+        let named = |device: Option<&str>, host_name| {
+            let redacted = Redacted {
+                text: String::new(),
+                device: device.map(str::to_owned),
+                secrets: Vec::new(),
+            };
+            name(&redacted, host_name, now)
+        };
+        let time = "20261130T005320Z";
+        for (device, host_name, name) in [
+            (Some("gw-7"), Some("box"), "gw-7"),
+            (None, Some("box"), "box"),
+            (None, None, "unknown"),
+            (Some("../Tür 7/x"), None, ".._T_r_7_x"),
+        ] {
+            let name = format!("adit-diagnose-{name}-{time}");
+            assert_eq!(named(device, host_name), name);
+        }
+        assert!(named(Some(&"x".repeat(200)), None).len() < 80);
+    }
+
+    #[test]
+    fn says_what_each_file_is() {
+        let readme = readme(SystemTime::UNIX_EPOCH);
+        for (name, about) in CONTENTS {
+            assert!(readme.contains(&format!("{name:18} {about}\n")), "{readme}");
+        }
+        assert!(readme.lines().all(|line| line.chars().count() <= 120));
+    }
+}

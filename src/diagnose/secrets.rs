@@ -1,0 +1,175 @@
+//! The last look at what is about to be given away: is a secret in it, in any of the forms that secrets
+//! take on their way? Pure.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+
+use super::archive::File;
+use crate::config::Known;
+use crate::net::Hidden;
+
+/// Bytes of the shortest secret that is looked for: a shorter one is in every text.
+const SHORTEST: usize = 4;
+/// Letters and digits of the shortest that is also looked for in disguise, where all else is left out.
+const SHORTEST_DISGUISED: usize = 6;
+/// Characters of base64 that are no accident.
+const SHORTEST_BASE64: usize = 8;
+/// Characters of the shortest token of the platform.
+const SHORTEST_TOKEN: usize = 40;
+
+/// A secret that was found.
+#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Leak {
+    /// The file that it is in.
+    pub(super) file: &'static str,
+    /// Where the secret comes from; nothing of the secret.
+    pub(super) secret: String,
+}
+
+/// Returns all files that hold a secret, with which.
+pub(super) fn find(files: &[File], known: &[Known]) -> Vec<Leak> {
+    let all = known
+        .iter()
+        .filter(|known| can_be_disguised(known))
+        .fold(Hidden::default(), |all, known| {
+            all.and(known.secret.expose())
+        });
+    let mut leaks = Vec::new();
+    for File { name, content } in files {
+        let text = String::from_utf8_lossy(content);
+        let unbroken: String = text.split_whitespace().collect();
+        let may_be_disguised = all.is_in(&text);
+        let holds = |known: &&Known| {
+            let secret = known.secret.expose();
+            secret.len() >= SHORTEST && text.contains(secret)
+                || may_be_disguised
+                    && can_be_disguised(known)
+                    && Hidden::default().and(secret).is_in(&text)
+                || base64_forms(secret)
+                    .iter()
+                    .any(|form| unbroken.contains(form.as_str()))
+        };
+        let found = known.iter().filter(holds).map(|known| known.place.clone());
+        let found = found.chain(shaped(&text).map(str::to_owned));
+        leaks.extend(found.map(|secret| Leak { file: name, secret }));
+    }
+    leaks.sort();
+    leaks.dedup();
+    leaks
+}
+
+/// Returns those that are too short to be looked for.
+pub(super) fn too_short(known: &[Known]) -> impl Iterator<Item = &Known> {
+    let is_short = |known: &&Known| known.secret.expose().len() < SHORTEST;
+    known.iter().filter(is_short)
+}
+
+fn can_be_disguised(known: &Known) -> bool {
+    let letters = known.secret.expose().chars();
+    letters.filter(|c| c.is_alphanumeric()).count() >= SHORTEST_DISGUISED
+}
+
+/// What base64 makes of a secret wherever it stands in what is encoded, as behind a user and a colon:
+/// without the characters that its neighbours have a part in.
+fn base64_forms(secret: &str) -> Vec<String> {
+    const BITS: usize = 6;
+    let mut forms = Vec::new();
+    for before in 0..3 {
+        let bytes = [&vec![0; before], secret.as_bytes()].concat();
+        let encoded = BASE64.encode(&bytes);
+        let (from, to) = ((before * 8).div_ceil(BITS), bytes.len() * 8 / BITS);
+        let form = encoded.get(from..to).unwrap_or_default();
+        if form.len() >= SHORTEST_BASE64 {
+            forms.push(form.replace('+', "-").replace('/', "_"));
+            forms.push(form.to_owned());
+        }
+    }
+    forms
+}
+
+/// What nobody told of, and what is a secret by its looks.
+fn shaped(text: &str) -> impl Iterator<Item = &'static str> {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let is_token = |word: &str| {
+        word.len() >= SHORTEST_TOKEN && word.starts_with("eyJ") && word.matches('.').count() == 2
+    };
+    let has_token = text.split(|c| !is_letter(c)).any(is_token);
+    let has_key = text.contains("PRIVATE KEY-----");
+    let token = has_token.then_some("a token of the platform");
+    token.into_iter().chain(has_key.then_some("a private key"))
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+
+    use super::*;
+    use crate::secret::Secret;
+
+    const SECRET: &str = "h>nter2?/ü+~9";
+
+    fn known(secret: &str) -> Vec<Known> {
+        vec![Known {
+            place: "auth.password".to_owned(),
+            secret: Secret::new(secret),
+        }]
+    }
+
+    fn found(text: &str, secret: &str) -> Vec<String> {
+        let content = text.as_bytes().to_vec();
+        let files = [File {
+            name: "log.txt",
+            content,
+        }];
+        let leaks = find(&files, &known(secret));
+        assert!(leaks.iter().all(|leak| leak.file == "log.txt"));
+        leaks.into_iter().map(|leak| leak.secret).collect()
+    }
+
+    #[test]
+    fn finds_a_secret_in_every_form() {
+        for form in [
+            SECRET.to_owned(),
+            SECRET.to_uppercase(),
+            "h%3Enter2%3F%2F%C3%BC%2B~9".to_owned(),
+            "h%3enter2%3f%2f%c3%bc%2b%7e9".to_owned(),
+            r"h>nter2?\/\u00fc+~9".to_owned(),
+            "h&#62;nter2?/&#xfc;+~9".to_owned(),
+            STANDARD.encode(SECRET),
+            STANDARD.encode(format!("t1/device_gw:{SECRET}")),
+            STANDARD.encode(format!("u:{SECRET}")),
+            STANDARD.encode(format!("us:{SECRET}, and more")),
+            URL_SAFE.encode(format!("abc{SECRET}???")),
+        ] {
+            let text = format!("before{form}after\n");
+            assert_eq!(found(&text, SECRET), ["auth.password"], "{form}");
+        }
+        let broken = STANDARD.encode(format!("user:{SECRET}"));
+        let (one, other) = broken.split_at(14);
+        assert_eq!(found(&format!("{one}\n  {other}"), SECRET).len(), 1);
+    }
+
+    #[test]
+    fn finds_nothing_in_other_words() {
+        for text in ["", "hunter2", "auth.password = <set>", "eyJ.a.b", "-----"] {
+            assert_eq!(found(text, SECRET), [""; 0], "{text}");
+        }
+        // A short one is looked for as it is, and the shortest not at all.
+        assert_eq!(found("a 1-2-3-4 b", "1234"), [""; 0]);
+        assert_eq!(found("a 1234 b", "1234"), ["auth.password"]);
+        assert_eq!(found("a 123 b", "123"), [""; 0]);
+        assert_eq!(too_short(&known("123")).count(), 1);
+        assert_eq!(too_short(&known("1234")).count(), 0);
+    }
+
+    #[test]
+    fn knows_tokens_and_keys_by_their_looks() {
+        let token = format!(
+            "Bearer eyJhbGciOiJIUzI1NiJ9.{}.c2lnbmF0dXJl",
+            "a".repeat(30)
+        );
+        assert_eq!(found(&token, SECRET), ["a token of the platform"]);
+        let key = "-----BEGIN EC PRIVATE KEY-----";
+        assert_eq!(found(key, SECRET), ["a private key"]);
+    }
+}
