@@ -8,6 +8,7 @@
 )]
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -20,6 +21,8 @@ use tokio::time::timeout;
 
 /// For each single thing that is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Well below what a client waits that is told nothing.
+const AT_ONCE: Duration = Duration::from_secs(4);
 const COPY_SIZE: usize = 20 * 1024 * 1024;
 
 /// The running demo.
@@ -59,6 +62,16 @@ impl Demo {
         });
         let found = found.await.ok().flatten();
         found.unwrap_or_else(|| panic!("not told, but this was: {:#?}", self.told))
+    }
+
+    /// Returns what was told of something at the start.
+    fn line_of(&self, what: &str) -> String {
+        let mut lines = self.told.iter();
+        let found = lines.find_map(|line| line.trim_start().strip_prefix(what));
+        found
+            .unwrap_or_else(|| panic!("{:#?}", self.told))
+            .trim()
+            .to_owned()
     }
 
     /// Sends a signal as a terminal or a service manager does, and waits for the end.
@@ -188,9 +201,81 @@ async fn tells_why_a_tunnel_failed() {
         .unwrap();
     let target = closed.to_string();
     let mut demo = Demo::start(&["--listen", "127.0.0.1:0", "--target", &target]).await;
-    let _client = TcpStream::connect(demo.address).await.unwrap();
+    let mut client = TcpStream::connect(demo.address).await.unwrap();
     let line = demo.wait_for(|line| line.contains("FAILED")).await;
     assert!(line.contains(&target) && line.contains("refused"), "{line}");
+    // The client does not wait until the connection key is too old, which takes 8 s.
+    let ended = timeout(AT_ONCE, client.read(&mut [0])).await;
+    let ended = ended.expect("the client still waits");
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn links_the_status_page_of_the_agent() {
+    let mut demo = Demo::start(&["--listen", "127.0.0.1:0"]).await;
+    let link = demo.line_of("status");
+    let (address, _) = link
+        .strip_prefix("http://")
+        .unwrap()
+        .split_once(',')
+        .unwrap();
+    let page = get(address.parse().unwrap(), "/").await;
+    assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
+    assert!(page.contains("demo-gateway"), "{page}");
+    assert!(demo.end_by("INT").await.success());
+}
+
+/// The real client of an operator, over HTTPS and a WebSocket with TLS.
+#[tokio::test]
+async fn lets_the_operators_own_client_in() {
+    let server = Sshd::start("c8ylp").await;
+    let target = server.address.to_string();
+    let mut demo = Demo::start(&["--listen", "127.0.0.1:0", "--target", &target]).await;
+    let ssh = server.ssh("$PORT");
+    let ssh: Vec<_> = ssh.as_std().get_args().collect();
+    for (password, code, words) in [
+        ("operator-password", 7, "over the operator's client"),
+        // Not taken: it asks for another password, and is not to ask.
+        ("not-the-password", 2, ""),
+    ] {
+        let mut client = c8ylp(&demo.line_of("c8ylp"), password, &server.folder);
+        client.arg("ssh").args(&ssh);
+        client.arg("echo over the operator\\'s client; exit 7");
+        let output = timeout(LIMIT, client.output()).await.unwrap().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(told.contains(words), "{output:?}");
+    }
+    assert!(demo.end_by("INT").await.success());
+    assert_eq!(demo.told.last().unwrap(), "done, tunnels: 1");
+}
+
+/// Makes the line that the demo shows for a server into one for a command, at a free port.
+fn c8ylp(line: &str, password: &str, folder: &Folder) -> Command {
+    let target = std::env::current_exe().unwrap();
+    let program = target.ancestors().nth(3).unwrap().join("c8ylp/bin/c8ylp");
+    assert!(program.exists(), "tests/run makes {}", program.display());
+    let words: Vec<_> = line.split(' ').collect();
+    assert_eq!(
+        words[..3],
+        ["C8Y_PASSWORD=operator-password", "c8ylp", "server"]
+    );
+    let port = words.iter().position(|word| *word == "--port").unwrap();
+    let mut command = Command::new(program);
+    command
+        .args(["plugin", "command"])
+        .args(&words[3..port])
+        .args(&words[port + 2..])
+        .args(["--port", "0", "--disable-prompts", "--"])
+        .env("C8Y_PASSWORD", password)
+        .env("C8YLP_LOG_DIR", folder.0.join("log"))
+        .env("HOME", &folder.0)
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.kill_on_drop(true);
+    command
 }
 
 #[tokio::test]
@@ -229,7 +314,7 @@ async fn says_what_to_do_when_it_cannot_start() {
 
 #[tokio::test]
 async fn carries_ssh_and_scp() {
-    let server = Sshd::start().await;
+    let server = Sshd::start("ssh").await;
     let target = server.address.to_string();
     let mut demo = Demo::start(&["--listen", "127.0.0.1:0", "--target", &target]).await;
     let port = demo.address.port().to_string();
@@ -320,8 +405,9 @@ struct Sshd {
 }
 
 impl Sshd {
-    async fn start() -> Self {
-        let folder = Folder::new("sshd");
+    /// Starts one in a folder of this name.
+    async fn start(name: &str) -> Self {
+        let folder = Folder::new(name);
         for key in ["host", "user"] {
             let file = folder.0.join(key);
             let mut keygen = Command::new("ssh-keygen");

@@ -8,9 +8,10 @@ mod arguments;
 mod broker;
 mod device;
 mod story;
+mod tls;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,9 +20,10 @@ use std::time::{Duration, SystemTime};
 use adit::assembly;
 use adit::config::{Config, Sources};
 use adit::confinement::Sandbox;
+use adit::files;
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use simulated_cloud::{Cloud, Options, Status};
+use simulated_cloud::{Cloud, Login, Options, Status};
 use smartrest::Target;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -36,6 +38,7 @@ use arguments::Arguments;
 use broker::Broker;
 use device::Device;
 use story::{Colour, Listener, Story};
+use tls::{Authority, Front};
 
 const GATEWAY: &str = "demo-gateway";
 /// The last row of the announcement: send me what is pending.
@@ -82,9 +85,16 @@ async fn show(arguments: &Arguments, story: &Story) -> anyhow::Result<()> {
     // First, because it is what most likely fails.
     let listener = listen(arguments.listen).await?;
     let open = listener.local_addr()?;
+    let authority = Authority::new().context("cannot make an authority for the demo's TLS")?;
     let mut broker = Broker::start().await?;
+    let front = Front::bind(&authority.servers, broker.address)
+        .await
+        .context("cannot start TLS for the broker")?;
     let mut options = Options::new(GATEWAY, broker.address.port());
     options.key_lifetime = KEY_LIFETIME;
+    options.tls = Some(Arc::clone(&authority.servers));
+    // Here nobody shall wait for the end of a time-out to see what the terminal tells already.
+    options.operators_see_failures = true;
     let cloud = tokio::select! {
         started = Cloud::start(options) => started?,
         error = broker.failed() => return Err(error),
@@ -96,28 +106,33 @@ async fn show(arguments: &Arguments, story: &Story) -> anyhow::Result<()> {
         Some(target) => target.clone(),
         None => device.address.to_string().parse()?,
     };
-    let config = config(&cloud, &broker, &target)?;
+    let page = free_address()
+        .await
+        .context("no port for the status page")?;
+    let gateway = Gateway {
+        cloud: &cloud,
+        broker: front.address,
+        authority: &authority,
+        target: &target,
+        page,
+    };
+    let config = gateway.config()?;
 
     story.line(
         Colour::Bold,
         "adit demo: broker, cloud, device and the real agent in one process",
     );
-    story.line(
-        Colour::Plain,
-        &format!("  broker   mqtt://{}", broker.address),
-    );
-    story.line(
-        Colour::Plain,
-        &format!("  cloud    {}, simulated", cloud.url()),
-    );
-    story.line(
-        Colour::Plain,
-        &format!("  target   {target}, all that the agent may reach"),
-    );
-    story.line(
-        Colour::Plain,
-        &format!("  gateway  {GATEWAY} announces itself:"),
-    );
+    let login = &cloud.options().operator_login;
+    for line in [
+        format!("broker   mqtts://{}", front.address),
+        format!("cloud    {}, simulated", cloud.url()),
+        format!("target   {target}, all that the agent may reach"),
+        format!("status   http://{page}, what the agent tells of itself"),
+        format!("c8ylp    {}", c8ylp(&cloud, login)),
+        format!("gateway  {GATEWAY} announces itself:"),
+    ] {
+        story.line(Colour::Plain, &format!("  {line}"));
+    }
     let opening = async {
         announced(&cloud, story).await?;
         cloud.forward(listener, GATEWAY, target.host(), target.port());
@@ -130,7 +145,7 @@ async fn show(arguments: &Arguments, story: &Story) -> anyhow::Result<()> {
         story.line(Colour::Bold, &invitation(arguments, open));
         anyhow::Ok(())
     };
-    let background = async { tokio::join!(story.watch(&cloud), device.serve()) };
+    let background = async { tokio::join!(story.watch(&cloud), device.serve(), front.serve()) };
     let performing = async {
         perform(&config, opening, &mut signals, story).await?;
         settled(&cloud).await;
@@ -187,36 +202,71 @@ async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
         })
 }
 
-/// Configures the agent as its operator would, with variables.
-fn config(cloud: &Cloud, broker: &Broker, target: &Target) -> anyhow::Result<Config> {
-    let login = &cloud.options().device_login;
-    let variables = [
-        ("ADIT_DEVICE_ID", GATEWAY.to_owned()),
-        ("ADIT_DEVICE_NAME", "Demo gateway".to_owned()),
-        ("ADIT_CLOUD_URL", cloud.url()),
-        ("ADIT_MQTT_URL", format!("mqtt://{}", broker.address)),
-        ("ADIT_AUTH_TENANT", login.tenant.clone()),
-        ("ADIT_AUTH_USERNAME", login.user.clone()),
-        ("ADIT_AUTH_PASSWORD", login.password.clone()),
-        ("ADIT_REMOTE_ACCESS_ALLOW", target.to_string()),
-        ("ADIT_ADMIN_SOCKET", "none".to_owned()),
-        (
-            "ADIT_REMOTE_ACCESS_CONNECT_TIMEOUT",
-            CONNECT_TIMEOUT.to_owned(),
-        ),
-    ];
-    let no_file = |_: &_| Err(io::ErrorKind::NotFound.into());
-    let config = Config::load(&Sources {
-        file: None,
-        settings: Vec::new(),
-        environment: variables
-            .map(|(name, value)| (name.into(), value.into()))
-            .into(),
-        host_name: None,
-        now: SystemTime::now(),
-        read: &no_file,
-    });
-    config.with_context(|| format!("the agent cannot be configured to reach {target}"))
+/// What the agent is told of the world.
+struct Gateway<'a> {
+    cloud: &'a Cloud,
+    broker: SocketAddr,
+    authority: &'a Authority,
+    target: &'a Target,
+    page: SocketAddr,
+}
+
+impl Gateway<'_> {
+    /// Configures the agent as its engineer would, with variables.
+    fn config(&self) -> anyhow::Result<Config> {
+        let login = &self.cloud.options().device_login;
+        let variables = [
+            ("ADIT_DEVICE_ID", GATEWAY.to_owned()),
+            ("ADIT_DEVICE_NAME", "Demo gateway".to_owned()),
+            ("ADIT_CLOUD_URL", self.cloud.url()),
+            (
+                "ADIT_CLOUD_CA_FILE",
+                self.authority.file.display().to_string(),
+            ),
+            // Whatever leads this machine to the internet leads to none of this.
+            ("ADIT_CLOUD_PROXY", "none".to_owned()),
+            ("ADIT_MQTT_URL", format!("mqtts://{}", self.broker)),
+            ("ADIT_AUTH_TENANT", login.tenant.clone()),
+            ("ADIT_AUTH_USERNAME", login.user.clone()),
+            ("ADIT_AUTH_PASSWORD", login.password.clone()),
+            ("ADIT_REMOTE_ACCESS_ALLOW", self.target.to_string()),
+            (
+                "ADIT_REMOTE_ACCESS_CONNECT_TIMEOUT",
+                CONNECT_TIMEOUT.to_owned(),
+            ),
+            ("ADIT_ADMIN_LISTEN", self.page.to_string()),
+            ("ADIT_ADMIN_SOCKET", "none".to_owned()),
+        ];
+        let config = Config::load(&Sources {
+            file: None,
+            settings: Vec::new(),
+            environment: variables
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
+            host_name: None,
+            now: SystemTime::now(),
+            read: &files::read,
+        });
+        config.with_context(|| format!("the agent cannot be configured to reach {}", self.target))
+    }
+}
+
+/// How an operator's own client comes in. It knows no authority but those of the world, hence the flag.
+fn c8ylp(cloud: &Cloud, login: &Login) -> String {
+    format!(
+        "C8Y_PASSWORD={} c8ylp server {GATEWAY} --host {} --tenant {} --user {} --port 8531 --ignore-ssl-validate",
+        login.password,
+        cloud.url(),
+        login.tenant,
+        login.user
+    )
+}
+
+/// An address that nobody listens at now: the agent binds by itself and does not say where.
+async fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await?
+        .local_addr()
 }
 
 /// Waits for the last row of the announcement, and tells all of it.

@@ -123,10 +123,23 @@ impl Board {
         })
     }
 
+    /// Returns a configuration; the device is named by its external id or that of its object.
     pub(crate) fn configuration(&self, device: &str, id: &str) -> Option<Configuration> {
         let index: usize = id.parse().ok()?;
-        self.look(|state| state.configurations.get(index.checked_sub(1)?).cloned())
-            .filter(|configuration| configuration.device == device)
+        self.look(|state| {
+            let configuration = state.configurations.get(index.checked_sub(1)?)?;
+            let known = state.platform.device(&configuration.device);
+            let is_object = known.is_some_and(|known| known.object.to_string() == device);
+            (configuration.device == device || is_object).then(|| configuration.clone())
+        })
+    }
+
+    /// Returns the configurations of a device with their ids.
+    pub(crate) fn configurations(&self, device: &str) -> Vec<(ConfigurationId, Configuration)> {
+        let own = |(id, configuration): (u64, &Configuration)| {
+            (configuration.device == device).then(|| (ConfigurationId(id), configuration.clone()))
+        };
+        self.look(|state| (1..).zip(&state.configurations).filter_map(own).collect())
     }
 
     pub(crate) fn receive(&self, topic: &str, payload: &[u8]) {

@@ -24,6 +24,7 @@ use crate::platform::{
     Record, Status, TokenAnswer,
 };
 use crate::rendezvous::Rendezvous;
+use crate::rest::OperatorSession;
 use crate::tunnel::Tunnel;
 
 /// How long the broker may take until the platform is subscribed.
@@ -68,6 +69,7 @@ impl Cloud {
         let operator_address = operators.local_addr()?;
         let endpoint = Arc::new(Endpoint {
             rendezvous: Rendezvous::new(options.key_lifetime),
+            session: OperatorSession::new(),
             options,
             board,
             misbehaviour: watch::Sender::new(None),

@@ -25,8 +25,9 @@ use crate::http::{Request, error_body, refuse};
 use crate::misbehaviour::Misbehaviour;
 use crate::options::Options;
 use crate::pipe::{Socket, close, pipe};
-use crate::platform::{Key, OperationId, REMOTE_ACCESS};
+use crate::platform::{Key, OperationId, REMOTE_ACCESS, Status};
 use crate::rendezvous::{Claim, Rendezvous};
+use crate::rest::{self, OperatorSession};
 use crate::stream::Stream;
 use crate::tunnel::DeviceSocket;
 
@@ -42,12 +43,15 @@ const MAX_CONNECTIONS: usize = 4096;
 const EARLY_LIMIT: usize = 1024 * 1024;
 /// How long a socket is kept that was closed right after the upgrade.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Of a Close, in bytes (RFC 6455, section 5.5).
+const LONGEST_REASON: usize = 123;
 
 /// What all connections share.
 pub(crate) struct Endpoint {
     pub(crate) options: Options,
     pub(crate) board: Arc<Board>,
     pub(crate) rendezvous: Rendezvous,
+    pub(crate) session: OperatorSession,
     pub(crate) misbehaviour: watch::Sender<Option<Misbehaviour>>,
     pub(crate) stop: CancellationToken,
 }
@@ -128,6 +132,9 @@ impl Endpoint {
             () = self.stop.cancelled() => return Ok(()),
         };
         let (mut stream, request) = asked.map_err(|_| io::ErrorKind::TimedOut)??;
+        if rest::is_for(&request) {
+            return self.rest(stream, request).await;
+        }
         // A WebSocket begins with GET; only the authority takes anything else.
         if request.method != "GET" && !asks_authority(&request) {
             return refuse(&mut stream, 404, &error_body(404)).await;
@@ -191,12 +198,7 @@ impl Endpoint {
         let mut socket = request.upgrade(stream, &accept_key, protocol).await?;
         match misbehaviour {
             Some(Misbehaviour::CloseAfterUpgrade) => {
-                say_goodbye(
-                    &mut socket,
-                    CloseCode::Error,
-                    "the platform thinks better of it",
-                )
-                .await;
+                say_goodbye(&mut socket, "the platform thinks better of it").await;
             }
             Some(Misbehaviour::ResetAfterUpgrade) => crate::tunnel::reset(socket)?,
             _ => {
@@ -247,6 +249,15 @@ impl Endpoint {
         })
     }
 
+    /// Answers what an operator's client asks, one request a connection.
+    async fn rest(&self, mut stream: Stream, mut request: Request) -> io::Result<()> {
+        let body = timeout(REQUEST_LIMIT, request.read_body(&mut stream)).await;
+        let body = body.map_err(|_| io::ErrorKind::TimedOut)??;
+        let answer = rest::answer(&request, &body, &self.options, &self.session, &self.board);
+        stream.write_all(answer.to_string().as_bytes()).await?;
+        stream.shutdown().await
+    }
+
     async fn operator(&self, mut stream: Stream, request: Request) -> io::Result<()> {
         let refusal = match self.admit_operator(&request) {
             Ok((configuration, accept_key)) => {
@@ -261,7 +272,7 @@ impl Endpoint {
     }
 
     fn admit_operator(&self, request: &Request) -> Result<(Configuration, String), u16> {
-        if !request.is_from(&self.options.operator_login) {
+        if !self.session.admits(request, &self.options.operator_login) {
             return Err(401);
         }
         let accept_key = request.accept_key().ok_or(400_u16)?;
@@ -274,15 +285,30 @@ impl Endpoint {
         Ok((configuration, accept_key))
     }
 
+    /// Waits until an operation fails, for as long as its key may be good.
+    async fn failure(&self, id: OperationId) -> String {
+        let failed = self.board.wait_until(self.options.key_lifetime, |state| {
+            let operation = state.platform.operation(id)?;
+            (operation.status() == Status::Failed).then(|| operation.reason.clone())
+        });
+        match failed.await {
+            Ok(reason) => reason.unwrap_or_else(|| "failed without a reason".to_owned()),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// Opens a tunnel for an operator who is connected, and pipes until either side ends.
     async fn connect_operator(&self, mut operator: Socket, configuration: &Configuration) {
         let Configuration { device, host, port } = configuration;
         let Some((id, arrival)) = self.open(device, host, *port) else {
-            return say_goodbye(&mut operator, CloseCode::Error, "there is no such device").await;
+            return say_goodbye(&mut operator, "there is no such device").await;
         };
         let waiting = timeout(self.options.key_lifetime, wait(&mut operator, arrival));
         let waited = tokio::select! {
             waited = waiting => waited,
+            reason = self.failure(id), if self.options.operators_see_failures => {
+                return say_goodbye(&mut operator, &reason).await;
+            }
             () = self.stop.cancelled() => return,
         };
         match waited {
@@ -295,12 +321,7 @@ impl Endpoint {
                 "the operator is gone before the device came"
             ),
             Err(_) => {
-                say_goodbye(
-                    &mut operator,
-                    CloseCode::Error,
-                    "the device did not connect",
-                )
-                .await;
+                say_goodbye(&mut operator, "the device did not connect").await;
             }
         }
     }
@@ -342,11 +363,12 @@ async fn wait(
     }
 }
 
-/// Sends a Close and reads until it is answered, for a limited time.
-async fn say_goodbye(socket: &mut Socket, code: CloseCode, reason: &'static str) {
+/// Sends a Close (1011) and reads until it is answered, for a limited time.
+async fn say_goodbye(socket: &mut Socket, reason: &str) {
+    let reason = &reason[..reason.floor_char_boundary(LONGEST_REASON)];
     let farewell = async {
         if socket
-            .send(Message::Close(Some(close(code, reason))))
+            .send(Message::Close(Some(close(CloseCode::Error, reason))))
             .await
             .is_ok()
         {

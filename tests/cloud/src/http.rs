@@ -115,6 +115,12 @@ impl Request {
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
+    /// Returns the value of a cookie.
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
+        let mut pairs = self.header("cookie")?.split(';');
+        pairs.find_map(|pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
+    }
+
     /// Returns the subprotocols that are asked for.
     pub(crate) fn protocols(&self) -> Vec<String> {
         self.header("sec-websocket-protocol")
@@ -212,8 +218,9 @@ pub(crate) fn error_body(status: u16) -> String {
     format!(r#"{{"error":"{error}","message":"{message}"}}"#)
 }
 
-fn phrase(status: u16) -> &'static str {
+pub(crate) fn phrase(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",

@@ -20,6 +20,7 @@ mod options;
 mod pipe;
 pub mod platform;
 mod rendezvous;
+mod rest;
 mod stream;
 mod token_service;
 mod tunnel;

@@ -77,6 +77,9 @@ pub struct Options {
     pub expired_key_status: u16,
     /// How long a connection key waits for its device.
     pub key_lifetime: Duration,
+    /// Whether an operator's WebSocket is closed with the reason when the operation fails. The web
+    /// terminal of the platform does not watch the operation.
+    pub operators_see_failures: bool,
     /// Whether a `114` is lost until the device exists.
     pub loses_early_operations: bool,
     /// Whether the platform answers for template collections.
@@ -109,6 +112,7 @@ impl Options {
             used_key_status: 409,
             expired_key_status: 403,
             key_lifetime: Duration::from_secs(60),
+            operators_see_failures: false,
             loses_early_operations: true,
             offers_collections: true,
             token_service: None,

@@ -152,7 +152,7 @@ fn device_gone() -> CloseFrame {
     close(CloseCode::Error, "the device is gone")
 }
 
-pub(crate) fn close(code: CloseCode, reason: &'static str) -> CloseFrame {
+pub(crate) fn close(code: CloseCode, reason: &str) -> CloseFrame {
     CloseFrame {
         code,
         reason: reason.into(),

@@ -8,6 +8,8 @@ use std::time::Instant;
 pub struct Device {
     /// External id.
     pub id: String,
+    /// Id of its managed object.
+    pub object: u64,
     /// Name given with `100` or `101`.
     pub name: String,
     /// Type given with `100` or `101`.

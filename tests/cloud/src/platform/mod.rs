@@ -324,9 +324,12 @@ impl Platform {
 
     /// Creates a device, or leaves it alone if it exists; all but the gateway are its children.
     pub fn create_device(&mut self, id: &str, name: &str, kind: &str) {
+        const FIRST: u64 = 501;
         let parent = (id != self.gateway).then(|| self.gateway.clone());
+        let object = FIRST + self.devices.len() as u64;
         self.devices.entry(id.to_owned()).or_insert_with(|| Device {
             id: id.to_owned(),
+            object,
             name: name.to_owned(),
             kind: kind.to_owned(),
             parent,
