@@ -7,6 +7,8 @@
     reason = "what fails here fails a test"
 )]
 
+mod browser;
+
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -18,6 +20,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
+
+use browser::Browser;
 
 /// For each single thing that is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -72,6 +76,13 @@ impl Demo {
             .unwrap_or_else(|| panic!("{:#?}", self.told))
             .trim()
             .to_owned()
+    }
+
+    /// Where the agent shows its status.
+    fn status_page(&self) -> SocketAddr {
+        let link = self.line_of("status");
+        let address = link.strip_prefix("http://").unwrap().split(',').next();
+        address.unwrap().parse().unwrap()
     }
 
     /// Sends a signal as a terminal or a service manager does, and waits for the end.
@@ -213,15 +224,57 @@ async fn tells_why_a_tunnel_failed() {
 #[tokio::test]
 async fn links_the_status_page_of_the_agent() {
     let mut demo = Demo::start(&["--listen", "127.0.0.1:0"]).await;
-    let link = demo.line_of("status");
-    let (address, _) = link
-        .strip_prefix("http://")
-        .unwrap()
-        .split_once(',')
-        .unwrap();
-    let page = get(address.parse().unwrap(), "/").await;
+    let page = get(demo.status_page(), "/").await;
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(page.contains("demo-gateway"), "{page}");
+    assert!(demo.end_by("INT").await.success());
+}
+
+#[tokio::test]
+async fn shows_pages_that_hold_in_every_window() {
+    let mut demo = Demo::start(&["--listen", "127.0.0.1:0"]).await;
+    let mut browser = Browser::start("windows").await;
+    let _tunnel = TcpStream::connect(demo.address).await.unwrap();
+    demo.wait_for(|line| line.contains("SUCCESSFUL")).await;
+    for address in [demo.address, demo.status_page()] {
+        browser.open(&format!("http://{address}")).await;
+        for (width, dark) in [(360, false), (360, true), (1280, false), (1280, true)] {
+            browser.resize(width, dark).await;
+            browser.expect_fit().await;
+        }
+    }
+    assert!(demo.end_by("INT").await.success());
+}
+
+#[tokio::test]
+async fn keeps_the_status_page_up_to_date_and_shows_it_without_scripts_too() {
+    let mut demo = Demo::start(&["--listen", "127.0.0.1:0"]).await;
+    let mut browser = Browser::start("live").await;
+    let page = format!("http://{}", demo.status_page());
+    browser.open(&page).await;
+    let target = demo.line_of("target");
+    let (target, _) = target.split_once(',').unwrap();
+    let is_shown = |yes: bool| {
+        let cells = "[...document.querySelectorAll('#tunnels td')]";
+        format!(
+            "document.mine == 1 && {cells}.some((cell) => cell.innerText == '{target}') == {yes}"
+        )
+    };
+    // It is the same page all the time: a reload would forget this.
+    browser.evaluate("document.mine = 1").await;
+    browser.wait_for(&is_shown(false)).await;
+    let tunnel = TcpStream::connect(demo.address).await.unwrap();
+    browser.wait_for(&is_shown(true)).await;
+    drop(tunnel);
+    browser.wait_for(&is_shown(false)).await;
+    browser.expect_fit().await;
+
+    browser.forbid_scripts().await;
+    browser.open(&page).await;
+    browser
+        .wait_for("document.body.innerText.includes('demo-gateway')")
+        .await;
+    browser.expect_fit().await;
     assert!(demo.end_by("INT").await.success());
 }
 
