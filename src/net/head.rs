@@ -22,6 +22,8 @@ pub(crate) const BODY_LIMIT: usize = 4 << 10;
 const BODY_WAIT: Duration = Duration::from_millis(500);
 
 const SWITCHING_PROTOCOLS: u16 = 101;
+/// "No content" and "not modified": their end is that of the head, whatever that says.
+const WITHOUT_BODY: [u16; 2] = [204, 304];
 const HTTP: &[u8] = b"HTTP/1.";
 /// Types of the frames that a server which speaks HTTP/2 begins or ends with (RFC 9113, 4.1 and 6).
 const SETTINGS: u8 = 4;
@@ -256,6 +258,9 @@ impl Head {
 
     /// Says how the body's end is told (RFC 9112, 6.3), `None` if that is nonsense.
     fn framing(&self) -> Option<Framing> {
+        if WITHOUT_BODY.contains(&self.status) {
+            return Some(Framing::Length(0));
+        }
         if self
             .words("transfer-encoding")
             .any(|word| word.eq_ignore_ascii_case("chunked"))

@@ -222,6 +222,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn waits_for_no_body_where_there_is_none() {
+        for answer in [
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\n",
+        ] {
+            // The connection stays open.
+            let (near, mut far) = tokio::io::duplex(1 << 20);
+            far.write_all(answer.as_bytes()).await.unwrap();
+            let secret = Secret::new("Bearer abc");
+            let (server, post) = (server(), post(&secret));
+            let asked = timeout(Duration::from_secs(5), exchange(near, &server, &post, 16));
+            let response = asked.await.expect("an answer in time").unwrap();
+            assert_eq!(response.body, b"", "{answer}");
+        }
+    }
+
+    #[tokio::test]
     async fn says_why_there_is_no_answer() {
         let long = "x".repeat(17);
         for (answer, words) in [
