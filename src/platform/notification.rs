@@ -100,6 +100,10 @@ fn content(value: &RawValue) -> Content {
         return Content::Other;
     };
     let [device] = source.map_or([None], |source| members(source, ["externalId"]));
+    // It would be reported to another one.
+    if device.is_some_and(|device| device.get().starts_with(['[', '{'])) {
+        return Content::Unreadable;
+    }
     let [host, port, key] = members(request, ["hostname", "port", "connectionKey"]);
     let request = [device, host, port, key].map(|value| value.map(text).unwrap_or_default());
     kind(PendingOperation::with_id(id, request))
@@ -254,6 +258,19 @@ mod tests {
             assert!(notified.has_operation());
         }
         assert!(!Notified::read(b"{}\n7\n\xff").has_operation());
+    }
+
+    #[test]
+    fn opens_nothing_for_a_device_that_is_no_text() {
+        for device in ["{}", "[\"gw\"]"] {
+            let message = format!(
+                "{{\"id\":\"1\",\"externalSource\":{{\"externalId\":{device}}},\
+                 \"c8y_RemoteAccessConnect\":{{\"hostname\":\"plc\",\"port\":22,\
+                 \"connectionKey\":\"k\"}}}}"
+            );
+            let notified = Notified::read(message.as_bytes());
+            assert_eq!((notified.pending.len(), notified.unreadable), (0, 1));
+        }
     }
 
     #[test]
