@@ -11,7 +11,7 @@ use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
 
 /// How long the heart may take to answer: it never waits itself, but the machine may be busy.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take to read the configuration and all files that it names again.
 pub(crate) const RELOAD_LIMIT: Duration = Duration::from_secs(45);
 /// Questions that wait at most; who asks more waits to ask.

@@ -14,13 +14,15 @@ use tracing::Level;
 
 use super::settings::Settings;
 use super::socket;
-use crate::inquiry::RELOAD_LIMIT;
+use crate::inquiry::{self, RELOAD_LIMIT};
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
 use crate::words::words;
 
-/// How long the agent may take, its own limits included.
-const LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(10));
+/// How long the agent may take for a reload, its own limits included.
+const RELOADED_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(10));
+/// How long it may take to say what it does, which it does at once unless it hangs.
+const STATUS_LIMIT: Duration = inquiry::ANSWER_LIMIT.saturating_add(Duration::from_secs(5));
 /// Bytes of an answer: thousands of tunnels fit.
 const ANSWER_LIMIT: u64 = 64 << 20;
 
@@ -78,7 +80,7 @@ pub(crate) async fn inside(settings: &Settings) -> Result<Inside, Unanswered> {
         let words = "admin.socket is none, and only there it tells that";
         return Err(Unanswered::NoAnswer(words.to_owned()));
     };
-    let answer = ask_socket(path, socket::INSIDE).await;
+    let answer = ask_socket(path, socket::INSIDE, STATUS_LIMIT).await;
     read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
 }
 
@@ -88,7 +90,7 @@ pub(crate) async fn inside(settings: &Settings) -> Result<Inside, Unanswered> {
 /// Nobody runs, or does not answer.
 pub(crate) async fn status_as_sent(settings: &Settings) -> Result<Vec<u8>, Unanswered> {
     let by_socket = match &settings.socket {
-        Some(path) => Some((path, ask_socket(path, socket::STATUS).await)),
+        Some(path) => Some((path, ask_socket(path, socket::STATUS, STATUS_LIMIT).await)),
         None => None,
     };
     match (by_socket, settings.listen) {
@@ -119,17 +121,18 @@ pub(crate) async fn reload(
         return Err(Unanswered::NoAnswer(words.to_owned()));
     };
     let level = log_level.map_or_else(String::new, |level| format!(" {level}"));
-    let answer = ask_socket(path, &format!("{}{level}", socket::RELOAD)).await;
+    let question = format!("{}{level}", socket::RELOAD);
+    let answer = ask_socket(path, &question, RELOADED_LIMIT).await;
     read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
 }
 
 /// Asks by the socket; the answer is one line of JSON.
-pub(super) async fn ask_socket(path: &Path, question: &str) -> io::Result<Vec<u8>> {
-    within_limit(async {
+async fn ask_socket(path: &Path, question: &str, limit: Duration) -> io::Result<Vec<u8>> {
+    let asking = async {
         let stream = UnixStream::connect(path).await?;
         exchange(stream, format!("{question}\n").as_bytes()).await
-    })
-    .await
+    };
+    within(limit, asking).await
 }
 
 async fn ask_port(listen: SocketAddr, settings: &Settings) -> Result<Vec<u8>, Unanswered> {
@@ -142,7 +145,7 @@ async fn ask_port(listen: SocketAddr, settings: &Settings) -> Result<Vec<u8>, Un
         "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{authorization}\r\n",
         super::STATUS_PATH
     );
-    let asking = within_limit(async {
+    let asking = within(STATUS_LIMIT, async {
         let stream = TcpStream::connect(address).await?;
         exchange(stream, request.as_bytes()).await
     });
@@ -181,9 +184,9 @@ async fn exchange(
     Ok(answer)
 }
 
-async fn within_limit<T>(asking: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn within<T>(limit: Duration, asking: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let silent = || io::Error::new(ErrorKind::TimedOut, "it does not answer");
-    timeout(LIMIT, asking)
+    timeout(limit, asking)
         .await
         .unwrap_or_else(|_| Err(silent()))
 }

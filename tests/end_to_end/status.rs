@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -206,4 +207,16 @@ async fn looks_again_and_again_with_watch() {
     drop(lines);
     let ended = timeout(LIMIT, status.wait()).await.expect("an end");
     assert_eq!(ended.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn does_not_wait_long_for_an_agent_that_hangs() {
+    let site = Site::new().await;
+    let watcher = Watcher::new();
+    let mut adit = site.adit(&[&watcher.setting()]).await;
+    adit.freeze();
+    let asked = timeout(Duration::from_secs(20), watcher.ask(&[])).await;
+    let said = asked.expect("an end");
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.result.ends_with(": it does not answer\n"), "{said:?}");
 }

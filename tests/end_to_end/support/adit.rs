@@ -143,6 +143,11 @@ impl Adit {
         self.process.signal("HUP");
     }
 
+    /// Lets it do nothing any more, as a fault might.
+    pub(crate) fn freeze(&mut self) {
+        self.process.signal("STOP");
+    }
+
     /// Asks it to stop.
     pub(crate) fn terminate(&mut self) {
         self.process.signal("TERM");
