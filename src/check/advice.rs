@@ -212,6 +212,11 @@ pub(super) fn login(lost: &Lost, Subject { auth, mqtt, .. }: &Subject<'_>) -> St
              minutes",
             credentials(auth, mqtt)
         ),
+        Lost::PasswordAtService if auth.identity().is_some() => {
+            "take mqtt.username and mqtt.password away: beside a certificate the MQTT Service takes no \
+             user but the id of the tenant"
+                .to_owned()
+        }
         Lost::PasswordAtService => {
             "set auth.cert_file and auth.key_file, or write port 8883 in mqtt.url".to_owned()
         }

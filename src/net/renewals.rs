@@ -6,13 +6,12 @@
 //! without I/O.
 
 use std::fs::{self, File};
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -187,13 +186,7 @@ impl Renewals {
             _ => (files.renewed(), files.refused()),
         };
         let shown = to.display().to_string();
-        let moving = tokio::task::spawn_blocking(move || move_file(&from, &to));
-        let moved = match timeout(DISK_LIMIT, moving).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(words(&error)),
-            Ok(Err(_)) | Err(_) => Err("the disk does not answer".to_owned()),
-        };
-        match (verdict, moved) {
+        match (verdict, move_file(from, to, sync_directory).await) {
             (Verdict::Proven, Ok(())) => info!(
                 until,
                 "the broker takes the renewed certificate; it is used from now on"
@@ -228,11 +221,43 @@ impl Renewals {
     }
 }
 
-/// Moves a file within its directory, and has that on the disk.
-fn move_file(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)?;
-    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+/// Moves a file within its directory, and has `sync` bring that to the disk. That may take seconds on a
+/// busy one, and is not waited for: after a power cut before its end the file is where it was, and is
+/// tried again.
+async fn move_file(
+    from: PathBuf,
+    to: PathBuf,
+    sync: impl FnOnce(&Path) + Send + 'static,
+) -> Result<(), String> {
+    let (sender, moved) = oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        let renamed = fs::rename(&from, &to);
+        let is_moved = renamed.is_ok();
+        // Whoever waited may have given up.
+        let _ = sender.send(renamed);
+        if is_moved {
+            sync(&to);
+        }
+    });
+    match timeout(DISK_LIMIT, moved).await {
+        Ok(Ok(renamed)) => renamed.map_err(|error| words(&error)),
+        Ok(Err(_)) | Err(_) => Err("the disk does not answer".to_owned()),
+    }
+}
+
+/// Brings what was changed of the directory of a file to the disk.
+fn sync_directory(file: &Path) {
+    let directory = file
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let synced = File::open(directory.unwrap_or(Path::new("."))).and_then(|it| it.sync_all());
+    if let Err(error) = synced {
+        warn!(
+            error = words(&error),
+            file = %file.display(),
+            "the disk has not confirmed that a certificate has another name now"
+        );
+    }
 }
 
 #[cfg(test)]
@@ -294,6 +319,24 @@ mod tests {
                 assert_eq!(found, *verdict, "row {row}, login {at}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn waits_for_no_disk_that_is_slow_to_confirm() {
+        let directory = std::env::temp_dir().join(format!("adit-renewals-{}", fastrand::u64(..)));
+        fs::create_dir_all(&directory).unwrap();
+        let (from, to) = (directory.join("renewed.pem"), directory.join("device.pem"));
+        fs::write(&from, "new").unwrap();
+        let (confirm, confirmed) = std::sync::mpsc::channel::<()>();
+        let sync = move |_: &Path| {
+            let _ = confirmed.recv();
+        };
+        assert_eq!(move_file(from.clone(), to.clone(), sync).await, Ok(()));
+        assert_eq!(fs::read_to_string(&to).unwrap(), "new");
+        drop(confirm);
+        let moved = move_file(from, to, |_| unreachable!("nothing was moved")).await;
+        assert_eq!(moved, Err("no such file or directory".to_owned()));
+        fs::remove_dir_all(directory).unwrap();
     }
 
     #[test]

@@ -188,6 +188,27 @@ async fn takes_a_token_in_the_place_of_a_password() {
 }
 
 #[tokio::test]
+async fn takes_no_user_but_the_tenants_id_beside_a_certificate() {
+    let (site, service) = behind_the_service(6, Login::Certificate).await;
+    let with_user = |user: &str| {
+        let login = format!("[mqtt]\nusername = {user:?}\npassword = \"secret\"\n");
+        site.config().replace("[mqtt]\n", &login)
+    };
+    let setting = service.setting();
+    let checked = check(&with_user("somebody"), &["--set", &setting]).await;
+    let said = checked.result;
+    let words = "    take mqtt.username and mqtt.password away: beside a certificate the MQTT Service \
+                 takes no user but the id of the tenant";
+    assert_eq!(checked.code, Some(1), "{said}");
+    assert!(said.contains(words), "{said}");
+    assert_eq!(service.heard().logins, 0);
+    let adit = Adit::start(&with_user("t12345"), &[&setting]);
+    let _adit = adit.ready().await;
+    opens_a_tunnel(&site, "Bearer").await;
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn refuses_a_password_over_tls() {
     let (site, service) = behind_the_service(5, Login::User).await;
     let mut adit = site.start_adit(&[&service.setting()]);

@@ -194,8 +194,39 @@ async fn takes_several_operations_in_one_message_and_leaves_those_of_others_alon
 }
 
 #[tokio::test]
+async fn opens_one_tunnel_for_an_id_or_a_key_that_comes_again() {
+    let site = Site::new().await;
+    let adit = site.adit(&[]).await;
+    let lan = Lan::echo().await;
+    site.cloud.set_live_delivery(false);
+    let mut tunnel = site.request("127.0.0.1", lan.port);
+    let other = site.request("127.0.0.1", lan.port);
+    let [(first, key), (second, other_key)] = [&tunnel, &other].map(|tunnel| {
+        let operation = site.cloud.operation(tunnel.operation).unwrap();
+        (operation.to_json(), operation.key().unwrap())
+    });
+    site.cloud.publish_on(NOTIFICATIONS, first.clone());
+    let mut far_end = FarEnd(tunnel.accept(LIMIT).await.unwrap());
+    site.opened(tunnel.operation).await;
+    let (key, other_key) = (key.expose(), other_key.expose());
+    let same_id = first.replace(key, other_key);
+    let same_key = second.replace(other_key, key);
+    assert!(same_id != first && same_key != second);
+    let message = format!("{same_id}\n{same_key}\n{first}");
+    site.cloud.publish_on(NOTIFICATIONS, message);
+    let reason = "the connection key is that of another operation";
+    assert_eq!(site.failed(other.operation).await, reason);
+    adit.wait_for_logs(2, "operation is known already").await;
+    far_end.echo("hello").await;
+    assert_eq!(site.cloud.handshakes().len(), 1);
+    assert_eq!(statuses(&site), (0, 4));
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn reads_a_notification_of_any_size_and_depth() {
-    const SIZE: usize = 100_000;
+    // With all that is around it, a packet of not quite 128 KiB, which is the largest of the platform.
+    const SIZE: usize = 130_500;
     let site = Site::new().await;
     let adit = site.adit(&[]).await;
     let lan = Lan::echo().await;

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rcgen::{CertificateParams, SanType};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -360,6 +361,64 @@ async fn renews_when_asked_to_beside_a_running_agent() {
         .await;
     enrol.interrupt();
     assert_eq!(enrol.exit().await.code, Some(1));
+}
+
+#[tokio::test]
+async fn keeps_the_old_certificate_whatever_the_authority_sends() {
+    let http = |status, headers: &[&str], body: &str| EstAnswer::Http {
+        status,
+        headers: headers.iter().map(|&header| header.to_owned()).collect(),
+        body: body.as_bytes().to_vec(),
+    };
+    let answers = [
+        (
+            http(401, &[], "{}"),
+            "refuses the password or the token (HTTP 401)",
+        ),
+        (http(200, &[], "rubbish"), "what it sends is not in base64"),
+        (
+            http(302, &["Location: https://evil.example.com/"], ""),
+            "a redirect (HTTP 302), which adit does not follow",
+        ),
+        (EstAnswer::Huge, "its body is longer than 65536 bytes"),
+        (EstAnswer::OtherName, "it is for 'somebody else'"),
+        (EstAnswer::OtherKey, "it is not for this gateway's key"),
+        (EstAnswer::Expired, "this machine's clock"),
+        (EstAnswer::Silence, "did not answer the request within 20s"),
+    ];
+    join_all(answers.map(|(answer, words)| async move {
+        let site = enrolled(10 * DAY).await;
+        let first = site.issued();
+        site.issuer.answer(answer);
+        let mut adit = site.adit(&[]).await;
+        let line = adit
+            .wait_for_log("the certificate is not renewed yet")
+            .await;
+        assert!(line.contains(words) && line.contains(" WARN "), "{line}");
+        assert!(adit.is_running());
+        assert_eq!(site.issued(), first);
+        assert!(!site.renewed_exists());
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn goes_on_with_the_old_certificate_where_the_renewed_one_is_torn() {
+    let site = enrolled(10 * DAY).await;
+    let first = site.issued();
+    let torn = &first[..first.len() / 2];
+    site.device_directory().write("issued.renewed.pem", torn);
+    site.issuer.issue_for(YEAR);
+    let adit = site.adit(&[]).await;
+    let line = adit
+        .wait_for_log("the renewed certificate cannot be used; the last one goes on")
+        .await;
+    assert!(line.contains(" WARN "), "{line}");
+    assert_eq!(site.issued(), first);
+    // It is still due, and the next one takes the place of what is torn.
+    adit.wait_for_log(RENEWED).await;
+    let renewed = site.device_directory().path("issued.renewed.pem");
+    assert_ne!(fs::read_to_string(renewed).unwrap(), torn);
 }
 
 #[tokio::test]
