@@ -47,6 +47,8 @@ pub(crate) enum Ids {
     None,
     Templates,
     Notifications,
+    /// They are to come by notifications, and what carries those carries none.
+    SilentNotifications,
 }
 
 impl Ids {
@@ -54,7 +56,7 @@ impl Ids {
         match self {
             Self::None => "none",
             Self::Templates => "templates",
-            Self::Notifications => "notifications",
+            Self::Notifications | Self::SilentNotifications => "notifications",
         }
     }
 }
@@ -175,7 +177,12 @@ impl Settings {
             Duration::from_secs(choice[dice.usize(..choice.len())])
         };
         Self {
-            ids: [Ids::None, Ids::Templates, Ids::Notifications][dice.usize(..3)],
+            ids: [
+                Ids::None,
+                Ids::Templates,
+                Ids::Notifications,
+                Ids::SilentNotifications,
+            ][dice.usize(..4)],
             has_password: dice.u8(0..3) > 0,
             has_names: dice.u8(0..4) == 0,
             max_tunnels: match dice.u8(0..10) {
