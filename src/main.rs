@@ -69,12 +69,7 @@ fn start() -> ExitCode {
     let sources = Sources::of_this_machine(config, settings);
     let work = match command {
         Command::Ask(question) => return ask(&sources, log_format, question),
-        Command::Diagnose(what) => {
-            return code_of(
-                runtime()
-                    .map(|runtime| runtime.block_on(assembly::diagnose(&sources, sandbox, what))),
-            );
-        }
+        Command::Diagnose(what) => return assembly::diagnose(&sources, sandbox, what),
         Command::Work(work) => work,
     };
     match sandbox {
@@ -136,6 +131,7 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> Exit
         runtime.block_on(async {
             match question {
                 Question::Reload(reload) => assembly::reload(&settings, reload).await,
+                Question::Check(check) => assembly::check_by_agent(&settings, check.json).await,
                 Question::Status(status) => assembly::status(&settings, status).await,
             }
         })

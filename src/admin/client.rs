@@ -6,12 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tracing::Level;
 
+use super::Checked;
 use super::settings::Settings;
 use super::socket;
 use crate::inquiry::{self, RELOAD_LIMIT};
@@ -76,35 +78,57 @@ pub(crate) async fn status(settings: &Settings) -> Result<Snapshot, Unanswered> 
 /// # Errors
 /// Nobody runs, or does not answer.
 pub(crate) async fn inside(settings: &Settings) -> Result<Inside, Unanswered> {
-    let Some(path) = &settings.socket else {
-        let words = "admin.socket is none, and only there it tells that";
-        return Err(Unanswered::NoAnswer(words.to_owned()));
-    };
-    let answer = ask_socket(path, socket::INSIDE, STATUS_LIMIT).await;
-    read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
+    read(&ask_at_socket(settings, socket::INSIDE, STATUS_LIMIT).await?)
+}
+
+/// Has the agent try the way to the cloud itself.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn check(settings: &Settings) -> Result<Checked, Unanswered> {
+    read(&ask_at_socket(settings, socket::CHECK, RELOADED_LIMIT).await?)
+}
+
+/// Asks what the agent tells at its socket alone. Like all that asks, it is boxed, so that it is compiled
+/// once and not into each command.
+fn ask_at_socket<'a>(
+    settings: &'a Settings,
+    question: &'a str,
+    limit: Duration,
+) -> BoxFuture<'a, Result<Vec<u8>, Unanswered>> {
+    Box::pin(async move {
+        let Some(path) = &settings.socket else {
+            let words = "admin.socket is none, and only there it tells that";
+            return Err(Unanswered::NoAnswer(words.to_owned()));
+        };
+        let answer = ask_socket(path, question, limit).await;
+        answer.map_err(|error| unanswered(&path.display(), &error))
+    })
 }
 
 /// Asks what the agent does and has done, and returns its JSON.
 ///
 /// # Errors
 /// Nobody runs, or does not answer.
-pub(crate) async fn status_as_sent(settings: &Settings) -> Result<Vec<u8>, Unanswered> {
-    let by_socket = match &settings.socket {
-        Some(path) => Some((path, ask_socket(path, socket::STATUS, STATUS_LIMIT).await)),
-        None => None,
-    };
-    match (by_socket, settings.listen) {
-        (Some((_, Ok(answer))), _) => Ok(answer),
-        (Some((_, Err(error))), Some(listen)) if is_nobody(&error) => {
-            ask_port(listen, settings).await
+pub(crate) fn status_as_sent(settings: &Settings) -> BoxFuture<'_, Result<Vec<u8>, Unanswered>> {
+    Box::pin(async move {
+        let by_socket = match &settings.socket {
+            Some(path) => Some((path, ask_socket(path, socket::STATUS, STATUS_LIMIT).await)),
+            None => None,
+        };
+        match (by_socket, settings.listen) {
+            (Some((_, Ok(answer))), _) => Ok(answer),
+            (Some((_, Err(error))), Some(listen)) if is_nobody(&error) => {
+                ask_port(listen, settings).await
+            }
+            (Some((path, Err(error))), _) => Err(unanswered(&path.display(), &error)),
+            (None, Some(listen)) => ask_port(listen, settings).await,
+            (None, None) => {
+                let words = "neither admin.socket nor admin.listen is set, so it cannot be asked";
+                Err(Unanswered::NobodyRuns(words.to_owned()))
+            }
         }
-        (Some((path, Err(error))), _) => Err(unanswered(&path.display(), &error)),
-        (None, Some(listen)) => ask_port(listen, settings).await,
-        (None, None) => {
-            let words = "neither admin.socket nor admin.listen is set, so it cannot be asked";
-            Err(Unanswered::NobodyRuns(words.to_owned()))
-        }
-    }
+    })
 }
 
 /// Has the agent read its configuration again. It listens to this at its socket alone, where nobody
@@ -127,12 +151,16 @@ pub(crate) async fn reload(
 }
 
 /// Asks by the socket; the answer is one line of JSON.
-async fn ask_socket(path: &Path, question: &str, limit: Duration) -> io::Result<Vec<u8>> {
-    let asking = async {
+fn ask_socket<'a>(
+    path: &'a Path,
+    question: &'a str,
+    limit: Duration,
+) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+    let asking = async move {
         let stream = UnixStream::connect(path).await?;
         exchange(stream, format!("{question}\n").as_bytes()).await
     };
-    within(limit, asking).await
+    Box::pin(within(limit, asking))
 }
 
 async fn ask_port(listen: SocketAddr, settings: &Settings) -> Result<Vec<u8>, Unanswered> {

@@ -10,6 +10,10 @@ mod page;
 pub(crate) mod settings;
 pub(crate) mod socket;
 
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
@@ -22,8 +26,29 @@ use socket::{AdminSocket, NoSocket};
 /// Where HTTP tells what `adit status --json` prints.
 const STATUS_PATH: &str = "/status.json";
 
-/// Returns the last lines of the log.
-pub(crate) type LastLines = fn() -> Vec<String>;
+/// What the agent shows of itself at its socket besides what it does.
+#[derive(Clone)]
+pub(crate) struct Insight {
+    /// Returns the last lines of the log.
+    pub(crate) last_lines: fn() -> Vec<String>,
+    /// Tries the way to the cloud.
+    pub(crate) examine: Examine,
+}
+
+/// Tries the way to the cloud without a login, or says why it cannot be tried now.
+pub(crate) type Examine =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Checked, String>> + Send + Sync>;
+
+/// What the agent has found on its way to the cloud.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Checked {
+    /// Whether nothing is broken.
+    pub(crate) is_good: bool,
+    /// For people.
+    pub(crate) text: String,
+    /// For programs.
+    pub(crate) json: String,
+}
 
 /// Where adit is to be looked at, and nobody answers yet.
 pub(crate) struct Places {
@@ -67,11 +92,11 @@ impl Places {
         }
     }
 
-    /// Answers there; `last_lines` has the log.
-    pub(crate) fn open(self, inquirer: &Inquirer, last_lines: LastLines) -> Open {
+    /// Answers there.
+    pub(crate) fn open(self, inquirer: &Inquirer, insight: Insight) -> Open {
         let mut socket = JoinSet::new();
         if let Some(bound) = self.socket {
-            socket.spawn(bound.serve(inquirer.clone(), last_lines));
+            socket.spawn(bound.serve(inquirer.clone(), insight));
         }
         let server = self.port.and_then(|port| {
             Server::start(port, self.door.clone(), inquirer.clone())

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::client::Inside;
 use super::http::Process;
-use super::{LastLines, metrics};
+use super::{Insight, metrics};
 use crate::inquiry::{Inquirer, RELOAD_LIMIT};
 
 /// Asks what the agent does.
@@ -29,6 +29,8 @@ pub(super) const STATUS: &str = "status";
 pub(super) const RELOAD: &str = "reload";
 /// Asks for its metrics and the last lines of its log.
 pub(super) const INSIDE: &str = "inside";
+/// Has it try the way to the cloud itself.
+pub(super) const CHECK: &str = "check";
 
 /// Commands that are answered at the same time; others wait in the system's queue.
 const CONNECTIONS: usize = 16;
@@ -57,7 +59,7 @@ pub(crate) struct AdminSocket {
 struct Sources {
     inquirer: Inquirer,
     process: Arc<Process>,
-    last_lines: LastLines,
+    insight: Insight,
 }
 
 /// The file of the socket; somebody else's may stand in its place one day.
@@ -120,11 +122,11 @@ impl AdminSocket {
     }
 
     /// Answers until it is dropped.
-    pub(crate) async fn serve(self, inquirer: Inquirer, last_lines: LastLines) {
+    pub(crate) async fn serve(self, inquirer: Inquirer, insight: Insight) {
         let sources = Sources {
             inquirer,
             process: Arc::clone(&self.process),
-            last_lines,
+            insight,
         };
         let mut conversations = JoinSet::new();
         loop {
@@ -167,10 +169,14 @@ async fn answer(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
             Ok(snapshot) => serde_json::to_vec(&Inside {
                 metrics: metrics::text(Arc::new(snapshot), sources.process.figures())
                     .map_err(io::Error::other)?,
-                log: (sources.last_lines)(),
+                log: (sources.insight.last_lines)(),
             })
             .map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
+        },
+        (Some(CHECK), None) => match (sources.insight.examine)().await {
+            Ok(checked) => serde_json::to_vec(&checked).map_err(io::Error::other)?,
+            Err(error) => complaint(&error),
         },
         (Some(RELOAD), level @ (None | Some(Ok(_)))) => {
             match inquirer.reload(level.and_then(Result::ok)).await {

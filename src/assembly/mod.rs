@@ -4,6 +4,7 @@
 //! here it cannot depend on.
 
 mod diagnose;
+mod inspection;
 mod reload;
 
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::admin;
+use crate::admin::{self, Insight};
 use crate::agent::overview::{Facts, kind};
 use crate::agent::{Agent, Wires};
 use crate::auth::authorization::Authorization;
@@ -52,6 +53,7 @@ use crate::status;
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
 pub use diagnose::diagnose;
+use inspection::{Current, Inspection};
 use reload::Reloader;
 pub use reload::Source;
 
@@ -71,9 +73,19 @@ pub async fn agent(
     let supervisor = Arc::new(Supervisor::of_this_process());
     let (inquirer, mut inquiries, mut wishes) = inquiry::channel();
     let places = admin::Places::take(&config.admin);
-    confine(config, sandbox).log();
+    let confined = confine(config, sandbox);
+    confined.log();
+    let inspection = Inspection::new(Current {
+        config: config.clone(),
+        transport: transport.clone(),
+        confined,
+    });
+    let insight = Insight {
+        last_lines: logging::last_lines,
+        examine: inspection.examine(),
+    };
     // Whoever drops this future closes what is looked through as well.
-    let admin = places.open(&inquirer, logging::last_lines);
+    let admin = places.open(&inquirer, insight);
     let mut besides = JoinSet::new();
     besides.spawn(tell_that_adit_lives(Arc::clone(&supervisor)));
     supervisor.ready();
@@ -87,6 +99,7 @@ pub async fn agent(
     facts.authentication = kind(&auth);
     let transport = transport.with_identity(auth.identity().cloned());
     facts.transport = transport.clone();
+    inspection.set(&config.with_auth(auth.clone()), &transport);
     let announcement = announcement(config, &auth)?;
     let finish = CancellationToken::new();
     let (session, publisher, session_events) = Session::new(
@@ -112,6 +125,7 @@ pub async fn agent(
             door: admin.door.clone(),
             renewals,
             supervisor: Arc::clone(&supervisor),
+            inspection,
         };
         besides.spawn(reloader.run());
     }
@@ -215,6 +229,11 @@ pub async fn connect(
     Ok(connect::run(&opener, tunnel, stop).await)
 }
 
+/// Has the running agent try the way to the cloud, and prints what it finds.
+pub async fn check_by_agent(settings: &admin::Settings, json: bool) -> ExitCode {
+    check::by_agent::run(settings, json).await
+}
+
 /// Asks the running agent what it does, and prints it.
 pub async fn status(settings: &admin::Settings, status: cli::Status) -> ExitCode {
     status::run(settings, status).await
@@ -231,11 +250,17 @@ pub async fn check(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let transport = transport(config)?;
-    check::run(&subject(config, sandbox)?, transport, check, stop).await
+    check::run(
+        &subject(config, confine(config, sandbox))?,
+        transport,
+        check,
+        stop,
+    )
+    .await
 }
 
-/// What a check tries. Confines the thread that it is made in.
-fn subject(config: &Config, sandbox: Sandbox) -> anyhow::Result<Subject<'_>> {
+/// What a check tries.
+fn subject(config: &Config, confined: Confined) -> anyhow::Result<Subject<'_>> {
     let announcement = announcement(config, &config.auth)?;
     let login = match &config.auth {
         Auth::Bootstrap(bootstrap) => Some((bootstrap.user.clone(), bootstrap.password.clone())),
@@ -244,7 +269,7 @@ fn subject(config: &Config, sandbox: Sandbox) -> anyhow::Result<Subject<'_>> {
     Ok(Subject {
         file: config.file.as_deref(),
         warnings: &config.warnings,
-        confined: confine(config, sandbox),
+        confined,
         auth: &config.auth,
         authority: config.authority.as_ref(),
         device: &config.device.id,

@@ -11,6 +11,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::inspection::Inspection;
 use super::{account, announcement, opener, token_service};
 use crate::admin::http::Door;
 use crate::agent::renewal::{Renewal, news};
@@ -56,6 +57,7 @@ pub(super) struct Reloader {
     pub(super) door: Door,
     pub(super) renewals: mpsc::Sender<(Box<Renewal>, oneshot::Sender<u64>)>,
     pub(super) supervisor: Arc<Supervisor>,
+    pub(super) inspection: Inspection,
 }
 
 impl Reloader {
@@ -103,6 +105,7 @@ impl Reloader {
         self.lead_to_cloud(&renewed);
         self.door.set(renewed.admin.token.clone());
         limits::allow_files_for(renewed.tunnels.max_tunnels, super::connections(&renewed));
+        self.inspection.set(&renewed, &self.transport);
         self.config = renewed;
         let Reloaded {
             changed,

@@ -5,6 +5,7 @@
 //! broker, and a target whatever becomes of both.
 
 mod advice;
+pub(crate) mod by_agent;
 mod certificate;
 mod mqtt;
 pub(crate) mod report;

@@ -82,6 +82,8 @@ pub enum Question {
     Status(Status),
     /// To read its configuration again.
     Reload(Reload),
+    /// To try the way to the cloud itself.
+    Check(AgentCheck),
 }
 
 /// How `adit enrol` is to get credentials.
@@ -109,6 +111,13 @@ pub struct Diagnose {
     pub output: Option<PathBuf>,
     /// Whether a file that is there may be replaced.
     pub force: bool,
+}
+
+/// How `adit check --agent` is to tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentCheck {
+    /// One JSON object in place of the text.
+    pub json: bool,
 }
 
 /// How `adit status` is to tell.
@@ -263,10 +272,13 @@ Examples:
   adit check
   adit check --target plc-7.lan:22
   adit check --no-login --json
+  adit check --agent
 
 The platform allows one connection for a client id, so the MQTT login throws a running agent out for
-a moment; it comes back by itself, and its tunnels stay.
-Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line or configuration.")]
+a moment; it comes back by itself, and its tunnels stay. --agent has the running agent itself try it,
+with its rights, its variables and its network, and without a login.
+Exit status: 0 if nothing is broken, 1 if something is, 2 for a bad command line or configuration, 3 if
+--agent finds none running.")]
     Check(CheckArgs),
     /// Gets the gateway its credentials as `adit run` would, then exits
     #[command(after_help = "\
@@ -370,6 +382,9 @@ struct CheckArgs {
     /// Leaves out the MQTT login, which throws a running agent out for a moment
     #[arg(long)]
     no_login: bool,
+    /// Has the running agent try it, which may see another network than this shell; without a login
+    #[arg(long, conflicts_with_all = ["target", "no_login"])]
+    agent: bool,
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
@@ -426,6 +441,9 @@ pub fn parse_from(
     let command = match command {
         Subcommands::Run => Command::Work(Work::Run),
         Subcommands::Connect(arguments) => Command::Work(Work::Connect(arguments.connect()?)),
+        Subcommands::Check(CheckArgs {
+            agent: true, json, ..
+        }) => Command::Ask(Question::Check(AgentCheck { json })),
         Subcommands::Check(arguments) => Command::Work(Work::Check(arguments.check()?)),
         Subcommands::Enrol(EnrolArgs { renew }) => Command::Work(Work::Enrol(Enrol { renew })),
         Subcommands::Diagnose(DiagnoseArgs { output, force }) => {
@@ -541,6 +559,7 @@ impl CheckArgs {
             target,
             no_login,
             json,
+            agent: _,
         } = self;
         let target = target.map(|text| text.parse::<Target>()).transpose();
         Ok(Check {

@@ -59,7 +59,7 @@ pub struct Confinement {
 }
 
 /// What has become of a confinement.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Confined {
     /// It holds.
     Yes {

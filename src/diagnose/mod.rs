@@ -65,19 +65,24 @@ const CONTENTS: [(&str, &str); 10] = [
 ];
 
 /// What the running agent says, or why it says nothing.
-struct Agent {
+pub(crate) struct Agent {
     status: Result<Vec<u8>, Unanswered>,
     inside: Result<client::Inside, Unanswered>,
 }
 
+/// Tries the way to the cloud as the agent goes it.
+pub(crate) type Check<'a> = &'a dyn Fn(&Config) -> anyhow::Result<Report>;
+/// Asks the running agent.
+pub(crate) type Ask<'a> = &'a dyn Fn(&Settings) -> anyhow::Result<Agent>;
+
 /// Writes the archive.
 ///
-/// `check` tries the way to the cloud as the agent goes it. The exit code is 0 once the archive is
-/// written, and 1 if it is not.
-pub(crate) async fn run(
+/// The exit code is 0 once the archive is written, and 1 if it is not.
+pub(crate) fn run(
     sources: &Sources<'_>,
     diagnose: Diagnose,
-    check: impl FnOnce(&Config) -> anyhow::Result<Report>,
+    check: Check<'_>,
+    ask: Ask<'_>,
 ) -> ExitCode {
     let Diagnose { output, force } = diagnose;
     let now = SystemTime::now();
@@ -96,7 +101,7 @@ pub(crate) async fn run(
             "the secret of {place} is too short to be looked for in the archive; choose a longer one"
         ));
     }
-    let files = collect(sources, &redacted, now, check).await;
+    let files = collect(sources, &redacted, now, check, ask);
     let leaks = secrets::find(&files, &redacted.secrets);
     if !leaks.is_empty() {
         for secrets::Leak { file, secret } in leaks {
@@ -139,11 +144,12 @@ fn name(redacted: &Redacted, host_name: Option<&str>, now: SystemTime) -> String
     format!("adit-diagnose-{device}-{time}")
 }
 
-async fn collect(
+fn collect(
     sources: &Sources<'_>,
     redacted: &Redacted,
     now: SystemTime,
-    check: impl FnOnce(&Config) -> anyhow::Result<Report>,
+    check: Check<'_>,
+    ask: Ask<'_>,
 ) -> Vec<File> {
     let loaded = Config::load(sources);
     say(
@@ -153,38 +159,27 @@ async fn collect(
         Ok(config) => match check(config) {
             Ok(report) => in_words(&report),
             Err(error) => {
-                let error = format!("not there: {error:#}\n");
-                (
-                    error.clone(),
-                    serde_json::json!({ "error": error }).to_string(),
-                )
+                let error = format!("{error:#}");
+                (format!("not there: {error}\n"), in_json(&error))
             }
         },
         Err(faults) => in_words(&crate::check::refused(&faults.to_string())),
     };
-    let agent = match config::admin(sources) {
-        Ok((settings, _)) => ask(&settings).await,
-        Err(faults) => {
-            let words = format!("the configuration does not say where: {faults}");
-            Agent {
-                status: Err(Unanswered::NoAnswer(words.clone())),
-                inside: Err(Unanswered::NoAnswer(words)),
-            }
-        }
+    say("asking the running agent");
+    let nobody = |words: String| Agent {
+        status: Err(Unanswered::NoAnswer(words.clone())),
+        inside: Err(Unanswered::NoAnswer(words)),
     };
-    let status = agent.status.as_deref();
-    let id = status.ok().and_then(|status| {
-        let snapshot: Snapshot = serde_json::from_slice(status).ok()?;
-        Some(snapshot.agent.process_id)
-    });
-    let status = match &agent.status {
-        Ok(status) => status.clone(),
-        Err(error) => {
-            let error = error.to_string();
-            serde_json::json!({ "error": error })
-                .to_string()
-                .into_bytes()
+    let agent = match config::admin(sources) {
+        Ok((settings, _)) => ask(&settings).unwrap_or_else(|error| nobody(format!("{error:#}"))),
+        Err(faults) => nobody(format!("the configuration does not say where: {faults}")),
+    };
+    let (status, id) = match agent.status {
+        Ok(status) => {
+            let snapshot: Option<Snapshot> = serde_json::from_slice(&status).ok();
+            (status, snapshot.map(|snapshot| snapshot.agent.process_id))
         }
+        Err(error) => (in_json(&error.to_string()).into_bytes(), None),
     };
     let (metrics, log) = match agent.inside {
         Ok(client::Inside { metrics, log }) => (metrics, log.join("\n") + "\n"),
@@ -219,11 +214,17 @@ fn in_words(report: &Report) -> (String, String) {
     (report.to_text(), json + "\n")
 }
 
-async fn ask(settings: &Settings) -> Agent {
-    say("asking the running agent");
-    Agent {
-        status: client::status_as_sent(settings).await,
-        inside: client::inside(settings).await,
+fn in_json(error: &str) -> String {
+    serde_json::json!({ "error": error }).to_string()
+}
+
+impl Agent {
+    /// Asks at one place for all.
+    pub(crate) async fn ask(settings: &Settings) -> Self {
+        Self {
+            status: client::status_as_sent(settings).await,
+            inside: client::inside(settings).await,
+        }
     }
 }
 

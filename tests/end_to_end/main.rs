@@ -15,6 +15,7 @@ mod announcement;
 mod broker;
 mod bytes;
 mod check;
+mod check_by_agent;
 mod children;
 mod configuration;
 mod connect;

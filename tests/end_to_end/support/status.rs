@@ -60,6 +60,11 @@ impl Watcher {
         run("reload", &self.config, &[&self.setting()], arguments).await
     }
 
+    /// Runs `adit check` with the socket.
+    pub(crate) async fn check(&self, arguments: &[&str]) -> Said {
+        run("check", &self.config, &[&self.setting()], arguments).await
+    }
+
     /// Returns what `adit status --json` says.
     pub(crate) async fn json(&self) -> Value {
         let said = self.ask(&["--json"]).await;

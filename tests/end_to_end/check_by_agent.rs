@@ -1,0 +1,52 @@
+//! `adit check --agent`: the way to the cloud as the running agent sees it.
+
+use serde_json::Value;
+
+use crate::support::{Adit, Lan, Port, Site, Watcher};
+
+#[tokio::test]
+async fn has_the_running_agent_try_the_way_that_it_sees() {
+    let site = Site::new().await;
+    let watcher = Watcher::new();
+    let nobody = watcher.check(&["--agent"]).await;
+    assert_eq!(nobody.code, Some(3), "{nobody:?}");
+    assert!(nobody.result.starts_with("no adit runs: "), "{nobody:?}");
+    let port = Port::reserve();
+    let proxy = format!("http://127.0.0.1:{}", port.number);
+    let file = format!("{}[remote_access]\nmax_tunnels = 3\n", site.config());
+    let adit = Adit::start(&file, &[&watcher.setting()]).ready().await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = site.open(lan.port).await;
+    far_end.echo("before").await;
+
+    let good = watcher.check(&["--agent"]).await;
+    assert_eq!(good.code, Some(0), "{good:?}");
+    for line in [
+        "✓ confinement: ",
+        "✓ TCP to the broker: ",
+        "– MQTT login: left out, as --no-login says",
+        "✓ WebSocket endpoint: reached, and the credentials are taken",
+        "nothing is broken, ",
+    ] {
+        assert!(good.result.contains(line), "{line}\n{}", good.result);
+    }
+    let json = watcher.check(&["--agent", "--json"]).await;
+    let json: Value = serde_json::from_str(&json.result).unwrap();
+    assert_eq!(json["ok"], true, "{json:#}");
+
+    // It goes by what was read last.
+    adit.write_config(&file.replace("[cloud]\n", &format!("[cloud]\nproxy = {proxy:?}\n")));
+    let said = watcher.reload(&[]).await;
+    assert!(said.result.contains("cloud.proxy"), "{said:?}");
+    let bad = watcher.check(&["--agent"]).await;
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    assert!(
+        bad.result.contains(&format!("127.0.0.1:{}", port.number)),
+        "{bad:?}"
+    );
+    assert!(bad.result.contains("1 hop is broken"), "{bad:?}");
+
+    far_end.echo("after").await;
+    assert!(!adit.log().contains("connection to the broker lost"));
+    assert!(!good.result.contains(&site.user().1));
+}
