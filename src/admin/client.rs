@@ -131,6 +131,12 @@ pub(crate) fn status_as_sent(settings: &Settings) -> BoxFuture<'_, Result<Vec<u8
     })
 }
 
+/// Returns the process of the agent that sent its status.
+pub(crate) fn process_of(status: &[u8]) -> Option<u32> {
+    let snapshot: Snapshot = read(status).ok()?;
+    Some(snapshot.agent.process_id)
+}
+
 /// Has the agent read its configuration again. It listens to this at its socket alone, where nobody
 /// else can ask.
 ///

@@ -14,12 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use crate::admin::client::{self, Unanswered};
+use crate::admin::client;
 use crate::admin::settings::Settings;
 use crate::check::report::Report;
 use crate::cli::{self, Diagnose};
 use crate::config::{self, Config, Known, Redacted, Sources};
-use crate::state::Snapshot;
 use crate::words::{date, sized, words};
 use archive::File;
 
@@ -38,8 +37,9 @@ const KERNEL: [&str; 5] = [
 const ROUTES: [&str; 2] = ["/proc/net/route", "/proc/net/ipv6_route"];
 const RESOLVER: [&str; 3] = ["/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/hosts"];
 
-/// The files of the archive, and what each is; `README.txt` lists them.
-const CONTENTS: [(&str, &str); 10] = [
+/// The files of the archive in their order, and what each is; `README.txt` lists them.
+const CONTENTS: [(&str, &str); 11] = [
+    ("README.txt", "this"),
     (
         "configuration.txt",
         "the keys that are set, with their places, and what is wrong with them; secrets as <set>",
@@ -66,8 +66,8 @@ const CONTENTS: [(&str, &str); 10] = [
 
 /// What the running agent says, or why it says nothing.
 pub(crate) struct Agent {
-    status: Result<Vec<u8>, Unanswered>,
-    inside: Result<client::Inside, Unanswered>,
+    status: Result<String, String>,
+    inside: Result<client::Inside, String>,
 }
 
 /// Tries the way to the cloud as the agent goes it.
@@ -152,66 +152,59 @@ fn collect(
     ask: Ask<'_>,
 ) -> Vec<File> {
     let loaded = Config::load(sources);
+    let mut files = Vec::with_capacity(CONTENTS.len());
+    let mut add = |content: String| {
+        let name = CONTENTS.get(files.len()).map_or("more.txt", |file| file.0);
+        let content = content.into_bytes();
+        files.push(File { name, content });
+    };
+    add(readme(now));
+    add(configuration(redacted, &loaded));
     say(
         "trying the way to the cloud, as adit check --no-login does; that may take a minute or two",
     );
-    let (check_text, check_json) = match &loaded {
-        Ok(config) => match check(config) {
-            Ok(report) => in_words(&report),
-            Err(error) => {
-                let error = format!("{error:#}");
-                (format!("not there: {error}\n"), in_json(&error))
-            }
-        },
-        Err(faults) => in_words(&crate::check::refused(&faults.to_string())),
+    let report = match &loaded {
+        Ok(config) => check(config),
+        Err(faults) => Ok(crate::check::refused(&faults.to_string())),
     };
-    say("asking the running agent");
-    let nobody = |words: String| Agent {
-        status: Err(Unanswered::NoAnswer(words.clone())),
-        inside: Err(Unanswered::NoAnswer(words)),
-    };
-    let agent = match config::admin(sources) {
-        Ok((settings, _)) => ask(&settings).unwrap_or_else(|error| nobody(format!("{error:#}"))),
-        Err(faults) => nobody(format!("the configuration does not say where: {faults}")),
-    };
-    let (status, id) = match agent.status {
-        Ok(status) => {
-            let snapshot: Option<Snapshot> = serde_json::from_slice(&status).ok();
-            (status, snapshot.map(|snapshot| snapshot.agent.process_id))
+    let (text, json) = match &report {
+        Ok(report) => (report.to_text(), report.to_json().unwrap_or_default()),
+        Err(error) => {
+            let error = format!("{error:#}");
+            (not_there(&error), in_json(&error))
         }
-        Err(error) => (in_json(&error.to_string()).into_bytes(), None),
     };
+    add(text);
+    add(json + "\n");
+    say("asking the running agent");
+    let agent = match config::admin(sources) {
+        Ok((settings, _)) => ask(&settings),
+        Err(faults) => Err(anyhow::anyhow!(
+            "the configuration does not say where: {faults}"
+        )),
+    };
+    let agent = agent.unwrap_or_else(|error| Agent {
+        status: Err(format!("{error:#}")),
+        inside: Err(format!("{error:#}")),
+    });
+    let status = agent.status.unwrap_or_else(|error| in_json(&error));
+    let id = client::process_of(status.as_bytes());
+    add(status);
     let (metrics, log) = match agent.inside {
         Ok(client::Inside { metrics, log }) => (metrics, log.join("\n") + "\n"),
-        Err(error) => (
-            format!("not there: {error}\n"),
-            format!("not there: {error}\n"),
-        ),
+        Err(error) => (not_there(&error), not_there(&error)),
     };
-    let texts = [
-        configuration(redacted, &loaded).into_bytes(),
-        check_text.into_bytes(),
-        check_json.into_bytes(),
-        status,
-        metrics.into_bytes(),
-        log.into_bytes(),
-        (cli::build() + "\n" + &machine::files(&KERNEL)).into_bytes(),
-        machine::limits(id).into_bytes(),
-        machine::files(&ROUTES).into_bytes(),
-        machine::files(&RESOLVER).into_bytes(),
-    ];
-    let contents = CONTENTS.iter().zip(texts);
-    let files = contents.map(|((name, _), content)| File { name, content });
-    let readme = File {
-        name: "README.txt",
-        content: readme(now).into_bytes(),
-    };
-    std::iter::once(readme).chain(files).collect()
+    add(metrics);
+    add(log);
+    add(cli::build() + "\n" + &machine::files(&KERNEL));
+    add(machine::limits(id));
+    add(machine::files(&ROUTES));
+    add(machine::files(&RESOLVER));
+    files
 }
 
-fn in_words(report: &Report) -> (String, String) {
-    let json = report.to_json().unwrap_or_default();
-    (report.to_text(), json + "\n")
+fn not_there(error: &str) -> String {
+    format!("not there: {error}\n")
 }
 
 fn in_json(error: &str) -> String {
@@ -221,9 +214,13 @@ fn in_json(error: &str) -> String {
 impl Agent {
     /// Asks at one place for all.
     pub(crate) async fn ask(settings: &Settings) -> Self {
+        let status = client::status_as_sent(settings).await;
+        let inside = client::inside(settings).await;
         Self {
-            status: client::status_as_sent(settings).await,
-            inside: client::inside(settings).await,
+            status: status
+                .map(|status| String::from_utf8_lossy(&status).into_owned())
+                .map_err(|error| error.to_string()),
+            inside: inside.map_err(|error| error.to_string()),
         }
     }
 }

@@ -18,7 +18,7 @@ const SHORTEST_BASE64: usize = 8;
 const SHORTEST_TOKEN: usize = 40;
 
 /// A secret that was found.
-#[derive(Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Debug)]
 pub(super) struct Leak {
     /// The file that it is in.
     pub(super) file: &'static str,
@@ -28,34 +28,41 @@ pub(super) struct Leak {
 
 /// Returns all files that hold a secret, with which.
 pub(super) fn find(files: &[File], known: &[Known]) -> Vec<Leak> {
-    let all = known
-        .iter()
-        .filter(|known| can_be_disguised(known))
-        .fold(Hidden::default(), |all, known| {
-            all.and(known.secret.expose())
-        });
+    let mut all = Hidden::default();
+    for known in known.iter().filter(|known| can_be_disguised(known)) {
+        all = all.and(known.secret.expose());
+    }
     let mut leaks = Vec::new();
     for File { name, content } in files {
         let text = String::from_utf8_lossy(content);
         let unbroken: String = text.split_whitespace().collect();
         let may_be_disguised = all.is_in(&text);
-        let holds = |known: &&Known| {
-            let secret = known.secret.expose();
-            secret.len() >= SHORTEST && text.contains(secret)
-                || may_be_disguised
-                    && can_be_disguised(known)
-                    && Hidden::default().and(secret).is_in(&text)
-                || base64_forms(secret)
-                    .iter()
-                    .any(|form| unbroken.contains(form.as_str()))
+        let mut leak = |secret: &str| {
+            leaks.push(Leak {
+                file: name,
+                secret: secret.to_owned(),
+            });
         };
-        let found = known.iter().filter(holds).map(|known| known.place.clone());
-        let found = found.chain(shaped(&text).map(str::to_owned));
-        leaks.extend(found.map(|secret| Leak { file: name, secret }));
+        for known in known {
+            let disguised = may_be_disguised && can_be_disguised(known);
+            if is_in(known.secret.expose(), disguised, &text, &unbroken) {
+                leak(&known.place);
+            }
+        }
+        if has_token(&text) {
+            leak("a token of the platform");
+        }
+        if text.contains("PRIVATE KEY-----") {
+            leak("a private key");
+        }
     }
-    leaks.sort();
-    leaks.dedup();
     leaks
+}
+
+fn is_in(secret: &str, may_be_disguised: bool, text: &str, unbroken: &str) -> bool {
+    secret.len() >= SHORTEST && text.contains(secret)
+        || may_be_disguised && Hidden::default().and(secret).is_in(text)
+        || is_in_base64(secret, unbroken)
 }
 
 /// Returns those that are too short to be looked for.
@@ -69,34 +76,31 @@ fn can_be_disguised(known: &Known) -> bool {
     letters.filter(|c| c.is_alphanumeric()).count() >= SHORTEST_DISGUISED
 }
 
-/// What base64 makes of a secret wherever it stands in what is encoded, as behind a user and a colon:
-/// without the characters that its neighbours have a part in.
-fn base64_forms(secret: &str) -> Vec<String> {
+/// Whether a text has what base64 makes of a secret wherever it stands in what is encoded, as behind a
+/// user and a colon: without the characters that its neighbours have a part in.
+fn is_in_base64(secret: &str, unbroken: &str) -> bool {
     const BITS: usize = 6;
-    let mut forms = Vec::new();
     for before in 0..3 {
-        let bytes = [&vec![0; before], secret.as_bytes()].concat();
+        let bytes = [&[0; 3][..before], secret.as_bytes()].concat();
         let encoded = BASE64.encode(&bytes);
         let (from, to) = ((before * 8).div_ceil(BITS), bytes.len() * 8 / BITS);
         let form = encoded.get(from..to).unwrap_or_default();
-        if form.len() >= SHORTEST_BASE64 {
-            forms.push(form.replace('+', "-").replace('/', "_"));
-            forms.push(form.to_owned());
+        let for_urls = form.replace('+', "-").replace('/', "_");
+        if form.len() >= SHORTEST_BASE64
+            && (unbroken.contains(form) || unbroken.contains(&for_urls))
+        {
+            return true;
         }
     }
-    forms
+    false
 }
 
-/// What nobody told of, and what is a secret by its looks.
-fn shaped(text: &str) -> impl Iterator<Item = &'static str> {
+/// Whether a text has what nobody told of, and what is a token by its looks.
+fn has_token(text: &str) -> bool {
     let is_letter = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let is_token = |word: &str| {
+    text.split(|c| !is_letter(c)).any(|word| {
         word.len() >= SHORTEST_TOKEN && word.starts_with("eyJ") && word.matches('.').count() == 2
-    };
-    let has_token = text.split(|c| !is_letter(c)).any(is_token);
-    let has_key = text.contains("PRIVATE KEY-----");
-    let token = has_token.then_some("a token of the platform");
-    token.into_iter().chain(has_key.then_some("a private key"))
+    })
 }
 
 #[cfg(test)]
