@@ -91,6 +91,8 @@ pub(crate) struct Reconnects {
     closes: u32,
     /// The one that the last connection ended with.
     silence: Option<Duration>,
+    /// How often in a row a silence was the one before it once more.
+    repeats: u32,
     ping_interval: Duration,
 }
 
@@ -120,6 +122,7 @@ impl Reconnects {
             refusals: 0,
             closes: 0,
             silence: None,
+            repeats: 0,
             ping_interval,
         }
     }
@@ -179,18 +182,30 @@ impl Reconnects {
             Loss::Failed(_) => Duration::ZERO,
         };
         let before = self.silence.take();
-        if silence >= SHORTEST_SILENCE {
-            self.silence = Some(silence);
-            if let Some(before) = before.filter(|&before| is_same(before, silence)) {
-                self.closes = 0;
-                return Some(self.idle_cut(before.min(silence)));
+        self.silence = (silence >= SHORTEST_SILENCE).then_some(silence);
+        match before.filter(|&before| is_same(before, silence)) {
+            Some(before) if self.silence.is_some() => {
+                self.repeats += 1;
+                if self.repeats >= self.repeats_wanted() {
+                    self.closes = 0;
+                    return Some(self.idle_cut(before.min(silence)));
+                }
             }
+            _ => self.repeats = 0,
         }
         self.closes = match loss {
             Loss::Closed { stood, .. } if stood < STABLE => self.closes + 1,
             _ => 0,
         };
         self.other_client()
+    }
+
+    /// Two clients that throw each other out meet after the same silence twice by chance.
+    fn repeats_wanted(&self) -> u32 {
+        match self.other_client() {
+            Some(_) => 2,
+            None => 1,
+        }
     }
 
     fn idle_cut(&mut self, silence: Duration) -> Suspicion {
@@ -333,6 +348,8 @@ mod tests {
             (vec![NeverStood; 9], false),
             // The other comes back after a random time, here after silences of as many seconds.
             (vec![cut(3), cut(9), cut(25)], true),
+            // That may by chance be the same time twice.
+            (vec![closed, closed, closed, cut(5), cut(5)], true),
             (vec![closed, cut(14), closed], true),
         ] {
             let suspicion = is_suspected.then_some(Suspicion::OtherClient);
@@ -350,6 +367,7 @@ mod tests {
             (vec![thrown_out(SECOND), cut(300), cut(310)], 300, 60),
             (vec![cut(20), cut(20), cut(9), cut(9)], 9, 4),
             (vec![cut(3), cut(3)], 3, 2),
+            (vec![cut(3), cut(9), cut(25), cut(25), cut(25)], 25, 12),
             (vec![no_pong(60), no_pong(60)], 60, 30),
         ] {
             let Some(Suspicion::IdleCut {
