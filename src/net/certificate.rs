@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use crate::words::{date, legible};
+use crate::words::{date, legible, time};
 
 /// Characters of a name that are shown.
 const NAME_LIMIT: usize = 80;
@@ -249,6 +249,9 @@ impl<'a> DerReader<'a> {
     fn time(&mut self) -> Option<SystemTime> {
         let (tag, content) = self.next()?;
         let text = std::str::from_utf8(content).ok()?.strip_suffix('Z')?;
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
         let (century, rest) = match tag {
             GENERALIZED_TIME => text.split_at_checked(2)?,
             // RFC 5280, 4.1.2.5.1.
@@ -256,18 +259,16 @@ impl<'a> DerReader<'a> {
             UTC_TIME => ("19", text),
             _ => return None,
         };
-        if rest.len() != "YYMMDDhhmmss".len() || !rest.is_ascii() {
+        if rest.len() != "YYMMDDhhmmss".len() {
             return None;
         }
-        let part = |at: usize| rest.get(at..at + 2).unwrap_or_default();
-        let (year, month, day) = (part(0), part(2), part(4));
-        let (hour, minute, second) = (part(6), part(8), part(10));
-        let text = format!("{century}{year}-{month}-{day}T{hour}:{minute}:{second}Z");
+        let part = |at: usize| rest.get(at..at + 2)?.parse().ok();
+        let year = century.parse::<u64>().ok()? * 100 + part(0)?;
         // What began before all computers counts from their beginning.
-        if text.as_str() < "1970" {
+        if year < 1970 {
             return Some(SystemTime::UNIX_EPOCH);
         }
-        humantime::parse_rfc3339(&text).ok()
+        time([year, part(2)?, part(4)?, part(6)?, part(8)?, part(10)?])
     }
 }
 
