@@ -9,11 +9,14 @@ use tracing::Level;
 
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
+use crate::state::upgraded::Upgraded;
 
 /// How long the heart may take to answer: it never waits itself, but the machine may be busy.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long it may take to read the configuration and all files that it names again.
 pub(crate) const RELOAD_LIMIT: Duration = Duration::from_secs(45);
+/// How long an upgrade may take: longer than all of its steps together.
+pub(crate) const UPGRADE_LIMIT: Duration = Duration::from_secs(120);
 /// Questions that wait at most; who asks more waits to ask.
 const QUEUE: usize = 16;
 
@@ -24,6 +27,13 @@ pub(crate) struct ReloadWish {
     pub(crate) log_level: Option<Level>,
     /// Takes what became of it.
     pub(crate) answer: oneshot::Sender<Reloaded>,
+}
+
+/// A wish that another process of the program follows this one.
+#[derive(Debug)]
+pub(crate) struct UpgradeWish {
+    /// Takes what became of it.
+    pub(crate) answer: oneshot::Sender<Upgraded>,
 }
 
 /// What the heart is asked.
@@ -38,12 +48,15 @@ pub(crate) enum Inquiry {
 pub(crate) struct Inquirer {
     inquiries: mpsc::Sender<Inquiry>,
     reloads: mpsc::Sender<ReloadWish>,
+    upgrades: mpsc::Sender<UpgradeWish>,
 }
 
 /// The heart's end.
 pub(crate) type Inquiries = mpsc::Receiver<Inquiry>;
 /// The end of whoever reads the configuration.
 pub(crate) type ReloadWishes = mpsc::Receiver<ReloadWish>;
+/// The end of whoever leads upgrades.
+pub(crate) type UpgradeWishes = mpsc::Receiver<UpgradeWish>;
 
 /// The heart has ended, or does not answer in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -62,11 +75,22 @@ pub(crate) struct NoAnswer;
 )]
 pub(crate) struct NotReloaded;
 
+/// Nobody leads the upgrade, or that takes too long.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("adit does not tell what has become of the upgrade; it is starting or stopping")]
+pub(crate) struct NotUpgraded;
+
 /// Makes all ends.
-pub(crate) fn channel() -> (Inquirer, Inquiries, ReloadWishes) {
+pub(crate) fn channel() -> (Inquirer, Inquiries, ReloadWishes, UpgradeWishes) {
     let (inquiries, heart) = mpsc::channel(QUEUE);
     let (reloads, reader) = mpsc::channel(QUEUE);
-    (Inquirer { inquiries, reloads }, heart, reader)
+    let (upgrades, leader) = mpsc::channel(QUEUE);
+    let inquirer = Inquirer {
+        inquiries,
+        reloads,
+        upgrades,
+    };
+    (inquirer, heart, reader, leader)
 }
 
 impl Inquirer {
@@ -103,5 +127,29 @@ impl Inquirer {
             .ok()
             .flatten()
             .ok_or(NotReloaded)
+    }
+
+    /// Has another process of the program follow this one, and returns what became of it.
+    ///
+    /// # Errors
+    /// Nobody leads it, or that takes too long.
+    pub(crate) async fn upgrade(&self) -> Result<Upgraded, NotUpgraded> {
+        let (answer, answered) = oneshot::channel();
+        let asking = async {
+            self.upgrades.send(UpgradeWish { answer }).await.ok()?;
+            answered.await.ok()
+        };
+        timeout(UPGRADE_LIMIT, asking)
+            .await
+            .ok()
+            .flatten()
+            .ok_or(NotUpgraded)
+    }
+
+    /// Has another process of the program follow this one, whatever becomes of it.
+    pub(crate) fn want_upgrade(&self) {
+        let answer = oneshot::channel().0;
+        // Where so many wait, one of them is that of somebody else.
+        let _ = self.upgrades.try_send(UpgradeWish { answer });
     }
 }

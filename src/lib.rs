@@ -32,5 +32,7 @@ mod reload;
 pub mod secret;
 pub mod state;
 mod status;
+pub mod succession;
 pub mod tunnel;
+mod upgrade;
 pub mod words;

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use adit::assembly::Source;
+use adit::assembly::{Source, Surroundings, Upgrade};
 use adit::cli::{
     self, Check, Command, Connect, Enrol, Invocation, LogFormat, Question, Request, Tunnel, Work,
 };
 use adit::config::{self, Config, Sources};
 use adit::confinement::{self, Sandbox};
+use adit::succession::{Inheritance, Program};
 use adit::words::failure_reason;
 use adit::{assembly, check, logging};
 use anyhow::Context;
@@ -35,11 +36,28 @@ const ROW_LIMIT: u64 = 16 * 1024;
 
 /// What there is to do, with all that it takes besides the configuration.
 enum Task {
-    /// With the flags that the configuration is read with again.
-    Agent((Option<PathBuf>, Vec<String>)),
+    /// With what the configuration is read with again, and the process that is to be followed.
+    Agent(Again, Option<Inheritance>),
     Tunnel(Tunnel),
     Check(Check),
     Enrol(Enrol),
+}
+
+/// What a configuration is read with again: the flags, and the name of the machine, which a confined
+/// process may not be allowed to read.
+struct Again {
+    file: Option<PathBuf>,
+    settings: Vec<String>,
+    host_name: Option<String>,
+}
+
+impl Again {
+    fn sources(&self) -> Sources<'static> {
+        Sources {
+            host_name: self.host_name.clone(),
+            ..Sources::of_this_machine(self.file.clone(), self.settings.clone())
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -65,8 +83,8 @@ fn start() -> ExitCode {
         let _ = writeln!(io::stderr(), "cannot write to standard error: {error}");
         return ExitCode::FAILURE;
     }
-    let source = (config.clone(), settings.clone());
-    let sources = Sources::of_this_machine(config, settings);
+    let (file, flags) = (config.clone(), settings.clone());
+    let mut sources = Sources::of_this_machine(config, settings);
     let work = match command {
         Command::Ask(question) => return ask(&sources, log_format, question),
         Command::Diagnose(what) => return assembly::diagnose(&sources, sandbox, what),
@@ -81,10 +99,20 @@ fn start() -> ExitCode {
         }
         Sandbox::Off => warn!("not confined, and open to debuggers, as ADIT_NO_SANDBOX says"),
     }
+    let inheritance = match work {
+        Work::Run => Inheritance::of_this_process(),
+        _ => None,
+    };
+    if let Some(name) = inheritance.as_ref().and_then(Inheritance::host_name) {
+        sources.host_name = Some(name.to_owned());
+    }
     let config = match Config::load(&sources) {
         Ok(config) => config,
         Err(faults) => {
             let faults = faults.to_string();
+            if let Some(inheritance) = inheritance {
+                inheritance.refuse(&format!("{faults}{}", assembly::why_forbidden(&faults)));
+            }
             if let Work::Check(Check { json: true, .. }) = work {
                 check::refuse(&faults);
             }
@@ -92,7 +120,14 @@ fn start() -> ExitCode {
         }
     };
     let task = match work {
-        Work::Run => Task::Agent(source),
+        Work::Run => {
+            let again = Again {
+                file,
+                settings: flags,
+                host_name: sources.host_name,
+            };
+            Task::Agent(again, inheritance)
+        }
         Work::Connect(Connect::Tunnel(tunnel)) => Task::Tunnel(tunnel),
         Work::Connect(Connect::StandardInput) => match row_from_standard_input() {
             Ok(tunnel) => Task::Tunnel(tunnel),
@@ -133,6 +168,7 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> Exit
                 Question::Reload(reload) => assembly::reload(&settings, reload).await,
                 Question::Check(check) => assembly::check_by_agent(&settings, check.json).await,
                 Question::Status(status) => assembly::status(&settings, status).await,
+                Question::Upgrade => assembly::upgrade(&settings).await,
             }
         })
     }))
@@ -167,9 +203,10 @@ fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode
     let code = runtime.block_on(async {
         let stop = stop_on_signal().context("cannot listen for signals")?;
         match task {
-            Task::Agent((file, settings)) => {
-                let source = source(file, settings).context("cannot listen for signals")?;
-                let running = assembly::agent(config, Some(source), sandbox, stop);
+            Task::Agent(again, inheritance) => {
+                let around =
+                    surroundings(again, inheritance).context("cannot listen for signals")?;
+                let running = assembly::agent(config, Some(around), sandbox, stop);
                 running.await.map(|()| ExitCode::SUCCESS)
             }
             Task::Tunnel(tunnel) => assembly::connect(config, tunnel, sandbox, stop).await,
@@ -189,21 +226,34 @@ fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the runtime")
 }
 
-/// Reads the configuration again when it is asked for, also by SIGHUP.
-fn source(file: Option<PathBuf>, settings: Vec<String>) -> io::Result<Source> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (sender, hangups) = mpsc::channel(1);
+/// Reads the configuration again when it is asked for, also by SIGHUP, and starts the program again,
+/// also by SIGUSR2.
+fn surroundings(again: Again, inheritance: Option<Inheritance>) -> io::Result<Surroundings> {
+    let program = Program::of_this_process(again.host_name.clone());
+    let program = program.inspect_err(|error| warn!(%error, "the program cannot be started again"));
+    Ok(Surroundings {
+        reload: Source {
+            load: Arc::new(move || Config::load(&again.sources())),
+            hangups: signals(SignalKind::hangup())?,
+        },
+        upgrade: Upgrade {
+            signals: signals(SignalKind::user_defined2())?,
+            program: program.ok(),
+        },
+        inheritance,
+    })
+}
+
+/// Takes a kind of signals; one that waits already stands for all.
+fn signals(kind: SignalKind) -> io::Result<mpsc::Receiver<()>> {
+    let mut signals = signal(kind)?;
+    let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
-        // One that waits already stands for all.
-        while hangup.recv().await.is_some() {
+        while signals.recv().await.is_some() {
             let _ = sender.try_send(());
         }
     });
-    let load = move || Config::load(&Sources::of_this_machine(file.clone(), settings.clone()));
-    Ok(Source {
-        load: Arc::new(load),
-        hangups,
-    })
+    Ok(receiver)
 }
 
 /// Stops in good order at the first SIGTERM or SIGINT and at once at the second.

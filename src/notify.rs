@@ -65,6 +65,11 @@ impl Supervisor {
         }
     }
 
+    /// Another process of adit is the main one from now on.
+    pub(crate) fn main_process(&self, id: u32) {
+        self.tell(&format!("MAINPID={id}"));
+    }
+
     /// How often [`Supervisor::alive`] is to be called, if at all.
     pub(crate) fn watch_interval(&self) -> Option<Duration> {
         self.socket.as_ref()?;
@@ -77,9 +82,14 @@ impl Supervisor {
     }
 
     fn tell(&self, words: &str) {
-        if let Some((socket, address)) = &self.socket
-            && let Err(error) = socket.send_to_addr(words.as_bytes(), address)
-        {
+        let Some((socket, address)) = &self.socket else {
+            return;
+        };
+        let told = match socket.peer_addr() {
+            Ok(_) => socket.send(words.as_bytes()),
+            Err(_) => socket.send_to_addr(words.as_bytes(), address),
+        };
+        if let Err(error) = told {
             debug!(error = error.to_string(), words, "systemd was not told");
         }
     }
@@ -94,7 +104,12 @@ fn socket(place: &OsStr) -> Option<(UnixDatagram, SocketAddr)> {
     let socket = UnixDatagram::unbound().ok()?;
     // A supervisor that reads nothing holds up nobody.
     socket.set_nonblocking(true).ok()?;
-    Some((socket, address.ok()?))
+    let address = address.ok()?;
+    if address.as_abstract_name().is_some() {
+        // Once adit is confined it reaches only those that it is connected to.
+        let _ = socket.connect_addr(&address);
+    }
+    Some((socket, address))
 }
 
 #[cfg(test)]

@@ -16,13 +16,16 @@ use tracing::Level;
 use super::Checked;
 use super::settings::Settings;
 use super::socket;
-use crate::inquiry::{self, RELOAD_LIMIT};
+use crate::inquiry::{self, RELOAD_LIMIT, UPGRADE_LIMIT};
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
+use crate::state::upgraded::Upgraded;
 use crate::words::words;
 
 /// How long the agent may take for a reload, its own limits included.
 const RELOADED_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(10));
+/// How long it may take for an upgrade, its own limits included.
+const UPGRADED_LIMIT: Duration = UPGRADE_LIMIT.saturating_add(Duration::from_secs(10));
 /// How long it may take to say what it does, which it does at once unless it hangs.
 const STATUS_LIMIT: Duration = inquiry::ANSWER_LIMIT.saturating_add(Duration::from_secs(5));
 /// Bytes of an answer: thousands of tunnels fit.
@@ -153,6 +156,19 @@ pub(crate) async fn reload(
     let level = log_level.map_or_else(String::new, |level| format!(" {level}"));
     let question = format!("{}{level}", socket::RELOAD);
     let answer = ask_socket(path, &question, RELOADED_LIMIT).await;
+    read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
+}
+
+/// Has the program started again in the place of the agent. It listens to this at its socket alone.
+///
+/// # Errors
+/// Nobody runs, or does not answer.
+pub(crate) async fn upgrade(settings: &Settings) -> Result<Upgraded, Unanswered> {
+    let Some(path) = &settings.socket else {
+        let words = "admin.socket is none, so it can only be told by a signal: kill -USR2";
+        return Err(Unanswered::NoAnswer(words.to_owned()));
+    };
+    let answer = ask_socket(path, socket::UPGRADE, UPGRADED_LIMIT).await;
     read(&answer.map_err(|error| unanswered(&path.display(), &error))?)
 }
 

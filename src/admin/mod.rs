@@ -11,10 +11,13 @@ pub(crate) mod settings;
 pub(crate) mod socket;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::inquiry::Inquirer;
@@ -50,18 +53,35 @@ pub(crate) struct Checked {
     pub(crate) json: String,
 }
 
+/// How long a process that takes over waits for the one before it to give its places up.
+const FREE_LIMIT: Duration = Duration::from_secs(2);
+/// How often it looks meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long those that have asked may take to read their answers when adit ends.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
 /// Where adit is to be looked at, and nobody answers yet.
+#[derive(Default)]
 pub(crate) struct Places {
     socket: Option<AdminSocket>,
     port: Option<Port>,
-    door: Door,
 }
 
-/// What adit is looked at through, until it is dropped.
-pub(crate) struct Open {
-    /// Of the port.
-    pub(crate) door: Door,
-    _socket: JoinSet<()>,
+/// What adit is looked at through, which may be closed for another process and opened again.
+pub(crate) struct Doors {
+    settings: Settings,
+    inquirer: Inquirer,
+    insight: Insight,
+    door: Door,
+    open: Option<Open>,
+    /// Who has come before it was closed.
+    answering: Vec<JoinSet<()>>,
+}
+
+/// What is open, until it is dropped.
+struct Open {
+    closed: CancellationToken,
+    socket: JoinSet<()>,
     _server: Option<Server>,
 }
 
@@ -85,31 +105,103 @@ impl Places {
             });
             taken.ok()
         });
+        Self { socket, port }
+    }
+
+    /// Takes them from a process that is giving them up.
+    pub(crate) async fn take_over(settings: &Settings) -> Self {
+        let until = Instant::now() + FREE_LIMIT;
+        let (mut socket, mut port) = (None, None);
+        while Instant::now() < until {
+            if let (None, Some(path)) = (&socket, &settings.socket) {
+                socket = AdminSocket::bind(path).ok();
+            }
+            if let (None, Some(listen)) = (&port, settings.listen) {
+                port = Port::take(listen).ok();
+            }
+            let has_socket = socket.is_some() || settings.socket.is_none();
+            if has_socket && (port.is_some() || settings.listen.is_none()) {
+                return Self { socket, port };
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        // Whatever is missing is said.
+        let missing = Self::take(&Settings {
+            socket: settings.socket.clone().filter(|_| socket.is_none()),
+            listen: settings.listen.filter(|_| port.is_none()),
+            ..settings.clone()
+        });
         Self {
-            socket,
-            port,
+            socket: socket.or(missing.socket),
+            port: port.or(missing.port),
+        }
+    }
+}
+
+impl Doors {
+    /// Begins with nothing open.
+    pub(crate) fn new(settings: &Settings, inquirer: Inquirer, insight: Insight) -> Self {
+        Self {
+            settings: settings.clone(),
+            inquirer,
+            insight,
             door: Door::new(settings.token.clone()),
+            open: None,
+            answering: Vec::new(),
         }
     }
 
-    /// Answers there.
-    pub(crate) fn open(self, inquirer: &Inquirer, insight: Insight) -> Open {
-        let mut socket = JoinSet::new();
-        if let Some(bound) = self.socket {
-            socket.spawn(bound.serve(inquirer.clone(), insight));
+    /// Returns that of the port.
+    pub(crate) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// Answers at places that were taken.
+    pub(crate) fn open(&mut self, places: Places) {
+        let (mut socket, closed) = (JoinSet::new(), CancellationToken::new());
+        if let Some(bound) = places.socket {
+            let (inquirer, insight) = (self.inquirer.clone(), self.insight.clone());
+            socket.spawn(bound.serve(inquirer, insight, closed.clone()));
         }
-        let server = self.port.and_then(|port| {
-            Server::start(port, self.door.clone(), inquirer.clone())
+        let server = places.port.and_then(|port| {
+            Server::start(port, self.door.clone(), self.inquirer.clone())
                 .inspect_err(|error| {
                     error!(error = words(error), "nothing answers at admin.listen")
                 })
                 .ok()
         });
-        Open {
-            door: self.door,
-            _socket: socket,
+        self.open = Some(Open {
+            closed,
+            socket,
             _server: server,
+        });
+    }
+
+    /// Gives the places up; who has asked is still answered.
+    pub(crate) fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            open.closed.cancel();
+            self.answering.push(open.socket);
         }
+    }
+
+    /// Takes the places that were given up, as far as nobody else has them now.
+    pub(crate) fn open_again(&mut self) {
+        if self.open.is_none() {
+            let places = Places::take(&self.settings);
+            self.open(places);
+        }
+    }
+
+    /// Waits until all who have asked are answered, for a moment.
+    pub(crate) async fn end(mut self) {
+        self.close();
+        let answered = async {
+            for mut answering in self.answering {
+                while answering.join_next().await.is_some() {}
+            }
+        };
+        let _ = timeout(END_LIMIT, answered).await;
     }
 }
 

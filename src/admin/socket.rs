@@ -16,12 +16,13 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::client::Inside;
 use super::http::Process;
 use super::{Insight, metrics};
-use crate::inquiry::{Inquirer, RELOAD_LIMIT};
+use crate::inquiry::{Inquirer, UPGRADE_LIMIT};
 
 /// Asks what the agent does.
 pub(super) const STATUS: &str = "status";
@@ -31,13 +32,15 @@ pub(super) const RELOAD: &str = "reload";
 pub(super) const INSIDE: &str = "inside";
 /// Has it try the way to the cloud itself.
 pub(super) const CHECK: &str = "check";
+/// Has the program started again, and the tunnels go on.
+pub(super) const UPGRADE: &str = "upgrade";
 
 /// Commands that are answered at the same time; others wait in the system's queue.
 const CONNECTIONS: usize = 16;
 /// Bytes of a question; the longest is a word or two.
 const QUESTION_LIMIT: u64 = 256;
 /// How long one question and its answer may take, whoever is slow.
-const CONVERSATION_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(5));
+const CONVERSATION_LIMIT: Duration = UPGRADE_LIMIT.saturating_add(Duration::from_secs(5));
 /// How long a question may take to come.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long it is waited after the system could not give a connection, as for want of files.
@@ -121,8 +124,14 @@ impl AdminSocket {
         bound.map_err(system)
     }
 
-    /// Answers until it is dropped.
-    pub(crate) async fn serve(self, inquirer: Inquirer, insight: Insight) {
+    /// Answers until it is dropped. Once it is `closed` the socket is gone, and only those are answered
+    /// that have come before.
+    pub(crate) async fn serve(
+        self,
+        inquirer: Inquirer,
+        insight: Insight,
+        closed: CancellationToken,
+    ) {
         let sources = Sources {
             inquirer,
             process: Arc::clone(&self.process),
@@ -131,6 +140,7 @@ impl AdminSocket {
         let mut conversations = JoinSet::new();
         loop {
             let accepted = tokio::select! {
+                () = closed.cancelled() => break,
                 Some(_) = conversations.join_next() => continue,
                 accepted = self.listener.accept(), if conversations.len() < CONNECTIONS => accepted,
             };
@@ -142,6 +152,8 @@ impl AdminSocket {
                 }
             }
         }
+        drop(self);
+        while conversations.join_next().await.is_some() {}
     }
 }
 
@@ -184,6 +196,10 @@ async fn answer(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
                 Err(error) => complaint(&error.to_string()),
             }
         }
+        (Some(UPGRADE), None) => match inquirer.upgrade().await {
+            Ok(upgraded) => serde_json::to_vec(&upgraded).map_err(io::Error::other)?,
+            Err(error) => complaint(&error.to_string()),
+        },
         _ => complaint("this adit does not know the question; is the command of another version?"),
     };
     answer.push(b'\n');

@@ -5,6 +5,7 @@
 pub(crate) mod carrier;
 pub(crate) mod overview;
 pub(crate) mod renewal;
+pub(crate) mod succession;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
 use crate::auth::token::Tokens;
-use crate::inquiry::{Inquiries, Inquiry};
+use crate::inquiry::{Inquiries, Inquiry, UpgradeWishes};
 use crate::mqtt::publisher::Publisher;
 use crate::mqtt::session::{self, Session};
 use crate::notify::Supervisor;
@@ -27,12 +28,14 @@ use crate::platform::downlink::Downlink;
 use crate::platform::operations::OperationId;
 use crate::state::record::{End, Record};
 use crate::state::snapshot::FailureKind;
+use crate::succession::course::Happened;
 use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
 use carrier::Carrier;
 use overview::{Facts, Sights};
 use renewal::Renewal;
+use succession::Succession;
 
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
@@ -67,6 +70,8 @@ pub(crate) struct Agent {
     pub supervisor: Arc<Supervisor>,
     /// It begins nothing any more.
     pub is_stopping: bool,
+    /// Who was before, and who is to come.
+    pub succession: Succession,
 }
 
 /// What the agent hears besides its tunnels.
@@ -74,6 +79,7 @@ pub(crate) struct Wires {
     events: mpsc::Receiver<session::Event>,
     inquiries: Inquiries,
     renewals: Renewals,
+    upgrades: UpgradeWishes,
     measure_at: Instant,
 }
 
@@ -83,11 +89,13 @@ impl Wires {
         events: mpsc::Receiver<session::Event>,
         inquiries: Inquiries,
         renewals: Renewals,
+        upgrades: UpgradeWishes,
     ) -> Self {
         Self {
             events,
             inquiries,
             renewals,
+            upgrades,
             measure_at: now() + MEASURE_INTERVAL,
         }
     }
@@ -95,7 +103,8 @@ impl Wires {
 
 impl Agent {
     /// Runs until `stop`, then takes no operation any more, brings what is due to the cloud and ends
-    /// the session by `finish`. Returns the tunnels that go on then.
+    /// the session by `finish`; or until another process has taken over. Returns the tunnels that go on
+    /// then.
     ///
     /// # Errors
     /// A fault in adit; nothing that happens outside is an error.
@@ -115,7 +124,17 @@ impl Agent {
                 () = self.turn(&mut wires) => {}
                 Some(ended) = running.join_next() => bail!("the MQTT session ended by a fault in adit: {ended:?}"),
             }
+            self.go_on_if_given_up().await;
+            if self.succession.is_replaced {
+                // It rests.
+                running.shutdown().await;
+                let over_at = self.drain.map(|drain| now() + drain);
+                return Ok(Carrier::new(self, over_at));
+            }
         }
+        self.stop_upgrade();
+        self.go_on_if_given_up().await;
+        self.succession.stop_predecessor();
         let drain = self.drain.filter(|_| !self.tunnels.is_empty());
         let over_at = now() + drain.unwrap_or_default();
         self.is_stopping = true;
@@ -128,9 +147,9 @@ impl Agent {
         self.carry_out();
         finish.cancel();
         end_session(running, wires.events, &self.publisher).await;
-        Ok(Carrier {
-            tunnels: self.tunnels,
-            over_at,
+        Ok(match drain {
+            Some(_) => Carrier::new(self, Some(over_at)),
+            None => Carrier::at_the_end(self),
         })
     }
 
@@ -148,6 +167,8 @@ impl Agent {
                 self.tunnels.measure();
             }
             Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
+            Some(wish) = wires.upgrades.recv() => self.upgrade(wish),
+            heard = self.succession.next() => self.heard(heard),
             Some((renewal, answer)) = wires.renewals.recv() => {
                 // Who asked may have gone.
                 let _ = answer.send(self.renew(*renewal));
@@ -155,12 +176,16 @@ impl Agent {
         }
         self.dialogue.update_fragment(now());
         self.carry_out();
+        self.look_for_quiet();
     }
 
     fn session_event(&mut self, event: session::Event) {
         let (backlog, now) = (self.backlog(), now());
         match event {
-            session::Event::Ready => self.dialogue.connected(backlog, now),
+            session::Event::Ready => {
+                self.dialogue.connected(backlog, now);
+                self.is_set_up();
+            }
             session::Event::Received { topic, payload } => {
                 trace!(topic, bytes = payload.len(), "received");
                 match Downlink::read(self.dialogue.topics(), &topic, &payload) {
@@ -177,6 +202,7 @@ impl Agent {
             session::Event::Delivered => self.dialogue.delivered(backlog, now),
             session::Event::Refused { topic } => self.dialogue.refused(&topic),
             session::Event::Lost => self.dialogue.disconnected(),
+            session::Event::Rests => self.upgrade_goes_on(Happened::Left),
         }
     }
 
@@ -250,8 +276,12 @@ impl Agent {
                     tokens: &self.tokens,
                     unknown_templates: self.dialogue.unknown_templates(),
                 };
-                // Who asked may have gone.
-                let _ = answer.send(self.facts.look(&sights, self.is_stopping));
+                let snapshot = Box::new(self.facts.look(&sights, self.is_stopping));
+                match self.is_stopping {
+                    // Who asked may have gone.
+                    true => drop(answer.send(*snapshot)),
+                    false => self.succession.answer(snapshot, answer),
+                }
             }
         }
     }

@@ -150,7 +150,7 @@ fn left(ends: SystemTime, now: SystemTime) -> f64 {
     }
 }
 
-fn clock() -> Clock {
+pub(super) fn clock() -> Clock {
     Clock {
         now: super::now(),
         time: SystemTime::now(),

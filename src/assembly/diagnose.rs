@@ -8,7 +8,7 @@ use anyhow::{Context, anyhow};
 use futures_util::future::LocalBoxFuture;
 use tokio::runtime::Builder;
 
-use super::{confine, subject, transport};
+use super::{confine_as_agent, subject, transport};
 use crate::admin;
 use crate::check::{self, report::Report};
 use crate::cli::Diagnose;
@@ -45,7 +45,7 @@ fn examine(config: &Config, sandbox: Sandbox) -> anyhow::Result<Report> {
         let mut report = None;
         complete(Box::pin(async {
             let transport = transport(config)?;
-            let subject = subject(config, confine(config, sandbox))?;
+            let subject = subject(config, confine_as_agent(config, sandbox))?;
             report = Some(check::examine(&subject, transport, CHECK_LIMIT).await);
             Ok(())
         }))?;

@@ -8,6 +8,7 @@ mod inspection;
 mod reload;
 
 use std::convert::Infallible;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use tracing::info;
 
 use crate::admin::{self, Insight};
 use crate::agent::overview::{Facts, kind};
+use crate::agent::succession::Succession;
 use crate::agent::{Agent, Wires};
 use crate::auth::authorization::Authorization;
 use crate::auth::enrolment::{self, Enrolment};
@@ -36,7 +38,7 @@ use crate::config::Config;
 use crate::confinement::{Confined, Confinement, Sandbox};
 use crate::connect;
 use crate::enrol;
-use crate::inquiry::{self, Inquiries, ReloadWishes};
+use crate::inquiry::{self, Inquirer, Inquiries, ReloadWishes, UpgradeWishes};
 use crate::limits;
 use crate::logging;
 use crate::mqtt::link::Account;
@@ -49,13 +51,34 @@ use crate::platform::dialogue::Dialogue;
 use crate::state::record::Record;
 use crate::state::reloaded::Reloaded;
 use crate::state::snapshot::{Device, RemoteAccess};
+use crate::state::upgraded::Upgraded;
 use crate::status;
+use crate::succession::{Candidate, Inheritance, Program};
 use crate::tunnel::Opener;
 use crate::tunnel::manager::Tunnels;
+use crate::words::failure_reason;
 pub use diagnose::diagnose;
 use inspection::{Current, Inspection};
 use reload::Reloader;
-pub use reload::Source;
+pub use reload::{Source, why_forbidden};
+
+/// What an agent that is a process of its own takes from outside.
+pub struct Surroundings {
+    /// Where a new configuration comes from.
+    pub reload: Source,
+    /// When, and how, the program is started again.
+    pub upgrade: Upgrade,
+    /// The process that is to be followed.
+    pub inheritance: Option<Inheritance>,
+}
+
+/// When, and how, the program is started again.
+pub struct Upgrade {
+    /// Asks for it, as SIGUSR2 does.
+    pub signals: mpsc::Receiver<()>,
+    /// What is started.
+    pub program: Option<Program>,
+}
 
 /// Runs the agent until `stop`; a gateway that nobody knows is registered first.
 ///
@@ -64,16 +87,39 @@ pub use reload::Source;
 /// registration; nothing that happens later is an error.
 pub async fn agent(
     config: &Config,
-    source: Option<Source>,
+    source: Option<Surroundings>,
     sandbox: Sandbox,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let transport = transport(config)?;
+    let (source, wanted, inheritance) = match source {
+        Some(source) => (
+            Some(source.reload),
+            Some(source.upgrade),
+            source.inheritance,
+        ),
+        None => (None, None, None),
+    };
+    let built = transport(config).and_then(|transport| {
+        announcement(config, &config.auth)?;
+        Ok(transport)
+    });
+    let transport = built.inspect_err(|error| {
+        if let Some(inheritance) = &inheritance {
+            inheritance.refuse(&failure_reason(error.as_ref(), usize::MAX));
+        }
+    })?;
     let mut facts = facts(config, &transport);
     let supervisor = Arc::new(Supervisor::of_this_process());
-    let (inquirer, mut inquiries, mut wishes) = inquiry::channel();
-    let places = admin::Places::take(&config.admin);
-    let confined = confine(config, sandbox);
+    let (inquirer, mut inquiries, mut wishes, mut upgrades) = inquiry::channel();
+    let candidate = candidate(config);
+    let program = wanted.as_ref().and_then(|wanted| wanted.program.clone());
+    let path = program.as_ref().map(Program::path);
+    let places = match &inheritance {
+        None => Some(admin::Places::take(&config.admin)),
+        // The process before this one has them.
+        Some(_) => None,
+    };
+    let confined = confine(config, sandbox, path);
     confined.log();
     let inspection = Inspection::new(Current {
         config: config.clone(),
@@ -85,13 +131,34 @@ pub async fn agent(
         examine: inspection.examine(),
     };
     // Whoever drops this future closes what is looked through as well.
-    let admin = places.open(&inquirer, insight);
+    let mut doors = admin::Doors::new(&config.admin, inquirer.clone(), insight);
+    let mut inherited = None;
+    if let Some(inheritance) = inheritance {
+        let predecessor = inheritance.ready(candidate.clone());
+        let predecessor = predecessor.context("cannot speak with the process before this one")?;
+        inherited = Some(predecessor.hand_over(&stop).await.context(
+            "the process before this one goes on, and this one ends without having done anything",
+        )?);
+    }
+    doors.open(match places {
+        Some(places) => places,
+        None => admin::Places::take_over(&config.admin).await,
+    });
+    let confirmed = CancellationToken::new();
+    if inherited.is_none() {
+        confirmed.cancel();
+    }
     let mut besides = JoinSet::new();
-    besides.spawn(tell_that_adit_lives(Arc::clone(&supervisor)));
-    supervisor.ready();
+    besides.spawn(tell_that_adit_lives(
+        Arc::clone(&supervisor),
+        confirmed.clone(),
+    ));
+    if let Some(wanted) = wanted {
+        besides.spawn(upgrade_on_signal(wanted.signals, inquirer));
+    }
     let logged_in = tokio::select! {
         logged_in = log_in_as(config, &transport, &stop) => logged_in?,
-        never = answer_meanwhile(&facts, &mut inquiries, &mut wishes) => match never {},
+        never = answer_meanwhile(&facts, &mut inquiries, &mut wishes, &mut upgrades) => match never {},
     };
     let Some((auth, account, unkept)) = logged_in else {
         return Ok(());
@@ -122,7 +189,7 @@ pub async fn agent(
             transport: transport.clone(),
             tokens: Arc::clone(&tokens),
             to_cloud,
-            door: admin.door.clone(),
+            door: doors.door(),
             renewals,
             supervisor: Arc::clone(&supervisor),
             inspection,
@@ -152,23 +219,33 @@ pub async fn agent(
         "adit is starting"
     );
     limits::allow_files_for(config.tunnels.max_tunnels, connections(config));
+    let mut dialogue = Dialogue::new(
+        announcement.uplink(config.remote_access.events),
+        config.remote_access.operation_ids,
+        config.tunnels.max_tunnels,
+        &config.tunnels.policy.to_string(),
+    );
+    let mut record = Record::default();
+    let mut succession = Succession::new(program, candidate, doors);
+    if let Some((predecessor, handover)) = inherited {
+        let now = Instant::now().into_std();
+        dialogue = dialogue.remembering(handover.memory, now);
+        record.remember(handover.operations, now);
+        succession = succession.after(predecessor, confirmed);
+    }
     let agent = Agent {
-        dialogue: Dialogue::new(
-            announcement.uplink(config.remote_access.events),
-            config.remote_access.operation_ids,
-            config.tunnels.max_tunnels,
-            &config.tunnels.policy.to_string(),
-        ),
+        dialogue,
         tunnels: Tunnels::new(opener, config.tunnels.max_tunnels),
         publisher,
         tokens,
-        record: Record::default(),
+        record,
         facts,
         drain: config.tunnels.drain,
         supervisor,
         is_stopping: false,
+        succession,
     };
-    let wires = Wires::new(session_events, inquiries, renewed);
+    let wires = Wires::new(session_events, inquiries, renewed, upgrades);
     let beside = async {
         if let Some(unkept) = unkept {
             unkept.keep().await;
@@ -176,12 +253,14 @@ pub async fn agent(
         renewal.run().await
     };
     let carrier = tokio::select! {
-        ended = agent.run(session, wires, finish, stop) => ended?,
+        ended = agent.run(session, wires, finish, stop.clone()) => ended?,
         never = beside => match never {},
     };
-    // The next adit of this machine may be looked through them.
-    drop(admin);
-    carrier.run().await;
+    if carrier.is_replaced() {
+        // Another process reads the configuration, and lives for whoever watches over adit.
+        besides.shutdown().await;
+    }
+    carrier.run(stop).await;
     Ok(())
 }
 
@@ -190,8 +269,18 @@ fn connections(config: &Config) -> usize {
     config.admin.listen.map_or(0, |_| admin::http::CONNECTIONS)
 }
 
-/// Tells whoever watches over adit that it is not stuck, as often as that is wanted.
-async fn tell_that_adit_lives(supervisor: Arc<Supervisor>) {
+/// Has the program started again whenever a signal wants it.
+async fn upgrade_on_signal(mut signals: mpsc::Receiver<()>, inquirer: Inquirer) {
+    while signals.recv().await.is_some() {
+        inquirer.want_upgrade();
+    }
+}
+
+/// Tells whoever watches over adit that it is there, once that is so, and that it is not stuck, as often
+/// as that is wanted.
+async fn tell_that_adit_lives(supervisor: Arc<Supervisor>, is_there: CancellationToken) {
+    is_there.cancelled().await;
+    supervisor.ready();
     let Some(period) = supervisor.watch_interval() else {
         return;
     };
@@ -206,6 +295,11 @@ async fn tell_that_adit_lives(supervisor: Arc<Supervisor>) {
 pub async fn reload(settings: &admin::Settings, reload: cli::Reload) -> ExitCode {
     let level = reload.log_level.map(Into::into);
     crate::reload::run(settings, level).await
+}
+
+/// Has the program started again in the place of the running agent, and prints what became of it.
+pub async fn upgrade(settings: &admin::Settings) -> ExitCode {
+    crate::upgrade::run(settings).await
 }
 
 /// Opens one tunnel without MQTT.
@@ -225,7 +319,7 @@ pub async fn connect(
     });
     let authorization = Authorization::new(&config.auth, tokens);
     let opener = opener(config, transport, authorization);
-    confine(config, sandbox).log();
+    confine(config, sandbox, None).log();
     Ok(connect::run(&opener, tunnel, stop).await)
 }
 
@@ -251,7 +345,7 @@ pub async fn check(
 ) -> anyhow::Result<ExitCode> {
     let transport = transport(config)?;
     check::run(
-        &subject(config, confine(config, sandbox))?,
+        &subject(config, confine_as_agent(config, sandbox))?,
         transport,
         check,
         stop,
@@ -286,20 +380,27 @@ fn subject(config: &Config, confined: Confined) -> anyhow::Result<Subject<'_>> {
     })
 }
 
+/// Confines this process as an agent is, which may execute its program to be followed by another.
+fn confine_as_agent(config: &Config, sandbox: Sandbox) -> Confined {
+    let program = Program::of_this_process(None).ok();
+    confine(config, sandbox, program.as_ref().map(Program::path))
+}
+
 /// Takes from this process what it does not need for the rest of its life. What is trusted has been
 /// read by now, and nobody outside has been heard.
-fn confine(config: &Config, sandbox: Sandbox) -> Confined {
+fn confine(config: &Config, sandbox: Sandbox, program: Option<&Path>) -> Confined {
     match sandbox {
         Sandbox::On => {
             net::tcp::prepare();
-            confinement(config).apply()
+            confinement(config, program).apply()
         }
         Sandbox::Off => Confined::Off,
     }
 }
 
-/// What somebody may renew while adit runs, and what adit itself writes.
-fn confinement(config: &Config) -> Confinement {
+/// What somebody may renew while adit runs, what adit itself writes, and what another process of the
+/// program needs that lives in the same confinement.
+fn confinement(config: &Config, program: Option<&Path>) -> Confinement {
     let mut confinement = Confinement::new();
     if let Auth::Bootstrap(bootstrap) = &config.auth {
         confinement = confinement.write(&bootstrap.credentials_file);
@@ -309,13 +410,29 @@ fn confinement(config: &Config) -> Confinement {
             confinement = confinement.read_again(file).write(file);
         }
     }
-    if let Some(socket) = &config.admin.socket {
-        confinement = confinement.remove(socket);
-    }
     for file in config.file.iter().chain(&config.named_files) {
         confinement = confinement.read_again(file);
     }
-    confinement
+    let Some(program) = program else {
+        return confinement;
+    };
+    if let Some(socket) = &config.admin.socket {
+        confinement = confinement.make_socket(socket);
+    }
+    if let Some(listen) = config.admin.listen {
+        confinement = confinement.listen(listen.port());
+    }
+    confinement.trust_again().execute(program)
+}
+
+/// Who this is to the process before it, or to the one that is to follow.
+fn candidate(config: &Config) -> Candidate {
+    let admin = &config.admin;
+    Candidate {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: config.device.id.clone(),
+        places: format!("{:?} {:?}", admin.listen, admin.socket),
+    }
 }
 
 /// Gets the gateway its credentials, unless they are there.
@@ -333,7 +450,7 @@ pub async fn enrol(
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
     let transport = transport(config)?;
-    confine(config, sandbox).log();
+    confine(config, sandbox, None).log();
     match (&config.auth, &config.authority) {
         (Auth::Certificate(_), Some(authority)) if renew => {
             let transport = transport.through(config.cloud.proxy.clone());
@@ -420,10 +537,14 @@ async fn answer_meanwhile(
     facts: &Facts,
     inquiries: &mut Inquiries,
     wishes: &mut ReloadWishes,
+    upgrades: &mut UpgradeWishes,
 ) -> Infallible {
     loop {
         tokio::select! {
             Some(inquiry) = inquiries.recv() => facts.answer(inquiry),
+            Some(wish) = upgrades.recv() => drop(wish.answer.send(Upgraded::refused(
+                "adit waits to be registered, and carries nothing: start it again",
+            ))),
             // Nothing but the registration goes on, and it waits for somebody else.
             Some(wish) = wishes.recv() => drop(wish.answer.send(Reloaded {
                 faults: vec![

@@ -30,6 +30,14 @@ use crate::state::reloaded::Reloaded;
 /// How long all files together may take to be read. Each has a limit of its own at the start.
 const READ_LIMIT: Duration = Duration::from_secs(40);
 
+/// Returns what has to be said besides of faults of a configuration that lies where adit may not read.
+pub fn why_forbidden(faults: &str) -> String {
+    match faults.contains(FORBIDDEN) {
+        true => format!("; {CONFINED}"),
+        false => String::new(),
+    }
+}
+
 /// What the system says where adit may not read.
 const FORBIDDEN: &str = "Permission denied";
 const CONFINED: &str = "adit has given up the right to read in other directories than those of the \

@@ -29,7 +29,7 @@ use crate::auth::settings::{Auth, Authority};
 use crate::auth::token;
 use crate::auth::token_service::TokenService;
 use crate::cli::Check;
-use crate::confinement::Confined;
+use crate::confinement::{Confined, INHERITED};
 use crate::mqtt::link::{Account, Link, Lost};
 use crate::net::Transport;
 use crate::net::journal::{Journal, Step};
@@ -615,6 +615,7 @@ fn confinement(confined: &Confined) -> Hop {
             }
         }
         Confined::Unsupported(why) => Hop::skipped(CONFINEMENT, why),
+        Confined::Inherited => Hop::skipped(CONFINEMENT, INHERITED),
         Confined::Failed(error) => Hop::skipped(CONFINEMENT, &format!("it failed: {error}")),
         Confined::Off => Hop::not_needed(CONFINEMENT, "left out, as ADIT_NO_SANDBOX says"),
     }

@@ -41,7 +41,7 @@ pub struct Invocation {
     /// The values of `--set`, as `section.key=value`; the configuration reads them.
     pub settings: Vec<String>,
     /// The least important messages to log. `Info` unless set, and `Warn` for a check, a
-    /// status or a reload, whose result is what somebody wants to read.
+    /// status, a reload or an upgrade, whose result is what somebody wants to read.
     pub log_level: LogLevel,
     /// `Text` unless set.
     pub log_format: LogFormat,
@@ -84,6 +84,8 @@ pub enum Question {
     Reload(Reload),
     /// To try the way to the cloud itself.
     Check(AgentCheck),
+    /// To have the program started again in its place.
+    Upgrade,
 }
 
 /// How `adit enrol` is to get credentials.
@@ -236,7 +238,7 @@ struct Common {
     /// or an empty list
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     settings: Vec<String>,
-    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info; warn for check, diagnose, status and reload]
+    /// Least important messages to log [env: ADIT_LOG_LEVEL] [default: info; warn for check, diagnose, status, reload and upgrade]
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     log_level: Option<LogLevel>,
     /// Form of the log, which goes to standard error [env: ADIT_LOG_FORMAT] [default: text]
@@ -326,6 +328,18 @@ configuration; the running agent is not disturbed. A secret that has got into it
 is written then.
 Exit status: 0 if it is written, 1 if it is not, 2 for a bad command line.")]
     Diagnose(DiagnoseArgs),
+    /// Starts the program again in the place of the running agent, whose tunnels go on
+    #[command(after_help = "\
+Example:
+  adit upgrade
+
+For a new version, and for keys of the configuration that a reload does not change. The new process
+takes over once it is ready; the old one carries its tunnels until they end, or for as long as
+remote_access.drain says. Where the new one fails, the old one goes on, and the reason is said.
+SIGUSR2 does the same.
+Exit status: 0 if the new process is in charge, 1 if the old one goes on or does not answer, 2 for a bad
+command line or configuration, 3 if none runs.")]
+    Upgrade,
     /// Prints the completions for a shell
     #[command(after_help = "\
 Example:
@@ -435,7 +449,8 @@ pub fn parse_from(
         Subcommands::Check(_)
         | Subcommands::Diagnose(_)
         | Subcommands::Status(_)
-        | Subcommands::Reload => LogLevel::Warn,
+        | Subcommands::Reload
+        | Subcommands::Upgrade => LogLevel::Warn,
         _ => LogLevel::Info,
     };
     let command = match command {
@@ -455,6 +470,7 @@ pub fn parse_from(
         Subcommands::Reload => Command::Ask(Question::Reload(Reload {
             log_level: asked_level,
         })),
+        Subcommands::Upgrade => Command::Ask(Question::Upgrade),
         Subcommands::Completions { shell } => {
             return Ok(Request::Print(package::completions(shell)));
         }
@@ -830,10 +846,14 @@ mod tests {
             help.to_string()
                 .contains("adit connect --target plc-7.lan:22 --key")
         );
-        for command in ["run", "connect", "check", "diagnose", "status", "reload"] {
+        for command in [
+            "run", "connect", "check", "diagnose", "status", "reload", "upgrade",
+        ] {
             let help = parsed(&[command, "--help"]).unwrap_err().to_string();
             assert!(
-                help.contains("[default: info; warn for check, diagnose, status and reload]"),
+                help.contains(
+                    "[default: info; warn for check, diagnose, status, reload and upgrade]"
+                ),
                 "{help}"
             );
             assert!(help.contains("2 for a bad"), "{help}");

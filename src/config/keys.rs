@@ -240,7 +240,7 @@ settings! {
     REMOTE_ACCESS_DRAIN: Option<Duration> = remote_access.drain as Duration by values::limit,
         Value("0"),
         "how long open tunnels may still go on after SIGTERM, when adit has left the broker; 0 ends \
-         them at once";
+         them at once. Of the old process of an upgrade: the same, but 0 lets them go on until they end";
     REMOTE_ACCESS_EVENTS: bool = remote_access.events as Switch by values::switch,
         Value("true"),
         "tell the platform of each tunnel with events c8y_RemoteAccessOpened \

@@ -1,8 +1,12 @@
 //! A confinement in the terms of Landlock, as much of it as the kernel knows.
 
+use std::error::Error;
+use std::io;
+
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, LandlockStatus, PathBeneath, PathFd, RestrictionStatus,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, LandlockStatus, NetPort, PathBeneath, PathFd,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+    make_bitflags,
 };
 
 use super::{Confined, Confinement};
@@ -31,6 +35,7 @@ const NOT_ENABLED: &str = "this kernel has Landlock, but it was not enabled at b
 pub(super) fn restrict(confinement: &Confinement) -> Confined {
     let status = match enforce(confinement) {
         Ok(status) => status.landlock,
+        Err(error) if is_full(&error) => return Confined::Inherited,
         Err(error) => return Confined::Failed(error.to_string()),
     };
     match status {
@@ -60,23 +65,39 @@ fn enforce(confinement: &Confinement) -> Result<RestrictionStatus, RulesetError>
     });
     let reads = confinement.reads.iter().map(|path| (path, read));
     let writes = confinement.writes.iter().map(|path| (path, write));
-    let remove = AccessFs::RemoveFile.into();
-    let removes = confinement.removes.iter().map(|path| (path, remove));
+    let socket = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+    let sockets = confinement.sockets.iter().map(|path| (path, socket));
+    let execute = make_bitflags!(AccessFs::{Execute | ReadFile});
+    let executes = confinement.executes.iter().map(|path| (path, execute));
     let rules = reads
         .chain(writes)
-        .chain(removes)
+        .chain(sockets)
+        .chain(executes)
         .filter_map(|(path, access)| {
             // What is not there now can only be opened once it is there, and by then it is too late.
             let file = PathFd::new(path).ok()?;
             Some(Ok::<_, RulesetError>(PathBeneath::new(file, access)))
         });
+    let ports = confinement.ports.iter();
+    let ports = ports.map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::BindTcp)));
     Ruleset::default()
         .handle_access(AccessFs::from_all(TAKEN))?
         .handle_access(AccessNet::BindTcp)?
         .scope(Scope::from_all(TAKEN))?
         .create()?
         .add_rules(rules)?
+        .add_rules(ports)?
         .restrict_self()
+}
+
+/// Whether the kernel takes no further confinement: sixteen hold already.
+fn is_full(error: &RulesetError) -> bool {
+    let error: &(dyn Error + 'static) = error;
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ArgumentListTooLong)
+    })
 }
 
 #[cfg(test)]

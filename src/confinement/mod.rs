@@ -1,8 +1,8 @@
 //! What adit may still do to this machine once it has read what it starts from.
 //!
 //! Whoever should get hold of a running adit from outside is to find little: it writes only where
-//! it is configured to, reads only what it may have to read again, executes nothing, and leaves no
-//! core. The first three are done by Landlock (`landlock(7)`), which takes rights from a process
+//! it is configured to, reads only what it may have to read again, executes nothing but its own program,
+//! which can do no more than it can, and leaves no core. The first three are done by Landlock (`landlock(7)`), which takes rights from a process
 //! for good, and from every thread that it starts later.
 //!
 //! A rule holds for the file or directory that is there when adit confines itself. A file that
@@ -38,8 +38,23 @@ const RESOLVER: [&str; 6] = [
     "/usr/lib64",
     "/usr/local/lib",
 ];
+/// What a program that is executed needs besides itself.
+const LIBRARIES: [&str; 4] = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"];
+/// Where distributions keep the certificates that they trust; links may lead out of `/etc`.
+const ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+];
+/// Name another file of them, as OpenSSL reads it.
+const ROOT_VARIABLES: [&str; 1] = ["SSL_CERT_FILE"];
 /// May be a link that leads out of `/etc`.
 const NAME_SERVERS: &str = "/etc/resolv.conf";
+
+/// What is said where the kernel takes no further confinement.
+pub(crate) const INHERITED: &str = "adit lives in the confinements of the processes before it, and the \
+                                    kernel takes no further one; the next restart begins anew";
 
 /// Whether adit confines itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -55,7 +70,9 @@ pub enum Sandbox {
 pub struct Confinement {
     reads: BTreeSet<PathBuf>,
     writes: BTreeSet<PathBuf>,
-    removes: BTreeSet<PathBuf>,
+    sockets: BTreeSet<PathBuf>,
+    executes: BTreeSet<PathBuf>,
+    ports: BTreeSet<u16>,
 }
 
 /// What has become of a confinement.
@@ -72,6 +89,8 @@ pub enum Confined {
     },
     /// The kernel cannot do it, with a clause that says why.
     Unsupported(&'static str),
+    /// So many hold already, of the processes before this one, that the kernel takes no further one.
+    Inherited,
     /// The kernel would not do it.
     Failed(String),
     /// Whoever started adit wants none.
@@ -87,6 +106,7 @@ impl Confined {
                 info!(landlock = abi, what, gaps, "adit is confined");
             }
             Self::Unsupported(reason) => info!(reason, "adit is not confined"),
+            Self::Inherited => info!("{INHERITED}"),
             Self::Failed(error) => warn!(error, "adit is not confined"),
             Self::Off => {}
         }
@@ -102,7 +122,9 @@ impl Confinement {
                 .filter_map(|path| Path::new(path).canonicalize().ok())
                 .collect(),
             writes: BTreeSet::new(),
-            removes: BTreeSet::new(),
+            sockets: BTreeSet::new(),
+            executes: BTreeSet::new(),
+            ports: BTreeSet::new(),
         }
         .read_again(Path::new(NAME_SERVERS))
     }
@@ -131,11 +153,57 @@ impl Confinement {
         self
     }
 
-    /// Allows a file to be removed, and the others of its directory with it.
+    /// Allows a socket to be made and removed, and with it others, and files to be removed, in its
+    /// directory.
     #[must_use]
-    pub fn remove(mut self, file: &Path) -> Self {
-        self.removes.insert(directory(file).to_owned());
+    pub fn make_socket(mut self, file: &Path) -> Self {
+        self.sockets.insert(directory(file).to_owned());
         self
+    }
+
+    /// Allows to listen at a TCP port.
+    #[must_use]
+    pub fn listen(mut self, port: u16) -> Self {
+        self.ports.insert(port);
+        self
+    }
+
+    /// Allows a program to be executed, and whatever comes to stand in its place, with the libraries that
+    /// it needs: all files of its directory. What is executed lives in the same confinement.
+    #[must_use]
+    pub fn execute(mut self, program: &Path) -> Self {
+        let target = program.canonicalize();
+        let places = [Some(program), target.as_deref().ok()]
+            .into_iter()
+            .flatten();
+        self.executes
+            .extend(places.map(|path| directory(path).to_owned()));
+        let libraries = LIBRARIES
+            .iter()
+            .filter_map(|path| Path::new(path).canonicalize().ok());
+        self.executes.extend(libraries);
+        self
+    }
+
+    /// Allows to read once more what this machine trusts, where that does not lie in what is allowed
+    /// anyway.
+    #[must_use]
+    pub fn trust_again(self) -> Self {
+        let named = ROOT_VARIABLES.iter().filter_map(std::env::var_os);
+        let files = named
+            .map(PathBuf::from)
+            .chain(ROOTS.iter().map(PathBuf::from));
+        files.fold(self, |confinement, file| {
+            let target = file.canonicalize().ok();
+            let is_allowed = |target: &PathBuf| {
+                let mut reads = confinement.reads.iter();
+                reads.any(|place| target.starts_with(place))
+            };
+            match target {
+                Some(target) if !is_allowed(&target) => confinement.read_again(&target),
+                _ => confinement,
+            }
+        })
     }
 
     /// Takes all other rights from this thread and from those that it starts, for good.
@@ -155,7 +223,8 @@ impl fmt::Display for Confinement {
         for (verb, places) in [
             ("reads", &self.reads),
             ("writes", &self.writes),
-            ("removes", &self.removes),
+            ("makes sockets", &self.sockets),
+            ("executes", &self.executes),
         ] {
             let places = places.iter().map(|path| path.display().to_string());
             let places: Vec<_> = places.collect();
@@ -163,9 +232,14 @@ impl fmt::Display for Confinement {
                 write!(f, "{verb} only in {}; ", places.join(", "))?;
             }
         }
-        f.write_str(match self.writes.is_empty() {
-            true => "writes and executes nothing",
-            false => "executes nothing",
+        for port in &self.ports {
+            write!(f, "listens only at port {port}; ")?;
+        }
+        f.write_str(match (self.writes.is_empty(), self.executes.is_empty()) {
+            (true, true) => "writes and executes nothing",
+            (false, true) => "executes nothing",
+            (true, false) => "writes nothing",
+            (false, false) => "and nothing else",
         })
     }
 }

@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -121,10 +121,18 @@ fn writes_where_it_may_and_nowhere_else() {
 }
 
 #[test]
-fn removes_what_it_may_and_nothing_else() {
-    let directory = Directory::new("removes");
+fn makes_sockets_where_it_may_and_nowhere_else() {
+    let directory = Directory::new("sockets");
     let (own, other) = (directory.path("own/file"), directory.path("other/file"));
-    confined(&Confinement::new().remove(&own), |_| {
+    confined(&Confinement::new().make_socket(&own), |_| {
+        let (beside, socket) = (directory.path("own/new"), directory.path("own/socket"));
+        for _ in 0..2 {
+            assert_eq!(outcome(UnixListener::bind(&beside)), None);
+            assert_eq!(outcome(fs::rename(&beside, &socket)), None);
+        }
+        assert_eq!(outcome(fs::remove_file(&socket)), None);
+        let elsewhere = UnixListener::bind(directory.path("other/socket"));
+        assert_eq!(outcome(elsewhere), DENIED);
         assert_eq!(outcome(fs::write(&own, "")), DENIED);
         assert_eq!(outcome(fs::remove_file(&own)), None);
         assert_eq!(outcome(fs::remove_file(&other)), DENIED);
@@ -205,6 +213,58 @@ fn reaches_others_and_lets_nobody_reach_it() {
             assert_eq!(outcome(UnixStream::connect_addr(&hidden)), DENIED);
         }
     });
+    let port = machine.local_addr().unwrap().port();
+    drop(machine);
+    confined(&Confinement::new().listen(port), |abi| {
+        assert_eq!(outcome(TcpListener::bind(("127.0.0.1", port))), None);
+        if abi >= 4 {
+            assert_eq!(outcome(TcpListener::bind("127.0.0.1:0")), DENIED);
+        }
+    });
+}
+
+#[test]
+fn executes_its_program_in_the_same_confinement() {
+    let directory = Directory::new("executes");
+    let (program, other) = (directory.path("own/cat"), directory.path("other/cat"));
+    for place in [&program, &other] {
+        fs::copy("/bin/cat", place).unwrap();
+    }
+    let file = directory.path("own/file");
+    confined(&Confinement::new().execute(&program), |_| {
+        let run = |program: &Path, file: &str| {
+            // No /dev/null can be opened.
+            let stdin = Stdio::inherit();
+            let output = Command::new(program).arg(file).stdin(stdin).output()?;
+            Ok::<_, io::Error>((output.status.success(), output.stdout))
+        };
+        let allowed = run(&program, &file.display().to_string()).unwrap();
+        assert_eq!(allowed, (true, b"own".to_vec()));
+        for denied in ["/proc/version", "/usr/bin/env"] {
+            assert!(!run(&program, denied).unwrap().0, "{denied}");
+        }
+        assert_eq!(outcome(run(&other, "/etc/hosts")), DENIED);
+        assert_eq!(outcome(run(Path::new("/bin/cat"), "/etc/hosts")), DENIED);
+    });
+}
+
+#[test]
+fn goes_on_with_what_it_inherited_where_no_further_confinement_fits() {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut confined: Vec<_> = (0..20).map(|_| Confinement::new().apply()).collect();
+            let last = confined.pop().unwrap();
+            if let Confined::Unsupported(why) = last {
+                return eprintln!("not tested: {why}");
+            }
+            assert!(matches!(last, Confined::Inherited), "{last:?}");
+            let held = confined
+                .iter()
+                .filter(|it| matches!(it, Confined::Yes { .. }));
+            assert_eq!(held.count(), 16);
+            assert_eq!(outcome(fs::File::open("/proc/version")), DENIED);
+        });
+    });
 }
 
 #[test]
@@ -222,7 +282,9 @@ fn says_what_is_left() {
     let confinement = Confinement {
         reads: BTreeSet::from(["/etc".into(), "/lib".into()]),
         writes: BTreeSet::new(),
-        removes: BTreeSet::new(),
+        sockets: BTreeSet::new(),
+        executes: BTreeSet::new(),
+        ports: BTreeSet::new(),
     };
     assert_eq!(
         confinement.to_string(),
@@ -230,10 +292,21 @@ fn says_what_is_left() {
     );
     let confinement = confinement
         .write(Path::new("/var/lib/adit/credentials.toml"))
-        .remove(Path::new("/run/adit/adit.sock"));
+        .make_socket(Path::new("/run/adit/adit.sock"))
+        .listen(9590);
     assert_eq!(
         confinement.to_string(),
-        "reads only in /etc, /lib; writes only in /var/lib/adit; removes only in /run/adit; \
-         executes nothing"
+        "reads only in /etc, /lib; writes only in /var/lib/adit; makes sockets only in /run/adit; \
+         listens only at port 9590; executes nothing"
+    );
+    let confinement = Confinement {
+        executes: BTreeSet::from(["/usr/bin".into()]),
+        writes: BTreeSet::new(),
+        ..confinement
+    };
+    assert_eq!(
+        confinement.to_string(),
+        "reads only in /etc, /lib; makes sockets only in /run/adit; executes only in /usr/bin; \
+         listens only at port 9590; writes nothing"
     );
 }

@@ -166,6 +166,13 @@ impl Outbox {
         self.push(message)
     }
 
+    /// Returns the messages, in order.
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        let unsaid = self.queue.into_iter();
+        let unsaid = unsaid.filter(|entry| entry.state != State::Acknowledged);
+        unsaid.map(|entry| entry.message).collect()
+    }
+
     /// Whether new work may be begun.
     pub(crate) fn has_room(&self) -> bool {
         self.queue.len() < ROOM

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smartrest::row::{PACKET_LIMIT, payload_limit};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -21,6 +21,7 @@ pub struct Publisher {
     filled: Arc<Notify>,
     again: Arc<Notify>,
     standing: Arc<Mutex<Standing>>,
+    is_resting: Arc<watch::Sender<bool>>,
     renewal: Arc<Mutex<Option<(Options, Transport)>>>,
 }
 
@@ -32,6 +33,7 @@ impl Default for Publisher {
             filled: Arc::default(),
             again: Arc::default(),
             renewal: Arc::default(),
+            is_resting: Arc::default(),
             standing: Arc::new(Mutex::new(Standing::new(Instant::now().into_std()))),
         }
     }
@@ -84,6 +86,33 @@ impl Publisher {
     /// published is acknowledged.
     pub fn log_in_again(&self) {
         self.again.notify_one();
+    }
+
+    /// Has the session leave the broker in good order, without a farewell, once everything is
+    /// acknowledged, and stay away until [`Publisher::go_on`].
+    pub(crate) fn rest(&self) {
+        self.is_resting.send_replace(true);
+    }
+
+    /// Has a session that rests log in again.
+    pub(crate) fn go_on(&self) {
+        self.is_resting.send_replace(false);
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        *self.is_resting.borrow()
+    }
+
+    /// Waits until the session is to rest, or not any more.
+    pub(super) async fn rests(&self, whether: bool) {
+        let mut seen = self.is_resting.subscribe();
+        // The sender lives as long as this.
+        let _ = seen.wait_for(|&is_resting| is_resting == whether).await;
+    }
+
+    /// Takes what no broker has acknowledged, for somebody else to say.
+    pub(crate) fn take_waiting(&self) -> Vec<Message> {
+        mem::take(&mut *self.outbox()).into_messages()
     }
 
     /// Waits until the session is to log in again.

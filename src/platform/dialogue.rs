@@ -17,7 +17,7 @@ use super::ids::collection::{ANSWER_LIMIT, Action, Collection};
 use super::ids::notifications::PAIR_LIMIT;
 use super::newer::NewerTemplate;
 use super::notification::Notified;
-use super::operations::{Ignored, OperationId, Operations, Outcome, Report};
+use super::operations::{Ignored, Memory, OperationId, Operations, Outcome, Report};
 use super::settings::OperationIds;
 use super::uplink::Uplink;
 use crate::mqtt::outbox::Message;
@@ -309,6 +309,29 @@ impl Dialogue {
     /// is still reported.
     pub(crate) fn leave(&mut self) {
         self.is_leaving = true;
+    }
+
+    /// Begins operations again, those that came meanwhile too.
+    pub(crate) fn begin_again(&mut self) {
+        if std::mem::take(&mut self.is_leaving) {
+            self.rows_left_out = false;
+            let message = self.uplink.pending_operations();
+            self.steps.push_back(Step::Publish(message));
+        }
+    }
+
+    /// Returns what the process that takes over is to know of the operations.
+    pub(crate) fn memory(&self) -> Memory {
+        self.operations.memory()
+    }
+
+    /// Begins with what the process before this one knew of the operations.
+    #[must_use]
+    pub(crate) fn remembering(self, memory: Memory, now: Instant) -> Self {
+        Self {
+            operations: Operations::remembering(memory, now),
+            ..self
+        }
     }
 
     /// Whether every operation that was begun is reported as ended.
@@ -867,6 +890,39 @@ mod tests {
         dialogue.failed(OperationId(1), "refused".to_owned());
         assert_eq!(steps(&mut dialogue), ["505,71,refused"]);
         assert!(dialogue.all_is_said());
+    }
+
+    #[test]
+    fn begins_again_with_what_came_while_it_was_leaving() {
+        let mut dialogue = dialogue();
+        dialogue.leave();
+        assert_eq!(hear(&mut dialogue, "530,gw,plc,22,k", ROOM), NOTHING);
+        dialogue.begin_again();
+        assert_eq!(steps(&mut dialogue), ["500"]);
+        assert_eq!(hear(&mut dialogue, "530,gw,plc,22,k", ROOM).len(), 2);
+        dialogue.begin_again();
+        assert_eq!(steps(&mut dialogue), NOTHING);
+    }
+
+    #[test]
+    fn serves_nothing_that_the_process_before_it_has_served() {
+        let now = Instant::now();
+        let start = Instant::now();
+        let mut old = dialogue_with(OperationIds::Notifications);
+        for (row, id) in [("530,gw,plc,22,k", 71), ("530,gw,plc,23,l", 72)] {
+            hear_at(&mut old, "s/ds", row, start, 0);
+            notify(&mut old, start, 1, id, &row[row.len() - 1..]);
+        }
+        hear_at(&mut old, "s/ds", "530,gw,plc,22", start, 2);
+        let memory = serde_json::to_string(&old.memory()).unwrap();
+        let memory = serde_json::from_str(&memory).unwrap();
+        let mut new = dialogue_with(OperationIds::Notifications).remembering(memory, now);
+        for row in ["530,gw,plc,22,k", "530,gw,plc,23,l", "530,gw,plc,22"] {
+            assert_eq!(hear_at(&mut new, "s/ds", row, start, 3), NOTHING, "{row}");
+        }
+        assert_eq!(notify(&mut new, start, 4, 71, "k"), NOTHING);
+        let row = "530,gw,plc,22,m";
+        assert_eq!(hear_at(&mut new, "s/ds", row, start, 5), ["open 4 plc:22"]);
     }
 
     #[test]

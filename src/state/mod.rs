@@ -11,5 +11,6 @@ pub(crate) mod meter;
 pub(crate) mod record;
 pub mod reloaded;
 pub mod snapshot;
+pub mod upgraded;
 
 pub use snapshot::Snapshot;

@@ -53,6 +53,26 @@ pub(crate) struct End {
 }
 
 impl Record {
+    /// Takes the last operations of the process before this one, the newest first. They count in no
+    /// total.
+    pub(crate) fn remember(&mut self, operations: Vec<Operation>, now: Instant) {
+        let time = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
+        for operation in operations.into_iter().take(OPERATIONS).rev() {
+            let age = time(operation.age_s).unwrap_or_default();
+            self.operations.push_back(Entry {
+                id: operation.id,
+                device: operation.device,
+                target: operation.target,
+                received_at: now.checked_sub(age).unwrap_or(now),
+                result: operation.result,
+                reason: operation.reason,
+                failure: operation.failure,
+                took: operation.took_s.and_then(time),
+                open: operation.open_s.and_then(time),
+            });
+        }
+    }
+
     /// Takes note of an operation whose tunnel is to open.
     pub(crate) fn began(&mut self, id: u64, device: &str, target: &str, now: Instant) {
         if self.operations.len() == OPERATIONS {
@@ -190,6 +210,29 @@ mod tests {
         assert_eq!(totals.operation.count, 2);
         assert_eq!(totals.target_connect.count, 1);
         assert_eq!(totals.tunnels_ended, 1);
+    }
+
+    #[test]
+    fn tells_what_another_process_has_done() {
+        let began = Instant::now();
+        let now = began + Duration::from_hours(1);
+        let mut old = Record::default();
+        old.began(1, "gw", "plc:22", began);
+        old.opened(1, Took::default(), began + Duration::from_secs(1));
+        old.began(2, "gw", "plc:23", now);
+        old.failed(2, FailureKind::Policy, "not allowed", now);
+        let told = old.operations(&clock(now));
+        let mut new = Record::default();
+        new.remember(told.clone(), now);
+        assert_eq!(new.operations(&clock(now)), told);
+        assert_eq!(new.totals().operations_successful, 0);
+        let strange = Operation {
+            age_s: f64::NAN,
+            took_s: Some(-1.0),
+            ..Operation::default()
+        };
+        new.remember(vec![strange], now);
+        assert_eq!(new.operations(&clock(now))[0].age_s, 0.0);
     }
 
     #[test]

@@ -35,6 +35,24 @@ pub struct Snapshot {
     pub operations: Vec<Operation>,
     /// Since the start of the process.
     pub totals: Totals,
+    /// The process that this one has taken over from, while it still carries tunnels.
+    pub predecessor: Option<Box<Predecessor>>,
+}
+
+/// A process that carries its tunnels until they end, and nothing else.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(default)]
+pub struct Predecessor {
+    /// As `0.1.0`.
+    pub version: String,
+    /// That of the system.
+    pub process_id: u32,
+    /// Those that it carries, the oldest first.
+    pub tunnels: Vec<Tunnel>,
+    /// In how many seconds it ends them; `None` where it lets them last.
+    pub ends_in_s: Option<f64>,
+    /// The one that it has taken over from, while that still carries tunnels.
+    pub predecessor: Option<Box<Predecessor>>,
 }
 
 /// A process of adit.

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use crate::state::Snapshot;
-use crate::state::snapshot::{Operation, OperationResult, Phase, Tunnel, TunnelState};
+use crate::state::snapshot::{Operation, OperationResult, Phase, Predecessor, Tunnel, TunnelState};
 use crate::words::{brief, legible, sized};
 
 /// Characters of a line at most: the narrowest terminal that is usual.
@@ -78,6 +78,11 @@ fn write_all(snapshot: &Snapshot, style: Style, out: &mut String) -> std::fmt::R
     );
     fact(out, "so far", &carried)?;
     write_tunnels(snapshot, style, out)?;
+    let mut before = snapshot.predecessor.as_deref();
+    while let Some(predecessor) = before {
+        write_predecessor(predecessor, style, out)?;
+        before = predecessor.predecessor.as_deref();
+    }
     write_operations(snapshot, style, out)
 }
 
@@ -140,7 +145,31 @@ fn write_tunnels(snapshot: &Snapshot, style: Style, out: &mut String) -> std::fm
     let (open, limit) = (snapshot.tunnels.len(), snapshot.remote_access.max_tunnels);
     let title = format!("tunnels: {open} of {limit}");
     writeln!(out, "\n{}", style.paint(BOLD, &title))?;
-    if snapshot.tunnels.is_empty() {
+    write_table(&snapshot.tunnels, out)
+}
+
+/// What a process before this one still carries.
+fn write_predecessor(
+    predecessor: &Predecessor,
+    style: Style,
+    out: &mut String,
+) -> std::fmt::Result {
+    let until = match predecessor.ends_in_s {
+        Some(left) => format!("for {} at most", brief(left)),
+        None => "until they end".to_owned(),
+    };
+    let title = format!(
+        "tunnels of process {} before it (adit {}): {}, {until}",
+        predecessor.process_id,
+        legible(&predecessor.version),
+        predecessor.tunnels.len()
+    );
+    writeln!(out, "\n{}", style.paint(BOLD, &cut(&title, WIDTH)))?;
+    write_table(&predecessor.tunnels, out)
+}
+
+fn write_table(tunnels: &[Tunnel], out: &mut String) -> std::fmt::Result {
+    if tunnels.is_empty() {
         return Ok(());
     }
     writeln!(
@@ -148,7 +177,7 @@ fn write_tunnels(snapshot: &Snapshot, style: Style, out: &mut String) -> std::fm
         "{:>6} {:<27} {:<7} {:>6} {:>7} {:>7} {:>7} {:>6}",
         "id", "target", "state", "age", "up", "down", "B/s", "idle"
     )?;
-    for tunnel in &snapshot.tunnels {
+    for tunnel in tunnels {
         writeln!(out, "{}", tunnel_line(tunnel))?;
     }
     Ok(())
@@ -336,9 +365,37 @@ last operations
     }
 
     #[test]
+    fn tells_what_processes_before_it_carry() {
+        let mut snapshot = snapshot();
+        let tunnels = snapshot.tunnels.clone();
+        snapshot.predecessor = Some(Box::new(Predecessor {
+            version: "0.1.0".to_owned(),
+            process_id: 7,
+            tunnels,
+            ends_in_s: Some(1790.0),
+            predecessor: Some(Box::default()),
+        }));
+        let text = of(&snapshot, PLAIN);
+        let expected = "
+tunnels of process 7 before it (adit 0.1.0): 1, for 29m50s at most
+    id target                      state      age      up    down     B/s   idle
+     7 plc-7.lan:22                open     2m05s  1.1KiB 95.7KiB  2.0KiB     3s
+
+tunnels of process 0 before it (adit ): 0, until they end
+
+last operations
+";
+        assert!(text.contains(expected), "\n{text}");
+    }
+
+    #[test]
     fn keeps_within_eighty_columns_whatever_comes() {
         let mut snapshot = snapshot();
         let long = "ü".repeat(300);
+        snapshot.predecessor = Some(Box::new(Predecessor {
+            version: long.clone(),
+            ..Predecessor::default()
+        }));
         snapshot.device.id.clone_from(&long);
         snapshot.connection.broker.clone_from(&long);
         snapshot.connection.is_connected = false;

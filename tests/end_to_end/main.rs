@@ -46,5 +46,6 @@ mod status;
 mod support;
 mod tokens;
 mod tunnels;
+mod upgrade;
 mod ways;
 mod weather;

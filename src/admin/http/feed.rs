@@ -123,7 +123,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn looks_no_more_once_nobody_watches() {
-        let (inquirer, mut inquiries, _) = inquiry::channel();
+        let (inquirer, mut inquiries, ..) = inquiry::channel();
         let looking = Arc::new(Looking::new(inquirer));
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);

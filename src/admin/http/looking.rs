@@ -47,7 +47,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn asks_the_heart_once_however_many_look() {
-        let (inquirer, mut inquiries, _) = inquiry::channel();
+        let (inquirer, mut inquiries, ..) = inquiry::channel();
         let looking = Looking::new(inquirer);
         let heart = tokio::spawn(async move {
             let mut asked = 0;

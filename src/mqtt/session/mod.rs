@@ -82,6 +82,8 @@ pub enum Event {
     Delivered,
     /// The connection is lost, whether it was set up or not.
     Lost,
+    /// The session has left the broker, because it is to rest.
+    Rests,
 }
 
 /// The task that keeps the session.
@@ -99,6 +101,8 @@ pub struct Session {
 enum SessionEnd {
     /// It is to log in again.
     Again,
+    /// It is to rest.
+    Resting,
     /// All is delivered and the session is to end.
     Finished,
     /// Nobody takes events any more.
@@ -140,6 +144,10 @@ impl Session {
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return;
             }
+            if self.publisher.is_resting() {
+                self.rest().await;
+                continue;
+            }
             if let Some((options, transport)) = self.publisher.take_renewal() {
                 self.options = options;
                 self.transport = transport;
@@ -147,6 +155,7 @@ impl Session {
             let link = tokio::select! {
                 link = self.options.account.log_in(&self.transport, LOGIN_LIMIT) => link,
                 () = self.nothing_left() => return,
+                () = self.publisher.rests(true) => continue,
             };
             let was_connected = link.is_ok();
             let (lost, loss) = match link {
@@ -155,6 +164,10 @@ impl Session {
                         self.publisher.standing().ended(Instant::now().into_std());
                         self.connection_lost(ConnectionEnd::Failed).await;
                         info!("logging in again");
+                        continue;
+                    }
+                    Ok(SessionEnd::Resting) => {
+                        self.connection_lost(ConnectionEnd::Failed).await;
                         continue;
                     }
                     Ok(SessionEnd::Finished | SessionEnd::Abandoned) => {
@@ -179,6 +192,16 @@ impl Session {
             let step = reconnects.lost(loss);
             self.wait(&lost, was_connected, step).await;
         }
+    }
+
+    /// Stays away from the broker until it is to go on. What is executing then was begun by others, and
+    /// is failed as at a start.
+    async fn rest(&mut self) {
+        self.publisher.standing().ended(Instant::now().into_std());
+        self.said_once = false;
+        // Whoever has gone notices with the next connection.
+        let _ = self.events.send(Event::Rests).await;
+        self.publisher.rests(false).await;
     }
 
     /// Waits until the session is to end with nothing to deliver; for ever if there is something.
@@ -256,6 +279,7 @@ impl Session {
         }
         tokio::select! {
             () = sleep(retry_in) => {}
+            () = self.publisher.rests(true) => {}
             () = self.finish.cancelled() => sleep(retry_in.min(FINISH_RETRY)).await,
         }
     }
@@ -316,6 +340,7 @@ impl Session {
     ) -> Result<SessionEnd, Lost> {
         let mut is_finishing = false;
         let mut is_leaving = false;
+        let mut is_resting = false;
         let mut said_skipped = false;
         loop {
             self.say_farewell(conversation);
@@ -326,6 +351,9 @@ impl Session {
             }
             if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
                 return Ok(SessionEnd::Finished);
+            }
+            if is_resting && self.publisher.outbox().is_empty() {
+                return Ok(SessionEnd::Resting);
             }
             if is_leaving && conversation.is_ready() && self.publisher.outbox().is_empty() {
                 return Ok(SessionEnd::Again);
@@ -341,6 +369,7 @@ impl Session {
                 () = sleep_until(deadline.into()) => {}
                 () = self.publisher.filled() => {}
                 () = self.publisher.wanted_again(), if !is_leaving => is_leaving = true,
+                () = self.publisher.rests(!is_resting) => is_resting = !is_resting,
                 () = self.finish.cancelled(), if !is_finishing => is_finishing = true,
             }
             conversation.time_passed(Instant::now().into_std())?;

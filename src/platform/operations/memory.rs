@@ -1,7 +1,10 @@
 //! What is remembered of operations, so that a late copy opens nothing and is reported to nobody.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
 
 /// How many connection keys stay known after their operation has ended, and as many ids. Each is kept
 /// as a hash, so this costs kilobytes.
@@ -11,6 +14,57 @@ pub(super) const REMEMBERED_ROWS: usize = 1024;
 
 /// The hash of a connection key, of an operation's id, or of all values.
 pub(super) type Identity = u64;
+
+/// Hashes what is remembered, under a key that is adit's own: nobody outside can make two that are the
+/// same. The process that takes over hashes under the same key.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct Hashing(u64, u64);
+
+impl Default for Hashing {
+    fn default() -> Self {
+        let random = RandomState::new();
+        Self(random.hash_one(0), random.hash_one(1))
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "the one hash of the standard library whose key can be handed over, and that stays the same"
+)]
+impl BuildHasher for Hashing {
+    type Hasher = std::hash::SipHasher;
+
+    fn build_hasher(&self) -> Self::Hasher {
+        std::hash::SipHasher::new_with_keys(self.0, self.1)
+    }
+}
+
+/// What a process knows of operations that are over, for the process that takes over. No connection key
+/// can be read out of it.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    pub(super) hashing: Hashing,
+    /// The oldest first.
+    pub(super) keys: Vec<(Identity, Option<Identity>)>,
+    pub(super) ids: Vec<(Identity, Option<Identity>)>,
+    pub(super) rows: Vec<(Identity, usize)>,
+    pub(super) last_id: u64,
+}
+
+#[cfg(test)]
+impl Memory {
+    /// Makes one that no other is larger than.
+    pub(crate) fn largest() -> Self {
+        let key = |number: usize| (u64::MAX - number as u64, Some(u64::MAX));
+        Self {
+            keys: (0..REMEMBERED_KEYS).map(key).collect(),
+            ids: (0..REMEMBERED_KEYS).map(key).collect(),
+            rows: vec![(u64::MAX, usize::MAX); REMEMBERED_ROWS],
+            ..Self::default()
+        }
+    }
+}
 
 /// What was known of a key before.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +87,19 @@ pub(super) struct RememberedKeys {
 impl RememberedKeys {
     pub(super) fn contains(&self, key: Identity) -> bool {
         self.known.contains_key(&key)
+    }
+
+    /// Returns all, the oldest first.
+    pub(super) fn all(&self) -> Vec<(Identity, Option<Identity>)> {
+        let known = |key: &Identity| (*key, self.known.get(key).copied().flatten());
+        self.by_age.iter().map(known).collect()
+    }
+
+    /// Remembers what another process has.
+    pub(super) fn remember(&mut self, known: Vec<(Identity, Option<Identity>)>) {
+        for (key, id) in known {
+            self.meet(key, id);
+        }
     }
 
     #[cfg(test)]
@@ -84,6 +151,23 @@ impl RememberedRows {
 
     pub(super) fn contains(&self, row: Identity) -> bool {
         self.by_age.iter().any(|known| known.row == row)
+    }
+
+    /// Returns all, the oldest first, with the number of those without an id.
+    pub(super) fn all(&self) -> Vec<(Identity, usize)> {
+        let rows = self.by_age.iter();
+        rows.map(|known| (known.row, known.nameless)).collect()
+    }
+
+    /// Remembers what another process has, until then.
+    pub(super) fn remember_all(&mut self, rows: Vec<(Identity, usize)>, until: Instant) {
+        let rows = rows.into_iter().take(REMEMBERED_ROWS);
+        self.by_age
+            .extend(rows.map(|(row, nameless)| RememberedRow {
+                row,
+                nameless,
+                until: Some(until),
+            }));
     }
 
     /// Takes note of a copy, or of another operation that looks the same.

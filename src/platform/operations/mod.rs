@@ -15,12 +15,13 @@
 mod memory;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use smartrest::{ConnectRequest, FieldError, OperationRef, PendingOperation, Status};
 
-use memory::{Identity, Meeting, RememberedKeys, RememberedRows};
+pub(crate) use memory::Memory;
+use memory::{Hashing, Identity, Meeting, RememberedKeys, RememberedRows};
 
 /// How long a row without a key is remembered when its statuses are acknowledged: until then an
 /// answer that the platform began before it knew them has surely come.
@@ -100,7 +101,7 @@ pub(crate) struct Operations {
     ids: RememberedKeys,
     rows: RememberedRows,
     last_id: u64,
-    hasher: RandomState,
+    hasher: Hashing,
 }
 
 /// An operation that was not reported as ended.
@@ -129,6 +130,30 @@ enum Relation {
 }
 
 impl Operations {
+    /// Returns what the process that takes over is to know. Nothing may be open.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory {
+            hashing: self.hasher,
+            keys: self.keys.all(),
+            ids: self.ids.all(),
+            rows: self.rows.all(),
+            last_id: self.last_id,
+        }
+    }
+
+    /// Begins with what the process before this one knew.
+    pub(crate) fn remembering(memory: Memory, now: Instant) -> Self {
+        let mut operations = Self {
+            hasher: memory.hashing,
+            last_id: memory.last_id,
+            ..Self::default()
+        };
+        operations.keys.remember(memory.keys);
+        operations.ids.remember(memory.ids);
+        operations.rows.remember_all(memory.rows, now + ROW_MEMORY);
+        operations
+    }
+
     /// Takes the requests of one payload, oldest first as the platform sends them. The statuses of
     /// those without an id wait for it until `wait_until`.
     ///

@@ -23,6 +23,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) variables: &'a [(&'a str, &'a str)],
     /// How many files may be open, and how far that may be raised.
     pub(crate) open_files: Option<(u32, u32)>,
+    /// Another file than the one under test, which may be replaced.
+    pub(crate) program: Option<&'a Path>,
 }
 
 /// The variable that leaves adit unconfined.
@@ -53,7 +55,7 @@ impl Adit {
             command.args(["--set", setting]);
         }
         Self {
-            process: Process::start("adit", &mut command),
+            process: Process::start_group("adit", &mut command),
             directory,
         }
     }
@@ -158,6 +160,19 @@ impl Adit {
         self.process.wait_for_exit(EXIT_LIMIT).await
     }
 
+    /// Waits until the process that was started has ended; others that it has started may go on.
+    pub(crate) async fn first_exit(&mut self) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(20);
+        let ended = async {
+            while self.process.is_running() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        tokio::time::timeout(EXIT_LIMIT, ended)
+            .await
+            .expect("it ends");
+    }
+
     /// Ends it as a power failure does.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
@@ -198,6 +213,7 @@ pub(crate) fn command_in(
         network,
         variables,
         open_files,
+        program,
     } = surroundings;
     let mut command = match network {
         Some(network) => network.env(),
@@ -213,7 +229,10 @@ pub(crate) fn command_in(
         command.args(["/usr/bin/prlimit", &format!("--nofile={soft}:{hard}")]);
     }
     command
-        .args(program())
+        .args(match program {
+            Some(program) => vec![program.display().to_string()],
+            None => usual_program(),
+        })
         .args([subcommand, "--config"])
         .arg(config);
     command
@@ -221,7 +240,7 @@ pub(crate) fn command_in(
 
 /// The program and what stands before it. `ADIT_TEST_PROGRAM` has one of another architecture, behind its
 /// emulator: tests/deploy/emulated.
-fn program() -> Vec<String> {
+fn usual_program() -> Vec<String> {
     let another = std::env::var("ADIT_TEST_PROGRAM").unwrap_or_default();
     let words: Vec<_> = another.split_whitespace().map(str::to_owned).collect();
     if words.is_empty() {

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -18,6 +19,8 @@ pub(crate) struct Process {
     child: Child,
     said: watch::Receiver<Said>,
     reader: Option<JoinHandle<()>>,
+    /// Those that it starts end with it.
+    has_group: bool,
 }
 
 /// Debian keeps servers and tools of the network where only root's path leads.
@@ -43,6 +46,13 @@ impl Process {
         Self::start_with_pipes(name, command.stdin(Stdio::null()).stdout(Stdio::null()))
     }
 
+    /// Starts a command that may start others, which are gone too when this is dropped.
+    pub(crate) fn start_group(name: &str, command: &mut Command) -> Self {
+        let mut process = Self::start(name, command.process_group(0));
+        process.has_group = true;
+        process
+    }
+
     /// Starts a command whose standard input and output have been set.
     pub(crate) fn start_with_pipes(name: &str, command: &mut Command) -> Self {
         let mut child = command
@@ -64,6 +74,7 @@ impl Process {
             child,
             said,
             reader: Some(reader),
+            has_group: false,
         }
     }
 
@@ -180,6 +191,9 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        if self.has_group {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        }
         drop(self.child.kill());
         drop(self.child.wait());
         if let Some(reader) = self.reader.take() {

@@ -1,4 +1,4 @@
-//! `adit status` and `adit reload` under test.
+//! `adit status`, `adit reload` and `adit upgrade` under test.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,6 +24,8 @@ pub(crate) struct Said {
     pub(crate) log: String,
 }
 
+/// How long an answer may take: an upgrade whose new process hangs is given up after half a minute.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How often an agent is asked for what is to come.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -65,6 +67,21 @@ impl Watcher {
         run("check", &self.config, &[&self.setting()], arguments).await
     }
 
+    /// Returns the line by which a shell runs `adit upgrade` at the socket.
+    pub(crate) fn upgrade_line(&self) -> String {
+        format!(
+            "{} upgrade --config {} --set {}",
+            env!("CARGO_BIN_EXE_adit"),
+            self.config.display(),
+            self.setting()
+        )
+    }
+
+    /// Runs `adit upgrade` at the socket.
+    pub(crate) async fn upgrade(&self) -> Said {
+        run("upgrade", &self.config, &[&self.setting()], &[]).await
+    }
+
     /// Returns what `adit status --json` says.
     pub(crate) async fn json(&self) -> Value {
         let said = self.ask(&["--json"]).await;
@@ -97,7 +114,8 @@ async fn run(subcommand: &str, config: &Path, settings: &[&str], arguments: &[&s
     }
     let command = command.args(arguments);
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(LIMIT, output).await.expect("in time").unwrap();
+    let output = timeout(ANSWER_LIMIT, output).await;
+    let output = output.expect("in time").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Said {
         code: output.status.code(),

@@ -1,0 +1,117 @@
+//! The process that is to follow, as the old one sees it.
+
+use std::io;
+use std::process::Child;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Duration, Instant, sleep};
+
+use super::Program;
+use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
+use crate::state::snapshot::Predecessor;
+
+/// How long a process that is killed is waited for.
+const END_LIMIT: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A process that was started to follow.
+pub(crate) struct Successor {
+    child: Child,
+    link: Link<ToPredecessor, ToSuccessor>,
+}
+
+/// What the new process says.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// It could take over.
+    Ready(Candidate),
+    /// It cannot.
+    Refused(String),
+    /// It has taken over; whether the broker has taken its login.
+    InCharge(bool),
+    /// It wants to know what is carried.
+    Look,
+    /// Everybody is to stop.
+    Stop,
+    /// It has ended.
+    Gone,
+}
+
+impl Successor {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn start(program: &Program) -> io::Result<Self> {
+        let (mut child, stream) = program.start()?;
+        match Link::new(stream) {
+            Ok(link) => Ok(Self { child, link }),
+            Err(error) => {
+                // Without its socket it does nothing.
+                spawn_blocking(move || child.kill().and_then(|()| child.wait()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Returns the id of the process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for what it says; [`Said::Gone`] again and again once it has ended. Dropping the future
+    /// loses nothing.
+    pub(crate) async fn next(&mut self) -> Said {
+        match self.link.next().await {
+            Some(ToPredecessor::Ready(candidate)) => Said::Ready(candidate),
+            Some(ToPredecessor::Refused(reason)) => Said::Refused(reason),
+            Some(ToPredecessor::InCharge(is_connected)) => Said::InCharge(is_connected),
+            Some(ToPredecessor::Look) => Said::Look,
+            Some(ToPredecessor::Stop) => Said::Stop,
+            None => Said::Gone,
+        }
+    }
+
+    /// Gives it what is known.
+    pub(crate) fn hand_over(&self, handover: Handover) {
+        self.link.say(&ToSuccessor::TakeOver(Box::new(handover)));
+    }
+
+    /// Tells it that nobody else is in charge any more.
+    pub(crate) fn confirm(&self) {
+        self.link.say(&ToSuccessor::Confirmed);
+    }
+
+    /// Tells it what is carried.
+    pub(crate) fn show(&self, carried: Predecessor) {
+        self.link.say(&ToSuccessor::Carries(Box::new(carried)));
+    }
+
+    /// Has it tell the platform something.
+    pub(crate) fn have_said(&self, topic: String, payload: String) {
+        self.link.say(&ToSuccessor::Say { topic, payload });
+    }
+
+    /// Ends it, and returns how it has ended. A process that waits for a disk that hangs does not end
+    /// before that answers; it is not waited for.
+    pub(crate) async fn kill(mut self) -> String {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let until = Instant::now() + END_LIMIT;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.to_string(),
+                Ok(None) if Instant::now() < until => sleep(LOOK_AGAIN).await,
+                Ok(None) => break,
+                Err(error) => return error.to_string(),
+            }
+        }
+        spawn_blocking(move || self.child.wait());
+        "it hangs".to_owned()
+    }
+
+    /// Waits until what was said to it is written, for a moment, and leaves it to itself.
+    pub(crate) async fn close(self) {
+        self.link.close().await;
+    }
+}
