@@ -222,7 +222,9 @@ impl Agent {
     /// Starts the process that is to follow.
     pub(super) fn upgrade(&mut self, wish: UpgradeWish) {
         let succession = &mut self.succession;
-        let started = match (succession.obstacle(), &succession.program) {
+        let obstacle = self.is_stopping.then_some("adit is stopping");
+        let obstacle = obstacle.or_else(|| succession.obstacle());
+        let started = match (obstacle, &succession.program) {
             (None, Some(program)) => {
                 info!(program = %program.path().display(), "a new process of adit is started");
                 Successor::start(program).map_err(|error| {

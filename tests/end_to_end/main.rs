@@ -43,6 +43,7 @@ mod sandbox;
 mod secrecy;
 mod shutdown;
 mod status;
+mod succession;
 mod support;
 mod tokens;
 mod tunnels;
