@@ -135,7 +135,8 @@ impl Agent {
         self.stop_upgrade();
         self.go_on_if_given_up().await;
         self.succession.stop_predecessor();
-        let drain = self.drain.filter(|_| !self.tunnels.is_empty());
+        let carries = !self.tunnels.is_empty() || self.succession.has_predecessor();
+        let drain = self.drain.filter(|_| carries);
         let over_at = now() + drain.unwrap_or_default();
         self.is_stopping = true;
         self.supervisor.stopping(drain.unwrap_or_default());
@@ -329,13 +330,12 @@ impl Agent {
         self.dialogue.stopping();
         self.carry_out();
         self.tunnels.stop();
+        // Those of the process before this one end as well, and tell it to this one.
         let ends = async {
-            loop {
+            while !self.tunnels.is_empty() || self.succession.has_predecessor() {
                 tokio::select! {
-                    event = self.tunnels.next() => match event {
-                        Some(event) => self.tunnel_event(event),
-                        None => break,
-                    },
+                    Some(event) = self.tunnels.next() => self.tunnel_event(event),
+                    heard = self.succession.next() => self.heard(heard),
                     Some(_) = wires.events.recv() => {}
                     Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
                 }

@@ -126,9 +126,10 @@ impl Succession {
         [course, look, self.charge_by].into_iter().flatten().min()
     }
 
-    /// Whether a process before this one still carries tunnels.
+    /// Whether a process before this one still carries tunnels, and nothing else.
     pub(super) fn has_predecessor(&self) -> bool {
-        self.predecessor.as_ref().is_some_and(|it| !it.has_gone())
+        let is_in_charge = self.charge_by.is_none();
+        is_in_charge && self.predecessor.as_ref().is_some_and(|it| !it.has_gone())
     }
 
     /// Has the process before this one stop too.
