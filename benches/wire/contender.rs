@@ -128,9 +128,12 @@ fn configuration(site: &Site, broker: u16) -> String {
          max_tunnels = {MAX_TUNNELS}\n\
          connect_timeout = \"1m\"\n\
          keep_alive = \"1h\"\n\
-         operation_ids = \"none\"\n",
+         operation_ids = \"none\"\n\
+         [admin]\n\
+         socket = \"{socket}\"\n",
         cloud = site.cloud.port,
         authority = site.authority().display(),
+        socket = site.folder.join("adit.sock").display(),
     )
 }
 

@@ -85,7 +85,8 @@ pub(super) fn transport(error: &TransportError, key: &str) -> String {
             }
             Awaited::Dial => format!(
                 "check the host and the port in {key}; a firewall may drop it, and where only a \
-                 proxy leads out, set cloud.proxy"
+                 proxy leads out, set cloud.proxy{}",
+                way_out(key)
             ),
             Awaited::Tunnel => {
                 "check that cloud.proxy is an HTTP proxy, and that it can reach the server"
@@ -105,10 +106,21 @@ pub(super) fn transport(error: &TransportError, key: &str) -> String {
     }
 }
 
+/// MQTT has a second way, for where only the port of the web is open.
+fn way_out(key: &str) -> &'static str {
+    match key {
+        "mqtt.url" => "; where only port 443 gets out, write wss://HOST/mqtt there",
+        _ => "",
+    }
+}
+
 fn dial(source: &io::Error, key: &str) -> String {
     match source.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("nobody listens there, or a firewall refuses it: check the port in {key}")
+            format!(
+                "nobody listens there, or a firewall refuses it: check the port in {key}{}",
+                way_out(key)
+            )
         }
         _ => format!("check the host in {key}, and this machine's address, routes and firewall"),
     }

@@ -263,8 +263,12 @@ impl Checker<'_> {
             None => self.token_of_certificate().await,
         };
         self.cloud(token).await;
-        if let Some(target) = &self.options.target {
-            self.target(target).await;
+        match &self.options.target {
+            Some(target) => self.target(target).await,
+            None => {
+                let policy = self.subject.tunnels.policy.to_string();
+                self.add(Hop::passed(POLICY, &policy, Duration::ZERO));
+            }
         }
     }
 

@@ -108,12 +108,14 @@ fn write_connection(snapshot: &Snapshot, style: Style, out: &mut String) -> std:
         let ids = legible(&connection.unknown_templates.join(", "));
         fact(out, "old", &format!("the platform knows no template {ids}"))?;
     }
-    if connection.unsent_messages > 0 {
-        let words = format!(
-            "{} messages wait for the broker",
-            connection.unsent_messages
-        );
-        fact(out, "unsent", &words)?;
+    match connection.unsent_messages {
+        0 => {}
+        1 => fact(out, "unsent", "one message waits for the broker")?,
+        count => fact(
+            out,
+            "unsent",
+            &format!("{count} messages wait for the broker"),
+        )?,
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ pub(crate) enum Event {
 
 /// There are as many tunnels as may be.
 #[derive(Debug, thiserror::Error)]
-#[error("no more than {0} tunnels at a time (remote_access.max_tunnels)")]
+#[error("no more tunnels at a time than remote_access.max_tunnels, {0}")]
 pub(crate) struct TooMany(usize);
 
 /// The tunnels that are opening or open.

@@ -24,7 +24,7 @@ const WARNING: &str = "the MQTT login throws an agent that runs as 'GATEWAY' out
 const NOT_TRIED: &str = "not tried, because of what is broken before";
 
 /// Where everything works: user and password, without TLS.
-const GREEN: [&str; 10] = [
+const GREEN: [&str; 11] = [
     "✓ configuration: FILE (T)",
     "✓ name of the broker: 127.0.0.1 is an address (T)",
     "✓ TCP to the broker: connected to 127.0.0.1:BROKER (T)",
@@ -37,6 +37,7 @@ const GREEN: [&str; 10] = [
     "– TLS with the cloud: not needed: none is spoken, as cloud.url says",
     "✓ WebSocket endpoint: reached, and the credentials are taken (HTTP 404 for a key that does \
      not exist) (T)",
+    "✓ policy: allow private (T)",
 ];
 
 /// What adit has to say: lines with others in place of those of the same hops. A hop that is named
@@ -281,7 +282,7 @@ async fn names_the_broken_hop_to_the_broker() {
             at("mqtt", refusing.number),
             vec![
                 "✗ TCP to the broker: cannot reach 127.0.0.1:REFUSING: connection refused (T)\n    \
-                 nobody listens there, or a firewall refuses it: check the port in mqtt.url",
+                 nobody listens there, or a firewall refuses it: check the port in mqtt.url; where only port 443 gets out, write wss://HOST/mqtt there",
             ],
         ),
         (
@@ -633,7 +634,7 @@ async fn judges_a_target_as_a_tunnel_would() {
 }
 
 /// A site with TLS, where the device has a certificate, and a user at the broker besides.
-const CERTIFIED: [&str; 12] = [
+const CERTIFIED: [&str; 13] = [
     "✓ configuration: FILE (T)",
     "✓ certificate: 'GATEWAY', valid from 1975-01-01 until 4096-01-01 (T)",
     "✓ name of the broker: 127.0.0.1 is an address (T)",
@@ -650,6 +651,7 @@ const CERTIFIED: [&str; 12] = [
      test', valid from 1975-01-01T00:00:00Z until 4096-01-01T00:00:00Z; TLS 1.3 with CIPHER (T)",
     "✓ WebSocket endpoint: reached, and the credentials are taken (HTTP 404 for a key that does \
      not exist) (T)",
+    "✓ policy: allow private (T)",
 ];
 
 /// Trusts another authority too, which has issued the certificate of the device.

@@ -245,7 +245,7 @@ async fn fail_an_operation_beyond_the_limit(ids: &str) {
     let third = site.request("127.0.0.1", lan.port);
     assert_eq!(
         site.failed(third.operation).await,
-        "no more than 2 tunnels at a time (remote_access.max_tunnels)"
+        "no more tunnels at a time than remote_access.max_tunnels, 2"
     );
     first.echo("still here").await;
     second.close().await;

@@ -121,7 +121,7 @@ async fn says_what_holds_and_what_needs_a_restart() {
     let refused = site.request("127.0.0.1", lan.port);
     assert_eq!(
         site.failed(refused.operation).await,
-        "no more than 1 tunnels at a time (remote_access.max_tunnels)"
+        "no more tunnels at a time than remote_access.max_tunnels, 1"
     );
     let json = watcher.json().await;
     assert_eq!(json["remote_access"]["max_tunnels"], 1);

@@ -96,6 +96,7 @@ fn summary(snapshot: &Snapshot, out: &mut String) -> fmt::Result {
     }
     match connection.unsent_messages {
         0 => Ok(()),
+        1 => out.write_str("<p>One message waits for the broker.</p>"),
         count => write!(out, "<p>{count} messages wait for the broker.</p>"),
     }
 }
