@@ -24,6 +24,9 @@ use crate::state::snapshot::{Operation, Predecessor};
 const LINE_LIMIT: usize = 1 << 20;
 /// Lines that wait to be written, and that were read and wait for the agent.
 const QUEUE: usize = 64;
+/// Lines that are not understood, of one process; a newer one has fewer. What goes on is no adit, and
+/// whoever reads it has no time for tunnels.
+const STRANGE_LIMIT: usize = 64;
 /// How long the other side may take to read a line.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long what is queued may take to be written at the end.
@@ -150,6 +153,7 @@ impl<In: DeserializeOwned + Send + 'static, Out: Serialize> Link<In, Out> {
 
 async fn read_lines<In: DeserializeOwned>(reader: OwnedReadHalf, read: mpsc::Sender<In>) {
     let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(LINE_LIMIT));
+    let mut strange = 0;
     while let Some(line) = lines.next().await {
         match line {
             Ok(line) => match serde_json::from_str(&line) {
@@ -158,7 +162,11 @@ async fn read_lines<In: DeserializeOwned>(reader: OwnedReadHalf, read: mpsc::Sen
                         return;
                     }
                 }
-                Err(_) => debug!("the other process of adit says what this one does not know"),
+                Err(_) if strange < STRANGE_LIMIT => {
+                    strange += 1;
+                    debug!("the other process of adit says what this one does not know");
+                }
+                Err(_) => return debug!("the other process says too much that means nothing"),
             },
             Err(error) => {
                 return debug!(error = error.to_string(), "the other process of adit");
@@ -234,6 +242,18 @@ mod tests {
         assert!(link.next().await.is_none());
         drop(link);
         flood.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn ends_at_lines_without_end_that_mean_nothing() {
+        for (lines, is_heard) in [(STRANGE_LIMIT, true), (STRANGE_LIMIT + 1, false)] {
+            let (mut stream, other) = Stream::pair().unwrap();
+            let mut link = Link::<ToPredecessor, ToSuccessor>::new(other).unwrap();
+            let text = "y\n".repeat(lines) + "\"look\"\n";
+            stream.write_all(text.as_bytes()).unwrap();
+            let heard = link.next().await;
+            assert_eq!(heard.is_some(), is_heard, "{lines}: {heard:?}");
+        }
     }
 
     #[tokio::test]
