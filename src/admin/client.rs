@@ -266,7 +266,10 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Unanswered> {
         return Err(Unanswered::NoAnswer(error));
     }
     serde_json::from_slice(answer).map_err(|_| {
-        let words = "the answer makes no sense; is the running adit of another version?";
+        let words = match answer.is_empty() {
+            true => "it has ended, or was overloaded, before it had answered",
+            false => "the answer makes no sense; is the running adit of another version?",
+        };
         Unanswered::NoAnswer(words.to_owned())
     })
 }
@@ -274,6 +277,23 @@ fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Unanswered> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tells_no_answer_from_one_without_sense() {
+        for (answer, words) in [
+            (
+                "",
+                "it has ended, or was overloaded, before it had answered",
+            ),
+            (
+                "{",
+                "the answer makes no sense; is the running adit of another version?",
+            ),
+        ] {
+            let error = read::<Upgraded>(answer.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), words);
+        }
+    }
 
     #[test]
     fn reaches_what_listens_everywhere_at_its_own_machine() {
