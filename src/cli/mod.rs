@@ -12,7 +12,6 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
 use smartrest::{ConnectRequest, ConnectionKey, RequestError, Target, TargetError};
 
 use crate::config::{LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE};
@@ -347,7 +346,7 @@ Example:
     Completions {
         /// The shell
         #[arg(value_name = "SHELL")]
-        shell: Shell,
+        shell: package::Shell,
     },
     /// Writes the manual pages, adit.1 and one for each command
     #[command(after_help = "\
