@@ -106,7 +106,10 @@ async fn answers_a_flood_of_operations_in_little_memory_while_the_broker_is_slow
     }
     for &id in &requested {
         let reason = site.failed(id).await;
-        let known = ["the policy does not allow", "no more tunnels at a time than"];
+        let known = [
+            "the policy does not allow",
+            "no more tunnels at a time than",
+        ];
         assert!(
             known.iter().any(|words| reason.starts_with(words)),
             "{reason}"
