@@ -47,7 +47,7 @@ if systemd; then
   systemctl daemon-reload
   systemctl enable --quiet adit.service
   if systemctl is-active --quiet adit.service; then
-    echo "adit goes on with the old program until: systemctl restart adit"
+    echo "adit goes on with the old program until: adit upgrade"
   else
     echo "fill in /etc/adit/adit.toml, look with: adit check, then: systemctl start adit"
   fi
