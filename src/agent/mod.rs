@@ -334,7 +334,10 @@ impl Agent {
         let ends = async {
             while !self.tunnels.is_empty() || self.succession.has_predecessor() {
                 tokio::select! {
-                    Some(event) = self.tunnels.next() => self.tunnel_event(event),
+                    // Nothing, where it has only forgotten the last one: that has to be looked at.
+                    event = self.tunnels.next(), if !self.tunnels.is_empty() => {
+                        event.into_iter().for_each(|event| self.tunnel_event(event));
+                    }
                     heard = self.succession.next() => self.heard(heard),
                     Some(_) = wires.events.recv() => {}
                     Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
