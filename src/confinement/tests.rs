@@ -216,7 +216,8 @@ fn reaches_others_and_lets_nobody_reach_it() {
     let port = machine.local_addr().unwrap().port();
     drop(machine);
     confined(&Confinement::new().listen(port), |abi| {
-        assert_eq!(outcome(TcpListener::bind(("127.0.0.1", port))), None);
+        // Somebody else may have taken it by now; that it is allowed is seen all the same.
+        assert_ne!(outcome(TcpListener::bind(("127.0.0.1", port))), DENIED);
         if abi >= 4 {
             assert_eq!(outcome(TcpListener::bind("127.0.0.1:0")), DENIED);
         }
