@@ -520,10 +520,10 @@ async fn says_what_a_proxy_refuses() {
     let target = at(echo(b"").await);
     let with_users = Server::tinyproxy("BasicAuth user secret").await;
     let strict = Server::tinyproxy("ConnectPort 1").await;
-    let closed = {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    // Nobody listens there, and nobody else can.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let closed = taken.local_addr().unwrap();
     for (transport, words) in [
         (
             through(with_users.address, None),
