@@ -103,16 +103,7 @@ pub async fn run(
     check: Check,
     stop: CancellationToken,
 ) -> anyhow::Result<ExitCode> {
-    let journal = Arc::new(Journal::default());
-    let mut checker = Checker {
-        subject,
-        options: &check,
-        transport: transport.recorded(Arc::clone(&journal)),
-        journal,
-        report: Report::default(),
-        printer: Printer::default(),
-        without_token: None,
-    };
+    let mut checker = Checker::new(subject, &check, transport);
     let stopped = tokio::select! {
         () = checker.check() => false,
         () = stop.cancelled() => true,
@@ -143,22 +134,13 @@ pub(crate) async fn examine(
     transport: Transport,
     limit: Duration,
 ) -> Report {
-    let journal = Arc::new(Journal::default());
     let check = Check {
         no_login: true,
         // Nothing is printed on the way.
         json: true,
         target: None,
     };
-    let mut checker = Checker {
-        subject,
-        options: &check,
-        transport: transport.recorded(Arc::clone(&journal)),
-        journal,
-        report: Report::default(),
-        printer: Printer::default(),
-        without_token: None,
-    };
+    let mut checker = Checker::new(subject, &check, transport);
     if timeout(limit, checker.check()).await.is_err() {
         let words = format!("stopped after {}", humantime::format_duration(limit));
         checker.report.add(Hop::skipped("the rest", &words));
@@ -228,7 +210,20 @@ impl WithoutToken {
     }
 }
 
-impl Checker<'_> {
+impl<'a> Checker<'a> {
+    fn new(subject: &'a Subject<'a>, options: &'a Check, transport: Transport) -> Self {
+        let journal = Arc::new(Journal::default());
+        Self {
+            subject,
+            options,
+            transport: transport.recorded(Arc::clone(&journal)),
+            journal,
+            report: Report::default(),
+            printer: Printer::default(),
+            without_token: None,
+        }
+    }
+
     async fn check(&mut self) {
         if !self.options.no_login && !matches!(self.subject.auth, Auth::Unenrolled) {
             self.announce_login();
