@@ -254,8 +254,7 @@ impl Endpoint {
         let body = timeout(REQUEST_LIMIT, request.read_body(&mut stream)).await;
         let body = body.map_err(|_| io::ErrorKind::TimedOut)??;
         let answer = rest::answer(&request, &body, &self.options, &self.session, &self.board);
-        stream.write_all(answer.to_string().as_bytes()).await?;
-        stream.shutdown().await
+        answer.send(&mut stream).await
     }
 
     async fn operator(&self, mut stream: Stream, request: Request) -> io::Result<()> {

@@ -191,9 +191,19 @@ pub(crate) async fn refuse(stream: &mut Stream, status: u16, body: &str) -> io::
         401 => "WWW-Authenticate: Basic realm=\"Cloud of Things\"\r\n",
         _ => "",
     };
+    respond(stream, status, challenge, body).await
+}
+
+/// Answers with JSON and ends the connection; each of the further headers ends its line.
+pub(crate) async fn respond(
+    stream: &mut Stream,
+    status: u16,
+    headers: &str,
+    body: &str,
+) -> io::Result<()> {
     let head = format!(
         "HTTP/1.1 {status} {}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         {challenge}Content-Length: {}\r\n\r\n",
+         {headers}Content-Length: {}\r\n\r\n",
         phrase(status),
         body.len()
     );
@@ -218,7 +228,7 @@ pub(crate) fn error_body(status: u16) -> String {
     format!(r#"{{"error":"{error}","message":"{message}"}}"#)
 }
 
-pub(crate) fn phrase(status: u16) -> &'static str {
+fn phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",

@@ -1,16 +1,17 @@
 //! As much of the platform's REST API as an operator's client asks before it opens a tunnel:
 //! log-in, the user's roles, the device by its external id, and what can be reached through it.
 //!
-//! What is answered is decided here, without I/O. The paths and fields are those that c8ylp reads.
+//! What is answered is decided without I/O. The paths and fields are those that c8ylp reads.
 
-use std::fmt;
+use std::io;
 
 use serde_json::{Value, json};
 
 use crate::board::Board;
-use crate::http::{Request, error_body, phrase};
+use crate::http::{Request, error_body, respond};
 use crate::options::{Login, Options};
 use crate::platform::{Device, Key};
+use crate::stream::Stream;
 
 const LOGIN_OPTIONS: &str = "/tenant/loginOptions";
 const LOG_IN: &str = "/tenant/oauth";
@@ -50,7 +51,7 @@ impl OperatorSession {
     }
 }
 
-/// An answer, `Display`ed as it goes out.
+/// An answer.
 pub(crate) struct Answer {
     status: u16,
     cookies: Vec<String>,
@@ -75,23 +76,14 @@ impl Answer {
     }
 }
 
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "HTTP/1.1 {} {}\r\nConnection: close\r\nContent-Type: application/json\r\n",
-            self.status,
-            phrase(self.status)
-        )?;
-        for cookie in &self.cookies {
-            write!(f, "Set-Cookie: {cookie}\r\n")?;
-        }
-        write!(
-            f,
-            "Content-Length: {}\r\n\r\n{}",
-            self.body.len(),
-            self.body
-        )
+impl Answer {
+    /// Sends it, and ends the connection.
+    pub(crate) async fn send(&self, stream: &mut Stream) -> io::Result<()> {
+        let cookies = self.cookies.iter();
+        let cookies: String = cookies
+            .map(|cookie| format!("Set-Cookie: {cookie}\r\n"))
+            .collect();
+        respond(stream, self.status, &cookies, &self.body).await
     }
 }
 

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsStream};
 use tracing::debug;
 
 use crate::board::Board;
-use crate::http::{Request, error_body, refuse};
+use crate::http::{Request, error_body, refuse, respond};
 use crate::stream::Stream;
 
 const PATH: &str = "/devicecontrol/deviceAccessToken";
@@ -63,13 +62,6 @@ impl TokenService {
             Some(Err(status)) => return refuse(&mut stream, status, &error_body(status)).await,
             Some(Ok(body)) => body,
         };
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        stream.shutdown().await
+        respond(&mut stream, 200, "", &body).await
     }
 }
