@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
+
+use crate::server::serve;
 
 const PAGE: &str = include_str!("page.html");
 /// Browsers connect ahead of what they may want to ask.
@@ -17,8 +18,6 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const MAX_REQUEST: usize = 16 * 1024;
 const MAX_CONNECTIONS: usize = 256;
-/// The pause after a connection that could not be accepted, for want of file descriptors say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The device; it serves for as long as [`Device::serve`] is awaited.
 pub(crate) struct Device {
@@ -55,24 +54,15 @@ impl Device {
 
     /// Serves until it is dropped, which ends the connections too.
     pub(crate) async fn serve(self) {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                    match accepted {
-                        Ok((stream, peer)) => {
-                            let (facts, own) = (Arc::clone(&self.facts), self.address);
-                            connections.spawn(async move {
-                                // A visitor who leaves early is none of the device's business.
-                                let _ = visit(stream, peer, own, &facts).await;
-                            });
-                        }
-                        Err(_) => sleep(ACCEPT_PAUSE).await,
-                    }
-                }
-                Some(_) = connections.join_next() => {}
+        let (facts, own) = (self.facts, self.address);
+        serve(self.listener, MAX_CONNECTIONS, move |stream, peer| {
+            let facts = Arc::clone(&facts);
+            async move {
+                // A visitor who leaves early is none of the device's business.
+                let _ = visit(stream, peer, own, &facts).await;
             }
-        }
+        })
+        .await;
     }
 }
 

@@ -7,6 +7,7 @@
 mod arguments;
 mod broker;
 mod device;
+mod server;
 mod story;
 mod tls;
 

@@ -14,12 +14,11 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-/// The pause after a connection that could not be accepted, for want of file descriptors say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+use crate::server::serve;
+
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const MAX_CONNECTIONS: usize = 8;
 
@@ -93,24 +92,15 @@ impl Front {
 
     /// Serves until it is dropped, which ends the connections too.
     pub(crate) async fn serve(self) {
-        let mut connections = JoinSet::new();
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => {
-                    match accepted {
-                        Ok((tcp, _)) => {
-                            let (acceptor, broker) = (self.acceptor.clone(), self.broker);
-                            connections.spawn(async move {
-                                // Either side sees the end of the other.
-                                let _ = carry(tcp, &acceptor, broker).await;
-                            });
-                        }
-                        Err(_) => sleep(ACCEPT_PAUSE).await,
-                    }
-                }
-                Some(_) = connections.join_next() => {}
+        let (acceptor, broker) = (self.acceptor, self.broker);
+        serve(self.listener, MAX_CONNECTIONS, move |tcp, _| {
+            let acceptor = acceptor.clone();
+            async move {
+                // Either side sees the end of the other.
+                let _ = carry(tcp, &acceptor, broker).await;
             }
-        }
+        })
+        .await;
     }
 }
 
