@@ -2,9 +2,12 @@
 
 #![expect(clippy::expect_used, reason = "what fails here fails a test")]
 
+mod code;
+
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use code::{File, files};
 
 /// The rooms from the ground up. None imports one of a floor above it, and none one beside it.
 const FLOORS: [&[&str]; 13] = [
@@ -55,17 +58,11 @@ const GUARD: &str = "deny(clippy::disallowed_methods, clippy::disallowed_types)"
 /// A clock, a socket and tasks come from there.
 const IMPURE: &str = "tokio::";
 
-struct Source {
-    path: PathBuf,
-    /// Without its tests.
-    code: String,
-}
-
 #[test]
 fn imports_only_from_floors_below() {
     let floor = |room: &str| FLOORS.iter().position(|rooms| rooms.contains(&room));
     let mut faults = BTreeSet::new();
-    for Source { path, code } in sources("src") {
+    for File { path, code } in files("src") {
         let room = room(&path);
         if ROOF.contains(&room.as_str()) {
             continue;
@@ -86,13 +83,12 @@ fn imports_only_from_floors_below() {
 fn keeps_what_decides_free_of_clocks_and_sockets() {
     let mut faults = BTreeSet::new();
     for place in PURE {
-        let sources = sources(place);
-        assert!(!sources.is_empty(), "{place} is gone");
+        let sources = files(place);
         let guarded = sources.iter().any(|source| source.code.contains(GUARD));
         if !guarded {
             faults.insert(format!("{place} does not switch its lints on"));
         }
-        for Source { path, code } in sources {
+        for File { path, code } in sources {
             if code.contains(IMPURE) {
                 faults.insert(format!("{} knows tokio", path.display()));
             }
@@ -115,23 +111,4 @@ fn imports(code: &str) -> BTreeSet<String> {
     let behind = code.split("crate::").skip(1);
     let first_words = behind.filter_map(|rest| rest.split(|c| !is_letter(c)).next());
     first_words.map(str::to_owned).collect()
-}
-
-fn sources(place: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut waiting = vec![PathBuf::from(place)];
-    while let Some(path) = waiting.pop() {
-        let full = root.join(&path);
-        if full.is_dir() {
-            let entries = fs::read_dir(&full).expect("a folder of this repository");
-            waiting.extend(entries.map(|entry| path.join(entry.expect("an entry").file_name())));
-        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
-            let text = fs::read_to_string(&full).expect("a source file");
-            let code = text.split("#[cfg(test)]\nmod tests {").next();
-            let code = code.unwrap_or_default().to_owned();
-            found.push(Source { path, code });
-        }
-    }
-    found
 }

@@ -3,10 +3,13 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     reason = "what fails here fails a test"
 )]
 
+#[path = "../code/mod.rs"]
+mod code;
 mod exits;
 mod house;
 mod log_lines;

@@ -1,8 +1,9 @@
 //! The sources as tokens: enough of the language to find what is logged and what is shown.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::code::{File, files};
 
 /// A token of a source file. Comments and blanks are none.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -94,24 +95,11 @@ pub(crate) fn arguments(tokens: &[Token]) -> Vec<&[Token]> {
 
 /// Reads every source file of the command below a folder of this repository.
 pub(crate) fn sources(place: &str) -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut waiting = vec![PathBuf::from(place)];
-    while let Some(path) = waiting.pop() {
-        let full = root.join(&path);
-        if full.is_dir() {
-            let entries = fs::read_dir(&full).unwrap();
-            waiting.extend(entries.map(|entry| path.join(entry.unwrap().file_name())));
-        } else if path.extension().is_some_and(|end| end == "rs") && !path.ends_with("tests.rs") {
-            let text = fs::read_to_string(&full).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests {").next();
-            let tokens = tokens(code.unwrap_or_default());
-            found.push(Source { path, tokens });
-        }
-    }
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(!found.is_empty(), "{place} is gone");
-    found
+    let with_tokens = |File { path, code }| Source {
+        path,
+        tokens: tokens(&code),
+    };
+    files(place).into_iter().map(with_tokens).collect()
 }
 
 fn tokens(code: &str) -> Vec<Token> {
