@@ -312,9 +312,11 @@ pub(crate) fn repeats_secret(text: &str, key: &ConnectionKey, authorization: &Se
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use futures_util::SinkExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
     use tokio::task::JoinHandle;
     use tokio_tungstenite::WebSocketStream;
     use tokio_tungstenite::tungstenite::Message;
@@ -623,25 +625,27 @@ mod tests {
 
     #[tokio::test]
     async fn tells_silence_from_a_closed_door() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let cloud = Endpoint {
-            tls: false,
-            host: "127.0.0.1".into(),
-            port: listener.local_addr().unwrap().port(),
-        };
-        let attempt = async |limit| {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        // Nobody listens there, and nobody else can.
+        let closed = TcpSocket::new_v4().unwrap();
+        closed.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let attempt = async |at: SocketAddr, limit| {
+            let cloud = Endpoint {
+                tls: false,
+                host: at.ip().to_string(),
+                port: at.port(),
+            };
             let error = connect(&transport(), &cloud, &key(), &credentials(), limit)
                 .await
                 .unwrap_err();
             failure_reason(&error, 1000).replace(&cloud.to_string(), "CLOUD")
         };
         assert_eq!(
-            attempt(Duration::from_millis(50)).await,
+            attempt(silent.local_addr().unwrap(), Duration::from_millis(50)).await,
             "CLOUD did not open the WebSocket within 50ms"
         );
-        drop(listener);
         assert_eq!(
-            attempt(LIMIT).await,
+            attempt(closed.local_addr().unwrap(), LIMIT).await,
             "cannot reach CLOUD: connection refused"
         );
     }

@@ -36,28 +36,22 @@ impl Sshd {
                 .status();
             assert!(made.expect("openssh-client is missing").success());
         }
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let home = directory.path(".").display().to_string();
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {home}/host\nAuthorizedKeysFile {home}/user.pub\n\
-             PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
-        );
-        let file = directory.write("sshd_config", &config);
         // Where root starts it, it insists on a place to lock itself into.
         let _ = fs::create_dir("/run/sshd");
         let path = ["/usr/sbin/sshd", "/usr/bin/sshd"];
         let path = path.into_iter().find(|path| fs::exists(path).unwrap());
-        let mut server = command(path.expect("openssh-server is missing"));
-        let process = Process::start("sshd", server.args(["-D", "-e", "-f"]).arg(&file));
-        let listens = process.find_line(1, "Server listening").await;
-        assert!(listens.is_some(), "{:?}", process.lines());
-        Self {
-            _process: process,
-            directory,
-            port,
+        let path = path.expect("openssh-server is missing");
+        // Somebody else may take the port before the server does.
+        for _ in 0..5 {
+            if let Some((process, port)) = serve(path, &directory).await {
+                return Self {
+                    _process: process,
+                    directory,
+                    port,
+                };
+            }
         }
+        panic!("sshd finds no port");
     }
 
     /// Logs in through a port of this machine.
@@ -84,6 +78,26 @@ impl Sshd {
             seen: String::new(),
         }
     }
+}
+
+/// Starts a server at some port. `None`: it ended before it listened.
+async fn serve(path: &str, directory: &Directory) -> Option<(Process, u16)> {
+    let port = {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let home = directory.path(".").display().to_string();
+    let config = format!(
+        "ListenAddress 127.0.0.1:{port}\nHostKey {home}/host\nAuthorizedKeysFile {home}/user.pub\n\
+         PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n"
+    );
+    let file = directory.write("sshd_config", &config);
+    let process = Process::start("sshd", command(path).args(["-D", "-e", "-f"]).arg(&file));
+    let listens = process.find_line(1, "Server listening").await;
+    if listens.is_none() {
+        eprintln!("{:?}", process.lines());
+    }
+    listens.map(|_| (process, port))
 }
 
 impl Shell {
