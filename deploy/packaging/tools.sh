@@ -39,7 +39,9 @@ compiler() {
   local packages=$TOOLS/packages
   rm -rf "$packages" "$TOOLS/compiler.part"
   mkdir -p "$packages"
-  (cd "$packages" && apt-get download -q "${COMPILER[@]}") || return
+  # Where nothing had to be installed, the lists may be old. Root itself fetches: the folder is its own.
+  apt-get update -q || return
+  (cd "$packages" && apt-get download -q -o APT::Sandbox::User=root "${COMPILER[@]}") || return
   local package
   for package in "$packages"/*.deb; do dpkg -x "$package" "$TOOLS/compiler.part" || return; done
   rm -rf "$packages"
@@ -51,13 +53,15 @@ linker() {
   python3 -m venv "$TOOLS/zig" && "$TOOLS/zig/bin/pip" install --quiet "${ZIG[@]}"
 }
 
-# They work for a second: what counts is how fast they are compiled.
+# They work for a second: what counts is how fast they are compiled, with what both are made of once.
 cargo_tools() {
   local root=$TOOLS/cargo
+  local -x CARGO_TARGET_DIR=$TOOLS/cargo-build
   [[ -x $root/bin/cargo-auditable ]] ||
     with_compiler cargo install --quiet --debug --locked --root "$root" "cargo-auditable@$AUDITABLE" || return
   [[ -x $root/bin/cargo-cyclonedx ]] ||
-    with_compiler cargo install --quiet --debug --locked --root "$root" "cargo-cyclonedx@$CYCLONEDX"
+    with_compiler cargo install --quiet --debug --locked --root "$root" "cargo-cyclonedx@$CYCLONEDX" || return
+  rm -rf "$CARGO_TARGET_DIR"
 }
 
 # What a dynamic binary finds on a machine of a release of Debian, for the emulator: nothing but the libraries.
