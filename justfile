@@ -22,6 +22,10 @@ arm:
     tests/deploy/emulated arm64
     tests/deploy/emulated armhf
 
+# A tunnel through each image of a release, those for ARM emulated.
+images folder="dist":
+    ADIT_TEST_IMAGES="{{absolute_path(folder)}}" cargo test --locked --test deploy -- in_the_image_of_each
+
 # A tunnel from end to end on this machine, with nothing else installed.
 demo *arguments:
     cargo run --release --locked --example demo -- {{arguments}}

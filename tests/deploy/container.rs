@@ -1,4 +1,5 @@
-//! The image of `deploy/docker/Dockerfile` as a running container, set up by variables alone.
+//! The image of `deploy/docker/Dockerfile` as a running container, set up by variables alone; and those of
+//! a release, which `ADIT_TEST_IMAGES` has the folder of.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,17 @@ struct Surroundings {
     secret: PathBuf,
     _broker: Process,
     _directory: Directory,
+}
+
+/// Makes a container of an image of a release, in a storage that goes with `directory`.
+fn released(directory: &Directory, image: &Path) -> Container {
+    let mut container = Container {
+        directory: directory.path("images"),
+        name: String::new(),
+    };
+    let archive = format!("docker-archive:{}", image.display());
+    container.name = container.ask(&["from", &archive]);
+    container
 }
 
 /// Makes a container of the image; `None` where none can be built, which is said.
@@ -72,6 +84,12 @@ impl Container {
     fn image_config(&self) -> Value {
         let inspected: Value = serde_json::from_str(&self.ask(&["inspect", &self.name])).unwrap();
         inspected["OCIv1"]["config"].clone()
+    }
+
+    /// Returns the part `config` of the image in Docker's form, which has the health check.
+    fn docker_config(&self) -> Value {
+        let inspected: Value = serde_json::from_str(&self.ask(&["inspect", &self.name])).unwrap();
+        inspected["Docker"]["config"].clone()
     }
 
     /// Returns where the container's root file system can be seen.
@@ -212,11 +230,9 @@ fn signal(id: u32) {
     assert!(status.unwrap().success());
 }
 
-#[tokio::test]
-async fn carries_a_tunnel_as_a_container_that_is_set_up_by_variables() {
-    let Some(container) = container().await else {
-        return;
-    };
+/// Runs a program of a container as a user of the image does, and opens tunnels through it. `name` is what
+/// the system calls the program.
+async fn carries_tunnels(container: &Container, program: &[String], name: &str) {
     let surroundings = Surroundings::new().await;
     let mut run = container.buildah();
     run.args(["run", "--isolation", "chroot"]);
@@ -228,10 +244,10 @@ async fn carries_a_tunnel_as_a_container_that_is_set_up_by_variables() {
         "--volume",
         &format!("{secret}:/run/secrets/adit_password:ro"),
     ]);
-    run.arg(&container.name).arg("--").args(container.program());
+    run.arg(&container.name).arg("--").args(program);
     let (mut adit, id) = start("buildah run", &mut run).await;
     announced(&surroundings.cloud).await;
-    let id = descendant(id, "adit").await;
+    let id = descendant(id, name).await;
     let owner = std::fs::metadata(format!("/proc/{id}")).unwrap().uid();
     assert_eq!(owner, USER);
     let lan = Lan::echo().await;
@@ -242,6 +258,60 @@ async fn carries_a_tunnel_as_a_container_that_is_set_up_by_variables() {
     signal(id);
     assert!(adit.wait_for_exit(EXIT_LIMIT).await.success());
     assert_eq!(surroundings.cloud.errors(), []);
+}
+
+#[tokio::test]
+async fn carries_a_tunnel_as_a_container_that_is_set_up_by_variables() {
+    let Some(container) = container().await else {
+        return;
+    };
+    carries_tunnels(&container, &container.program(), "adit").await;
+}
+
+/// Only with the images of a release: `just images`.
+#[tokio::test]
+async fn carries_a_tunnel_in_the_image_of_each_architecture() {
+    let Some(folder) = std::env::var_os("ADIT_TEST_IMAGES") else {
+        return;
+    };
+    let mut carried = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let file = entry.file_name().into_string().unwrap();
+        // The index over all of them is another form.
+        let Some((_, architecture)) = file.split_once("-image-") else {
+            continue;
+        };
+        let directory = Directory::new();
+        let container = released(&directory, &path);
+        let emulator = match architecture.strip_suffix(".tar").unwrap() {
+            "arm64" => Some("qemu-aarch64-static"),
+            "armhf" => Some("qemu-arm-static"),
+            _ => None,
+        };
+        let mut program = container.program();
+        assert_eq!(program, ["/usr/bin/adit", "run"]);
+        let health = &container.docker_config()["Healthcheck"]["Test"];
+        assert_eq!(
+            *health,
+            serde_json::json!(["CMD", "/usr/bin/adit", "status"])
+        );
+        let mut name = "adit";
+        if let Some(emulator) = emulator {
+            name = "emulator";
+            let emulator = Path::new("/usr/bin").join(emulator);
+            container.ask(&[
+                "copy",
+                &container.name,
+                emulator.to_str().unwrap(),
+                "/emulator",
+            ]);
+            program.insert(0, "/emulator".to_owned());
+        }
+        carries_tunnels(&container, &program, name).await;
+        carried += 1;
+    }
+    assert!(carried > 0, "no image");
 }
 
 /// As an engine does it with `read_only`, `cap_drop` and `no-new-privileges`: adit is process 1, and
