@@ -166,7 +166,7 @@ fn ask(sources: &Sources<'_>, log_format: LogFormat, question: Question) -> Exit
         runtime.block_on(async {
             match question {
                 Question::Reload(reload) => assembly::reload(&settings, reload).await,
-                Question::Check(check) => assembly::check_by_agent(&settings, check.json).await,
+                Question::Check(check) => assembly::check_by_agent(&settings, &check).await,
                 Question::Status(status) => assembly::status(&settings, status).await,
                 Question::Upgrade => assembly::upgrade(&settings).await,
             }

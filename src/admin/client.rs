@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use smartrest::Target;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -88,8 +89,15 @@ pub(crate) async fn inside(settings: &Settings) -> Result<Inside, Unanswered> {
 ///
 /// # Errors
 /// Nobody runs, or does not answer.
-pub(crate) async fn check(settings: &Settings) -> Result<Checked, Unanswered> {
-    read(&ask_at_socket(settings, socket::CHECK, RELOADED_LIMIT).await?)
+pub(crate) async fn check(
+    settings: &Settings,
+    target: Option<&Target>,
+) -> Result<Checked, Unanswered> {
+    let question = match target {
+        Some(target) => format!("{} {target}", socket::CHECK),
+        None => socket::CHECK.to_owned(),
+    };
+    read(&ask_at_socket(settings, &question, RELOADED_LIMIT).await?)
 }
 
 /// Asks what the agent tells at its socket alone. Like all that asks, it is boxed, so that it is compiled

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use smartrest::Target;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -38,9 +39,10 @@ pub(crate) struct Insight {
     pub(crate) examine: Examine,
 }
 
-/// Tries the way to the cloud without a login, or says why it cannot be tried now.
+/// Tries the way to the cloud without a login, and to a machine if one is named, or says why it cannot
+/// be tried now.
 pub(crate) type Examine =
-    Arc<dyn Fn() -> BoxFuture<'static, Result<Checked, String>> + Send + Sync>;
+    Arc<dyn Fn(Option<Target>) -> BoxFuture<'static, Result<Checked, String>> + Send + Sync>;
 
 /// What the agent has found on its way to the cloud.
 #[derive(Debug, Deserialize, Serialize)]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use smartrest::TargetError;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -30,21 +31,23 @@ pub(super) const STATUS: &str = "status";
 pub(super) const RELOAD: &str = "reload";
 /// Asks for its metrics and the last lines of its log.
 pub(super) const INSIDE: &str = "inside";
-/// Has it try the way to the cloud itself.
+/// Has it try the way to the cloud itself; a machine to reach may stand behind it.
 pub(super) const CHECK: &str = "check";
 /// Has the program started again, and the tunnels go on.
 pub(super) const UPGRADE: &str = "upgrade";
 
 /// Commands that are answered at the same time; others wait in the system's queue.
 const CONNECTIONS: usize = 16;
-/// Bytes of a question; the longest is a word or two.
-const QUESTION_LIMIT: u64 = 256;
+/// Bytes of a question; the longest is a word and the name of a machine.
+const QUESTION_LIMIT: u64 = 512;
 /// How long one question and its answer may take, whoever is slow.
 const CONVERSATION_LIMIT: Duration = UPGRADE_LIMIT.saturating_add(Duration::from_secs(5));
 /// How long a question may take to come.
 const QUESTION_TIME: Duration = Duration::from_secs(5);
 /// How long it is waited after the system could not give a connection, as for want of files.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+const UNKNOWN_QUESTION: &str =
+    "this adit does not know the question; is the command of another version?";
 /// For the user that adit runs as alone.
 const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
@@ -172,7 +175,7 @@ async fn answer(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
     let mut reader = BufReader::new(reader.take(QUESTION_LIMIT));
     timeout(QUESTION_TIME, reader.read_line(&mut question)).await??;
     let mut words = question.split_whitespace();
-    let mut answer = match (words.next(), words.next().map(str::parse)) {
+    let mut answer = match (words.next(), words.next()) {
         (Some(STATUS), None) => match inquirer.look().await {
             Ok(snapshot) => serde_json::to_vec(&snapshot).map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
@@ -186,21 +189,25 @@ async fn answer(mut stream: UnixStream, sources: &Sources) -> io::Result<()> {
             .map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
         },
-        (Some(CHECK), None) => match (sources.insight.examine)().await {
-            Ok(checked) => serde_json::to_vec(&checked).map_err(io::Error::other)?,
-            Err(error) => complaint(&error),
+        (Some(CHECK), target) => match target.map(str::parse).transpose() {
+            Ok(target) => match (sources.insight.examine)(target).await {
+                Ok(checked) => serde_json::to_vec(&checked).map_err(io::Error::other)?,
+                Err(error) => complaint(&error),
+            },
+            Err(error) => complaint(&TargetError::to_string(&error)),
         },
-        (Some(RELOAD), level @ (None | Some(Ok(_)))) => {
-            match inquirer.reload(level.and_then(Result::ok)).await {
+        (Some(RELOAD), level) => match level.map(str::parse).transpose() {
+            Ok(level) => match inquirer.reload(level).await {
                 Ok(reloaded) => serde_json::to_vec(&reloaded).map_err(io::Error::other)?,
                 Err(error) => complaint(&error.to_string()),
-            }
-        }
+            },
+            Err(_) => complaint(UNKNOWN_QUESTION),
+        },
         (Some(UPGRADE), None) => match inquirer.upgrade().await {
             Ok(upgraded) => serde_json::to_vec(&upgraded).map_err(io::Error::other)?,
             Err(error) => complaint(&error.to_string()),
         },
-        _ => complaint("this adit does not know the question; is the command of another version?"),
+        _ => complaint(UNKNOWN_QUESTION),
     };
     answer.push(b'\n');
     writer.write_all(&answer).await

@@ -46,7 +46,7 @@ fn examine(config: &Config, sandbox: Sandbox) -> anyhow::Result<Report> {
         complete(Box::pin(async {
             let transport = transport(config)?;
             let subject = subject(config, confine_as_agent(config, sandbox))?;
-            report = Some(check::examine(&subject, transport, CHECK_LIMIT).await);
+            report = Some(check::examine(&subject, transport, None, CHECK_LIMIT).await);
             Ok(())
         }))?;
         report.context("nothing was tried")

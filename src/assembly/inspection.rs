@@ -4,6 +4,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use smartrest::Target;
+
 use super::subject;
 use crate::admin::{Checked, Examine};
 use crate::check;
@@ -48,13 +50,13 @@ impl Inspection {
     /// Returns what makes a check.
     pub(super) fn examine(&self) -> Examine {
         let inspection = self.clone();
-        Arc::new(move || {
+        Arc::new(move |target| {
             let inspection = inspection.clone();
-            Box::pin(async move { inspection.check().await })
+            Box::pin(async move { inspection.check(target).await })
         })
     }
 
-    async fn check(&self) -> Result<Checked, String> {
+    async fn check(&self, target: Option<Target>) -> Result<Checked, String> {
         let busy = self.busy.try_lock();
         let _busy = busy.map_err(|_| "another check goes on; wait for its end".to_owned())?;
         let Current {
@@ -63,7 +65,7 @@ impl Inspection {
             confined,
         } = self.current().clone();
         let subject = subject(&config, confined).map_err(|error| format!("{error:#}"))?;
-        let report = check::examine(&subject, transport, LIMIT).await;
+        let report = check::examine(&subject, transport, target, LIMIT).await;
         Ok(Checked {
             is_good: report.is_good(),
             text: report.to_text(),

@@ -324,8 +324,8 @@ pub async fn connect(
 }
 
 /// Has the running agent try the way to the cloud, and prints what it finds.
-pub async fn check_by_agent(settings: &admin::Settings, json: bool) -> ExitCode {
-    check::by_agent::run(settings, json).await
+pub async fn check_by_agent(settings: &admin::Settings, check: &cli::Check) -> ExitCode {
+    check::by_agent::run(settings, check).await
 }
 
 /// Asks the running agent what it does, and prints it.

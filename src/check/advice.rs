@@ -32,6 +32,9 @@ const CLOSED: &str = "check the port in mqtt.url and the credentials; another cl
 /// Where no token comes for a certificate.
 pub(super) const TOKEN_SERVICE: &str = "over TLS, check that port 8443 of the host of cloud.url can \
     be reached, and that the platform trusts the issuer of auth.cert_file";
+/// Where the local broker has lost the platform.
+pub(super) const BRIDGE: &str = "look at the local broker's log for its connection to the platform: \
+    adit waits until it is back";
 const NOT_THE_PLATFORM: &str =
     "check cloud.url: what answers there is not the platform, or a proxy is in between";
 
@@ -187,6 +190,10 @@ fn tls(fault: &TlsFault, key: &str) -> String {
             "check auth.cert_file, and that the platform trusts its issuer".to_owned()
         }
         TlsFault::NoTls => format!("check {}", tls_port(key)),
+        TlsFault::Reset => format!(
+            "check {}; if it is right, ask who runs the firewall",
+            tls_port(key)
+        ),
         TlsFault::Closed => format!(
             "check {}; where a client certificate is wanted, set auth.cert_file and auth.key_file",
             tls_port(key)

@@ -9,7 +9,7 @@ pub(crate) mod by_agent;
 mod certificate;
 mod mqtt;
 pub(crate) mod report;
-mod templates;
+mod running;
 mod way;
 
 use std::io::{self, Write};
@@ -36,6 +36,7 @@ use crate::net::journal::{Journal, Step};
 use crate::net::resolve::Resolver;
 use crate::net::settings::Cloud;
 use crate::secret::Secret;
+use crate::state::Snapshot;
 use crate::tunnel;
 use crate::tunnel::cloud::{self, Author, EndpointError};
 use crate::tunnel::lan::{self, DialError};
@@ -55,11 +56,12 @@ const CONFIGURATION: &str = "configuration";
 const CONFINEMENT: &str = "confinement";
 const LOGIN: &str = "MQTT login";
 const SUBSCRIPTIONS: &str = "subscriptions";
+const BRIDGE: &str = "bridge";
 const TOKEN: &str = "token";
 const WEBSOCKET: &str = "WebSocket endpoint";
 const POLICY: &str = "policy";
 const TARGET: &str = "target";
-const NO_LOGIN: &str = "left out, as --no-login says";
+const NO_LOGIN: &str = "left out, since no login is made";
 
 /// What is tried.
 pub struct Subject<'a> {
@@ -127,18 +129,19 @@ pub async fn run(
     })
 }
 
-/// Tries every hop that can be tried without a login, and says what is found when all is known, or
-/// what is known within `limit`.
+/// Tries every hop that can be tried without a login, and a machine if one is named, and says what is
+/// found when all is known, or what is known within `limit`.
 pub(crate) async fn examine(
     subject: &Subject<'_>,
     transport: Transport,
+    target: Option<Target>,
     limit: Duration,
 ) -> Report {
     let check = Check {
         no_login: true,
         // Nothing is printed on the way.
         json: true,
-        target: None,
+        target,
     };
     let mut checker = Checker::new(subject, &check, transport);
     if timeout(limit, checker.check()).await.is_err() {
@@ -188,6 +191,8 @@ struct Checker<'a> {
     journal: Arc<Journal>,
     report: Report,
     printer: Printer,
+    /// What an adit that runs says, where one does.
+    running: Option<Snapshot>,
     /// Where a certificate may still get a token that has not come over MQTT.
     without_token: Option<WithoutToken>,
 }
@@ -220,6 +225,7 @@ impl<'a> Checker<'a> {
             journal,
             report: Report::default(),
             printer: Printer::default(),
+            running: None,
             without_token: None,
         }
     }
@@ -244,9 +250,8 @@ impl<'a> Checker<'a> {
             Auth::Unenrolled => self.add(certificate::not_issued()),
             _ => {}
         }
-        if let Some(hop) = templates::hop(self.subject).await {
-            self.add(hop);
-        }
+        self.running = running::ask(self.subject).await;
+        self.add_all(self.running.as_ref().and_then(running::templates));
         let token = if self.options.no_login || matches!(self.subject.auth, Auth::Unenrolled) {
             self.reach_broker().await;
             None
@@ -299,11 +304,15 @@ impl<'a> Checker<'a> {
         let reached = transport.connect_broker(&mqtt.endpoint, BROKER_LIMIT).await;
         let way = Way::to_broker(&mqtt.endpoint, mqtt.proxy.as_ref());
         self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
-        let words = match self.options.no_login {
-            true => NO_LOGIN,
-            false => NOT_TRIED,
+        let (first, words) = match (&self.running, reached) {
+            _ if !self.options.no_login => (LOGIN, NOT_TRIED),
+            (Some(snapshot), Ok(_)) => {
+                self.add_all(running::login(snapshot));
+                (TOKEN, NO_LOGIN)
+            }
+            _ => (LOGIN, NO_LOGIN),
         };
-        self.skip_after_login(LOGIN, words);
+        self.skip_after_login(first, words);
     }
 
     /// Logs in to the broker and asks there; returns the header of a token.
@@ -375,7 +384,8 @@ impl<'a> Checker<'a> {
             // A refusal of the token may come there.
             topics_asked.push(topics.errors());
         }
-        let mut questions = Questions::new(link, &topics_asked, keep_alive);
+        topics_asked.extend(topics.bridge_state());
+        let mut questions = Questions::new(link, &topics_asked, keep_alive, topics.clone());
         let subscribed = questions.refused().await.map(|mut refused| {
             refused.retain(|topic| wanted.contains(topic));
             refused
@@ -399,6 +409,11 @@ impl<'a> Checker<'a> {
             }
         };
         self.add(hop);
+        if let Some(topic) = topics.bridge_state().filter(|_| goes_on) {
+            let began = Instant::now();
+            let has_cloud = questions.bridge().await;
+            self.add(bridge(has_cloud, &topic, began.elapsed()));
+        }
         if !self.wants_token() {
             questions.disconnect().await;
             return None;
@@ -412,7 +427,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         let began = Instant::now();
-        let answer = questions.token(topics).await;
+        let answer = questions.token().await;
         let took = began.elapsed();
         questions.disconnect().await;
         match answer {
@@ -576,6 +591,26 @@ fn accepted(
         None => "without a user".to_owned(),
     };
     format!("the broker took the login {user}, client id {client_id} (CONNACK 0)")
+}
+
+/// Judges what the local broker has said of its bridge on `topic`, if anything.
+fn bridge(has_cloud: Option<bool>, topic: &str, took: Duration) -> Hop {
+    match has_cloud {
+        Some(true) => {
+            let words = format!("it has the cloud, says the local broker on {topic}");
+            Hop::passed(BRIDGE, &words, took)
+        }
+        Some(false) => {
+            let words = format!("it has no cloud, says the local broker on {topic}");
+            Hop::failed(BRIDGE, &words, took, advice::BRIDGE)
+        }
+        None => Hop::skipped(
+            BRIDGE,
+            &format!(
+                "nothing is said on {topic}: where a bridge tells, mqtt.topic_prefix is not its"
+            ),
+        ),
+    }
 }
 
 /// Returns how long what followed the steps took.

@@ -75,14 +75,14 @@ pub enum Work {
 }
 
 /// What the running agent is asked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub enum Question {
     /// What it does.
     Status(Status),
     /// To read its configuration again.
     Reload(Reload),
     /// To try the way to the cloud itself.
-    Check(AgentCheck),
+    Check(Check),
     /// To have the program started again in its place.
     Upgrade,
 }
@@ -112,13 +112,6 @@ pub struct Diagnose {
     pub output: Option<PathBuf>,
     /// Whether a file that is there may be replaced.
     pub force: bool,
-}
-
-/// How `adit check --agent` is to tell.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AgentCheck {
-    /// One JSON object in place of the text.
-    pub json: bool,
 }
 
 /// How `adit status` is to tell.
@@ -273,7 +266,7 @@ Examples:
   adit check
   adit check --target plc-7.lan:22
   adit check --no-login --json
-  adit check --agent
+  adit check --agent --target plc-7.lan:22
 
 The platform allows one connection for a client id, so the MQTT login throws a running agent out for
 a moment; it comes back by itself, and its tunnels stay. --agent has the running agent itself try it,
@@ -396,7 +389,7 @@ struct CheckArgs {
     #[arg(long)]
     no_login: bool,
     /// Has the running agent try it, which may see another network than this shell; without a login
-    #[arg(long, conflicts_with_all = ["target", "no_login"])]
+    #[arg(long, conflicts_with = "no_login")]
     agent: bool,
     /// Prints one JSON object
     #[arg(long)]
@@ -455,10 +448,10 @@ pub fn parse_from(
     let command = match command {
         Subcommands::Run => Command::Work(Work::Run),
         Subcommands::Connect(arguments) => Command::Work(Work::Connect(arguments.connect()?)),
-        Subcommands::Check(CheckArgs {
-            agent: true, json, ..
-        }) => Command::Ask(Question::Check(AgentCheck { json })),
-        Subcommands::Check(arguments) => Command::Work(Work::Check(arguments.check()?)),
+        Subcommands::Check(arguments) => match arguments.agent {
+            true => Command::Ask(Question::Check(arguments.check()?)),
+            false => Command::Work(Work::Check(arguments.check()?)),
+        },
         Subcommands::Enrol(EnrolArgs { renew }) => Command::Work(Work::Enrol(Enrol { renew })),
         Subcommands::Diagnose(DiagnoseArgs { output, force }) => {
             Command::Diagnose(Diagnose { output, force })
@@ -760,9 +753,16 @@ mod tests {
                 false,
             ),
             (&["check", "--json"], None, false, true),
+            (
+                &["check", "--agent", "--target", "plc-7:22"],
+                Some("plc-7:22"),
+                false,
+                false,
+            ),
         ] {
-            let Command::Work(Work::Check(check)) = parsed(arguments).unwrap().command else {
-                panic!("{arguments:?}");
+            let check = match parsed(arguments).unwrap().command {
+                Command::Work(Work::Check(check)) | Command::Ask(Question::Check(check)) => check,
+                command => panic!("{command:?}"),
             };
             let shown = check.target.as_ref().map(ToString::to_string);
             assert_eq!(shown.as_deref(), target, "{arguments:?}");

@@ -783,7 +783,7 @@ async fn shows_its_certificate_and_takes_a_renewed_one_without_a_restart() {
     let server = cloud.issue(&named("cloud", &["localhost"]));
     let endpoint = with_tls("localhost", server.serve(Some(&devices)).await);
     let trusted = cloud.trusted();
-    let wanted = "it wants a client certificate: set auth.cert_file and auth.key_file";
+    let wanted = "the server wants a client certificate: set auth.cert_file and auth.key_file";
     assert_eq!(welcome(&trusted, &endpoint).await, Err(wanted.to_owned()));
 
     let directory = Directory::new();
@@ -791,7 +791,7 @@ async fn shows_its_certificate_and_takes_a_renewed_one_without_a_restart() {
     expired.not_after = date_time_ymd(2002, 2, 3);
     let identity = devices.issue(&expired).identity(&directory);
     let transport = trusted.with_identity(Some(identity));
-    let refused = "it refused the client certificate of this device: it has expired";
+    let refused = "the server refused the client certificate of this device: it has expired";
     assert_eq!(
         welcome(&transport, &endpoint).await,
         Err(refused.to_owned())
@@ -862,7 +862,7 @@ async fn refuses_with_words_what_a_stranger_issued() {
     let words = welcome(&transport, &endpoint).await.unwrap_err();
     assert_eq!(
         words,
-        "it refused the client certificate of this device: it does not know the issuer; is the \
+        "the server refused the client certificate of this device: it does not know the issuer; is the \
          whole chain in auth.cert_file?"
     );
 }
@@ -909,7 +909,7 @@ async fn logs_in_at_a_broker_with_a_certificate() {
     let transport = authority.trusted();
     let words = welcome(&transport, &endpoint).await.unwrap_err();
     assert!(
-        words.starts_with("it wants a client certificate"),
+        words.starts_with("the server wants a client certificate"),
         "{words}"
     );
     let transport = transport.with_identity(Some(identity));

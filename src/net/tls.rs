@@ -87,13 +87,13 @@ pub enum TlsFault {
     #[error("its certificate cannot be parsed")]
     Unreadable,
     /// The server wants to know who adit is.
-    #[error("it wants a client certificate: set auth.cert_file and auth.key_file")]
+    #[error("the server wants a client certificate: set auth.cert_file and auth.key_file")]
     CertificateWanted,
     /// The server does not like who adit is.
-    #[error("it refused the client certificate of this device: {0}")]
+    #[error("the server refused the client certificate of this device: {0}")]
     CertificateRefused(&'static str),
     /// An alert of another kind.
-    #[error("it ended the handshake with the TLS alert '{0:?}'")]
+    #[error("the server ended the handshake with the TLS alert '{0:?}'")]
     Alert(AlertDescription),
     /// Something else is spoken there.
     #[error("what it answers is not TLS; check the port, and whether TLS is to be spoken at all")]
@@ -104,6 +104,12 @@ pub enum TlsFault {
          this port or wants a client certificate"
     )]
     Closed,
+    /// The connection was reset, as by a server that has not read what it does not understand.
+    #[error(
+        "the connection was reset during the handshake, as by a server that speaks no TLS on this \
+         port, or by a firewall"
+    )]
+    Reset,
     /// The connection broke, or something that happens rarely.
     #[error("{0}")]
     Other(String),
@@ -531,6 +537,7 @@ impl TlsFault {
                 | rustls::Error::PeerSentOversizedRecord,
             ) => Self::NoTls,
             _ if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ if error.kind() == io::ErrorKind::ConnectionReset => Self::Reset,
             _ => Self::Other(words(error)),
         }
     }

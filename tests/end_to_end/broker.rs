@@ -223,7 +223,7 @@ async fn sends_what_may_come_twice_without_waiting_for_each_answer() {
 #[tokio::test]
 async fn skips_a_message_that_is_too_large_and_goes_on() {
     let site = Site::new().await;
-    publish_retained(&site, "s/ds", TOO_LARGE).await;
+    publish_retained(&site, "s/ds", vec![b'x'; TOO_LARGE]).await;
     let adit = site.adit(&[]).await;
     let line = adit
         .wait_for_log("message skipped: it is larger than any")
@@ -249,7 +249,7 @@ async fn lets_a_large_message_take_longer_than_the_answer_to_a_ping() {
         ..Habits::default()
     };
     let site = Site::new().await;
-    publish_retained(&site, "s/ds", TOO_LARGE).await;
+    publish_retained(&site, "s/ds", vec![b'x'; TOO_LARGE]).await;
     let line = Middlebox::before(site.broker.port(), habits).await;
     let adit = site.start_adit(&[&line.setting(), "mqtt.keep_alive=2s"]);
     adit.wait_for_log("message skipped: it is larger than any")

@@ -16,7 +16,8 @@ use simulated_cloud::{Misbehaviour, TokenAnswer};
 use crate::enrolment::Enrol;
 use crate::support::{
     Authority, BlackHole, Directory, Flaw, Lan, Login, Site, SiteOptions, Subscriptions, Watcher,
-    canned, check, check_to_a_full_disk, interrupted_check, refusing_port, tls_server,
+    canned, check, check_to_a_full_disk, interrupted_check, publish_retained, refusing_port,
+    tls_server,
 };
 
 const WARNING: &str = "the MQTT login throws an agent that runs as 'GATEWAY' out for a moment; \
@@ -204,12 +205,47 @@ async fn shows_every_hop_where_all_is_well() {
         .await;
 
     let left_out = [
-        "– MQTT login: left out, as --no-login says",
-        "– subscriptions: left out, as --no-login says",
+        "– MQTT login: left out, since no login is made",
+        "– subscriptions: left out, since no login is made",
     ];
     let text = text("", &lines(&GREEN, &left_out));
     let config = scene.site.config();
     scene.expect(&config, &[], &["--no-login"], &text).await;
+}
+
+#[tokio::test]
+async fn tells_what_the_local_broker_says_of_its_bridge() {
+    let scene = Scene::with(SiteOptions {
+        topic_prefix: "c8y/",
+        ..SiteOptions::default()
+    })
+    .await;
+    let topic = "c8y/bridge/state";
+    for (state, hop) in [
+        (
+            None,
+            "– bridge: nothing is said on c8y/bridge/state: where a bridge tells, mqtt.topic_prefix is \
+             not its\n",
+        ),
+        (
+            Some("0"),
+            "✗ bridge: it has no cloud, says the local broker on c8y/bridge/state (T)\n    look at the \
+             local broker's log",
+        ),
+        (
+            Some("1"),
+            "✓ bridge: it has the cloud, says the local broker on c8y/bridge/state (T)\n",
+        ),
+    ] {
+        if let Some(state) = state {
+            publish_retained(&scene.site, topic, state).await;
+        }
+        let checked = check(&scene.site.config(), &[]).await;
+        let result = normal(&checked.result, &scene.names);
+        assert!(result.contains(hop), "{state:?}\n{result}");
+        let code = i32::from(state == Some("0"));
+        assert_eq!(checked.code, Some(code), "{result}");
+    }
 }
 
 #[tokio::test]
@@ -934,7 +970,7 @@ async fn says_that_a_server_wants_a_certificate() {
         authority.file.display(),
     );
     let result = check(&config, &[]).await.result;
-    let wanted = "it wants a client certificate: set auth.cert_file and auth.key_file (T)\n    \
+    let wanted = "the server wants a client certificate: set auth.cert_file and auth.key_file (T)\n    \
                   set auth.cert_file and auth.key_file\n";
     let result = normal(&result, &scene.names);
     for line in [

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Adit, Lan, Port, Site, Watcher};
+use crate::support::{Adit, Lan, Port, Site, Watcher, check};
 
 #[tokio::test]
 async fn has_the_running_agent_try_the_way_that_it_sees() {
@@ -24,12 +24,22 @@ async fn has_the_running_agent_try_the_way_that_it_sees() {
     for line in [
         "✓ confinement: ",
         "✓ TCP to the broker: ",
-        "– MQTT login: left out, as --no-login says",
+        "✓ MQTT login: the adit that runs is connected",
+        "✓ subscriptions: the adit that runs is ready for operations",
         "✓ WebSocket endpoint: reached, and the credentials are taken",
         "nothing is broken, ",
     ] {
         assert!(good.result.contains(line), "{line}\n{}", good.result);
     }
+    let target = format!("127.0.0.1:{}", lan.port);
+    let reached = watcher.check(&["--agent", "--target", &target]).await;
+    let words = format!("✓ target: connected to {target}");
+    assert!(reached.result.contains(&words), "{reached:?}");
+    let denied = watcher
+        .check(&["--agent", "--target", "192.0.2.1:22"])
+        .await;
+    assert_eq!(denied.code, Some(1), "{denied:?}");
+    assert!(denied.result.contains("✗ policy: "), "{denied:?}");
     let json = watcher.check(&["--agent", "--json"]).await;
     let json: Value = serde_json::from_str(&json.result).unwrap();
     assert_eq!(json["ok"], true, "{json:#}");
@@ -49,4 +59,22 @@ async fn has_the_running_agent_try_the_way_that_it_sees() {
     far_end.echo("after").await;
     assert!(!adit.log().contains("connection to the broker lost"));
     assert!(!good.result.contains(&site.user().1));
+}
+
+#[tokio::test]
+async fn tells_that_the_running_agent_is_not_let_in() {
+    let site = Site::new().await;
+    let watcher = Watcher::new();
+    let password = &site.user().1;
+    let file = site.config().replace(password.as_str(), "mistyped");
+    let _adit = Adit::start(&file, &[&watcher.setting()]);
+    watcher
+        .wait_for(|status| !status["connection"]["last_error"].is_null())
+        .await;
+    let words = "✗ MQTT login: the adit that runs is not connected: the broker refused";
+    let by_agent = watcher.check(&["--agent"]).await;
+    assert_eq!(by_agent.code, Some(1), "{by_agent:?}");
+    assert!(by_agent.result.contains(words), "{by_agent:?}");
+    let beside_it = check(&file, &["--no-login", "--set", &watcher.setting()]).await;
+    assert!(beside_it.result.contains(words), "{}", beside_it.result);
 }

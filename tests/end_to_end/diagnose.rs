@@ -162,7 +162,7 @@ async fn packs_all_that_a_ticket_needs_and_no_secret() {
     assert!(configuration.contains(&format!("mqtt.url = {:?}", site.mqtt_url())));
     let check: Value = serde_json::from_str(&files["check.json"]).unwrap();
     assert_eq!(check["ok"], true, "{check:#}");
-    assert!(files["check.txt"].contains("– MQTT login: left out"));
+    assert!(files["check.txt"].contains("✓ MQTT login: the adit that runs is connected"));
     assert!(files["check.txt"].contains("✓ WebSocket endpoint: "));
     let status: Value = serde_json::from_str(&files["status.json"]).unwrap();
     assert_eq!(status["agent"]["process_id"], adit.process_id());

@@ -260,7 +260,8 @@ async fn says_why_the_broker_does_not_take_the_certificate_and_goes_on_trying() 
         ];
         let mut adit = site.start_adit(&settings.each_ref().map(String::as_str));
         let line = adit.wait_for_logs(2, "no connection to the broker").await;
-        let error = format!("error=\"it refused the client certificate of this device: {cause}\"");
+        let error =
+            format!("error=\"the server refused the client certificate of this device: {cause}\"");
         assert!(line.contains(&error), "{line}");
         assert!(adit.is_running());
     }

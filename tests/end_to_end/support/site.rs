@@ -432,10 +432,10 @@ impl Site {
     }
 }
 
-/// Leaves a message of so many bytes at the broker, for whoever subscribes.
-pub(crate) async fn publish_retained(site: &Site, topic: &str, size: usize) {
+/// Leaves a message at the broker, for whoever subscribes.
+pub(crate) async fn publish_retained(site: &Site, topic: &str, payload: impl Into<Vec<u8>>) {
     let (user, password) = platform_user();
-    let mut publish = Publish::new(topic, QoS::AtLeastOnce, vec![b'x'; size]);
+    let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
     publish.retain = true;
     site.broker.publish([&user, &password], publish).await;
 }
