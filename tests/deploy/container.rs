@@ -18,8 +18,8 @@ use crate::support::{
 
 /// The user of the image.
 const USER: u32 = 65532;
-const DEVICE: &str = "gateway-7";
-const PASSWORD: &str = "device-password";
+pub(crate) const DEVICE: &str = "gateway-7";
+pub(crate) const PASSWORD: &str = "device-password";
 
 /// A container that is not running; dropping it removes it.
 struct Container {
@@ -28,9 +28,9 @@ struct Container {
 }
 
 /// What stands around a container: a broker, the platform, and the password in a file.
-struct Surroundings {
-    cloud: Cloud,
-    port: Port,
+pub(crate) struct Surroundings {
+    pub(crate) cloud: Cloud,
+    pub(crate) port: Port,
     secret: PathBuf,
     _broker: Process,
     _directory: Directory,
@@ -115,7 +115,7 @@ impl Drop for Container {
 }
 
 impl Surroundings {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = Directory::new();
         let port = Port::reserve();
         let mut options = Options::new(DEVICE, port.number);
@@ -163,7 +163,7 @@ impl Surroundings {
 }
 
 /// Waits until a process below `ancestor` runs the program `name`, and returns its id.
-async fn descendant(ancestor: u32, name: &str) -> u32 {
+pub(crate) async fn descendant(ancestor: u32, name: &str) -> u32 {
     let found = async {
         loop {
             let below = processes()

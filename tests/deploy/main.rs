@@ -8,6 +8,7 @@
     reason = "a test that fails says so by panicking, and shows the logs"
 )]
 
+mod booted;
 mod bridge;
 mod cable;
 mod compose;

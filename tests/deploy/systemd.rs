@@ -37,6 +37,7 @@ fn lets_adit_confine_itself() {
 fn is_told_when_adit_is_ready_and_asks_it_to_reload() {
     let settings = settings();
     assert_eq!(values(&settings, "Type"), ["notify"]);
+    assert_eq!(values(&settings, "WatchdogSec"), ["2min"]);
     assert_eq!(values(&settings, "ExecReload"), ["/usr/bin/adit reload"]);
     let families = values(&settings, "RestrictAddressFamilies").join(" ");
     assert!(families.contains("AF_UNIX"), "{families}");
