@@ -510,6 +510,57 @@ mod tests {
         }
     }
 
+    /// Reads a body of at most 8 bytes, of which a part has come with the head.
+    async fn whole(
+        headers: &str,
+        received: &str,
+        mut stream: impl AsyncRead + Unpin,
+    ) -> Result<Vec<u8>, BodyFault> {
+        let answer = format!("HTTP/1.1 200 OK\r\n{headers}\r\n");
+        let (head, _) = Head::parse(answer.as_bytes()).unwrap().unwrap();
+        head.read_whole(&mut stream, received.into(), 8).await
+    }
+
+    #[tokio::test]
+    async fn reads_a_whole_body_to_its_end_and_to_its_limit() {
+        let (eight, nine) = ("Content-Length: 8\r\n", "Content-Length: 9\r\n");
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        let (cut, malformed) = (Err(BodyFault::Cut), Err(BodyFault::Malformed));
+        for (headers, received, rest, body) in [
+            (eight, "1234", "5678 and more", Ok("12345678")),
+            (eight, "1234", "567", cut),
+            (nine, "12345678", "9", Err(BodyFault::TooLong(8))),
+            ("Content-Length: x\r\n", "", "1", malformed),
+            ("", "1234", "5678", Ok("12345678")),
+            ("", "12345678", "9", Err(BodyFault::TooLong(8))),
+            (chunked, "2\r\n", "ok\r\n0\r\n", Ok("ok")),
+            (chunked, "0\r", "\nX: y", Ok("")),
+            (chunked, "2\r\n", "o", cut),
+            (chunked, "2\r\n", "ok!", malformed),
+            (chunked, "2\r\n", "ok!\n", malformed),
+            (chunked, "9\r\n", "123456", Err(BodyFault::TooLong(8))),
+        ] {
+            let read = whole(headers, received, rest.as_bytes()).await;
+            let body = body.map(|body| body.as_bytes().to_vec());
+            assert_eq!(read, body, "{headers}{received}{rest}");
+        }
+        // What is whole is not waited for, and what breaks is no end.
+        for (headers, received, body) in [
+            (eight, "12345678", Ok("12345678")),
+            (chunked, "1\r\nx\r\n0\r\n", Ok("x")),
+            (eight, "1234567", cut),
+            ("", "1234", cut),
+        ] {
+            let broken = Failing(io::ErrorKind::ConnectionReset);
+            let body = body.map(|body: &str| body.as_bytes().to_vec());
+            assert_eq!(
+                whole(headers, received, broken).await,
+                body,
+                "{headers}{received}"
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn takes_any_bytes(bytes: Vec<u8>, text in "HTTP/1.1 [0-9]{3} \\PC{0,20}(\r\n\\PC{0,20}){0,4}") {
