@@ -247,6 +247,7 @@ impl Agent {
                 Step::Open(id, request) => self.open(id, request),
                 Step::Malformed(id, device, reason) => {
                     self.record.began(id.0, &device, "", now());
+                    warn!(device, reason, "operation cannot be read");
                     let kind = FailureKind::Malformed;
                     self.record.failed(id.0, kind, &reason, now());
                 }

@@ -147,7 +147,12 @@ async fn serve_good_rows_among_malformed_ones(ids: &str) {
         assert_eq!(site.failed(id).await, reason);
     }
     site.assert_no_complaint();
-    assert!(!adit.log().contains("key-0"));
+    let log = adit.log();
+    let refused = format!(
+        " WARN operation cannot be read device=\"{device}\" reason=\"the hostname is missing\""
+    );
+    assert!(log.contains(&refused), "{log}");
+    assert!(!log.contains("key-0"));
 }
 
 #[tokio::test]
