@@ -1,5 +1,6 @@
 //! `admin.listen`: health, metrics and the page, for those who may look and against those who may not.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -149,7 +150,7 @@ async fn shows_nothing_but_its_health_without_the_token() {
         "Authorization: Bearer a-token-of-22-letterS".to_owned(),
         "Authorization: Bearer ".to_owned(),
         format!("Authorization: Basic {TOKEN}"),
-        format!("Cookie: adit_session={TOKEN}"),
+        format!("Cookie: {}={TOKEN}", cookie_name(&address)),
     ];
     for path in ["/metrics", "/status.json", "/", "/events", "/nowhere"] {
         let refused = get(&address, path, &[]).await;
@@ -219,6 +220,36 @@ async fn lets_people_log_in_with_a_form_and_out_again() {
     assert_eq!(get(&address, "/", &[&cookie]).await.status, 401);
     adit.terminate();
     assert!(adit.exit().await.success());
+}
+
+/// The cookie of the agent at an address.
+fn cookie_name(address: &str) -> String {
+    let port = address.rsplit(':').next().unwrap();
+    format!("adit_session_{port}")
+}
+
+#[tokio::test]
+async fn keeps_the_log_ins_of_two_agents_of_a_machine_apart() {
+    let agents = [with_token().await, with_token().await];
+    // A browser tells cookies apart by machine and name, and not by port.
+    let mut cookies = BTreeMap::new();
+    for (_, _, address) in &agents {
+        let entered = send(address, "POST", "/login", &[], &format!("token={TOKEN}")).await;
+        let cookie = entered.headers["set-cookie"].split(';').next().unwrap();
+        let (name, value) = cookie.split_once('=').unwrap();
+        assert_eq!(name, cookie_name(address));
+        cookies.insert(name.to_owned(), value.to_owned());
+    }
+    let sent: Vec<_> = cookies
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    let cookie = format!("Cookie: {}", sent.join("; "));
+    for (site, _, address) in &agents {
+        let page = get(address, "/", &[&cookie]).await;
+        assert_eq!(page.status, 200, "{cookie}");
+        assert!(page.body.contains(&site.gateway));
+    }
 }
 
 #[tokio::test]

@@ -33,13 +33,13 @@ pub(super) enum Pass {
 }
 
 impl Pass {
-    /// A token counts before a session.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    /// A token counts before a session, whose id is in the cookie of this name.
+    pub(super) fn of(headers: &HeaderMap, cookie: &str) -> Self {
         let value = |name| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(token) = value(AUTHORIZATION).and_then(sessions::bearer) {
             return Self::Token(token);
         }
-        let session = value(COOKIE).and_then(sessions::cookie);
+        let session = value(COOKIE).and_then(|value| sessions::cookie(value, cookie));
         session.map_or(Self::Nothing, Self::Session)
     }
 }

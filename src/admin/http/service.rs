@@ -19,7 +19,7 @@ use super::feed::Feed;
 use super::guard::{Guard, Pass};
 use super::looking::Looking;
 use super::process::Process;
-use super::sessions::{self, COOKIE};
+use super::sessions;
 use super::{Door, form};
 use crate::admin::{STATUS_PATH, metrics, page};
 use crate::inquiry::{Inquirer, NoAnswer};
@@ -51,6 +51,8 @@ pub(super) struct Service {
     guard: Guard,
     /// Whether the port is for this machine alone.
     is_local: bool,
+    /// The name of the cookie.
+    cookie: String,
     looking: Arc<Looking>,
     feed: Feed,
     process: Process,
@@ -66,6 +68,7 @@ impl Service {
         let guard = Guard::new(door);
         Self {
             is_local: listen.ip().to_canonical().is_loopback(),
+            cookie: sessions::cookie_name(listen.port()),
             looking: Arc::new(Looking::new(inquirer)),
             feed: Feed::new(guard.clone()),
             guard,
@@ -111,7 +114,7 @@ impl Service {
         if path == "/login" && request.method() == Method::POST {
             return self.log_in(request, token).await;
         }
-        let pass = Pass::of(request.headers());
+        let pass = Pass::of(request.headers(), &self.cookie);
         let is_admitted = self.guard.admits(&pass);
         if token.is_some() && matches!(pass, Pass::Token(_)) {
             self.guard.hesitate(is_admitted).await;
@@ -199,7 +202,8 @@ impl Service {
         };
         let mut answer = see_other("/");
         let cookie = format!(
-            "{COOKIE}={}; HttpOnly; SameSite=Strict; Path=/",
+            "{}={}; HttpOnly; SameSite=Strict; Path=/",
+            self.cookie,
             id.expose()
         );
         set(&mut answer, SET_COOKIE, &cookie);
@@ -207,13 +211,14 @@ impl Service {
     }
 
     fn log_out(&self, request: &Request<Incoming>) -> Answer {
-        let cookies = request.headers().get(header::COOKIE);
-        let cookies = cookies.and_then(|value| value.to_str().ok());
-        if let Some(id) = cookies.and_then(sessions::cookie) {
+        if let Pass::Session(id) = Pass::of(request.headers(), &self.cookie) {
             self.guard.sessions().end(&id);
         }
         let mut answer = see_other("/");
-        let cookie = format!("{COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
+        let cookie = format!(
+            "{}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0",
+            self.cookie
+        );
         set(&mut answer, SET_COOKIE, &cookie);
         answer
     }

@@ -9,8 +9,6 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::Secret;
 
-/// Name of the cookie.
-pub(super) const COOKIE: &str = "adit_session";
 /// Browsers that are known at the same time; the oldest is forgotten for a new one.
 const SESSIONS: usize = 64;
 /// How long a browser is known.
@@ -48,10 +46,16 @@ pub(super) fn bearer(header: &str) -> Option<Secret> {
     is_bearer.then(|| Secret::new(token.trim()))
 }
 
+/// Returns the name of the cookie of the agent at a port: a browser tells cookies of the ports of a
+/// machine apart by nothing else.
+pub(super) fn cookie_name(port: u16) -> String {
+    format!("adit_session_{port}")
+}
+
 /// Returns the id of a session in the value of a `Cookie` header.
-pub(super) fn cookie(header: &str) -> Option<Secret> {
+pub(super) fn cookie(header: &str, name: &str) -> Option<Secret> {
     let mut cookies = header.split(';').map(str::trim);
-    let value = cookies.find_map(|cookie| cookie.strip_prefix(COOKIE)?.strip_prefix('='))?;
+    let value = cookies.find_map(|cookie| cookie.strip_prefix(name)?.strip_prefix('='))?;
     Some(Secret::new(value))
 }
 
@@ -139,12 +143,13 @@ mod tests {
             assert_eq!(read.as_ref().map(Secret::expose), token, "{header}");
         }
         for (header, id) in [
-            ("adit_session=7", Some("7")),
-            ("a=b; adit_session=7;c=d", Some("7")),
-            ("adit_sessions=7", None),
+            ("adit_session_80=7", Some("7")),
+            ("adit_session_8=5; adit_session_80=7;c=d", Some("7")),
+            ("adit_session_8=7", None),
+            ("adit_session_800=7", None),
             ("", None),
         ] {
-            let read = cookie(header);
+            let read = cookie(header, &cookie_name(80));
             assert_eq!(read.as_ref().map(Secret::expose), id, "{header}");
         }
     }
