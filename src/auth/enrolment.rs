@@ -137,6 +137,7 @@ impl Enrolment<'_> {
         };
         let mut back_off = BackOff::new(LONGEST_WAIT);
         let mut told = HashSet::new();
+        let (mut is_lost, mut is_loss_told) = (false, false);
         let mut reminder = Reminder::default();
         loop {
             reminder.show_if_due(invitation);
@@ -148,7 +149,16 @@ impl Enrolment<'_> {
             let retry_in = back_off.after(&fault, fastrand::f64());
             let error = failure_reason(&fault, LOGGED_REASON_LIMIT);
             let retry_in_s = seconds(retry_in);
-            if !told.insert(fault.kind()) {
+            is_lost |= fault.may_be_a_loss();
+            if is_lost && !is_loss_told && matches!(fault, Fault::NotRegistered(_)) {
+                is_loss_told = true;
+                warn!(
+                    error,
+                    retry_in_s,
+                    "no certificate, and an answer with one may be lost: if the platform has a device of \
+                     this id by now, delete it there and register it again"
+                );
+            } else if !told.insert(fault.kind()) {
                 debug!(error, retry_in_s, "still without a certificate");
             } else {
                 match fault {

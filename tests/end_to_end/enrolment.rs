@@ -1,5 +1,6 @@
 //! A gateway whose certificate comes from the platform's own authority.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -344,6 +345,34 @@ async fn says_that_an_id_may_be_taken() {
         line.contains("if a device of this id exists already, delete it"),
         "{line}"
     );
+}
+
+#[tokio::test]
+async fn says_what_to_do_when_an_answer_with_a_certificate_is_lost() {
+    let site = site().await;
+    let adit = site.start_adit(&[]);
+    adit.wait_for_log("not registered yet").await;
+    let (_, password) = invitation(&site, &adit).await;
+    // It has issued one, which cannot be used, and that was all it does for a registration.
+    site.issuer.answer(EstAnswer::OtherKey);
+    site.issuer.register(&site.gateway, &password);
+    adit.wait_for_log("it is not for this gateway's key").await;
+    site.issuer.answer(None);
+    let line = adit.wait_for_log("may be lost").await;
+    assert!(
+        line.contains(" WARN ") && line.contains("register it again"),
+        "{line}"
+    );
+    // Which is of use, since key and password are the same.
+    site.issuer.register(&site.gateway, &password);
+    adit.ready().await;
+    let keys: HashSet<_> = site
+        .issuer
+        .requests()
+        .into_iter()
+        .map(|it| it.key)
+        .collect();
+    assert_eq!(keys.len(), 1);
 }
 
 #[tokio::test]

@@ -129,6 +129,16 @@ fn said(words: &str) -> String {
 }
 
 impl Fault {
+    /// Whether a certificate may have been issued, and lost on its way: there is one for each
+    /// registration.
+    pub(crate) fn may_be_a_loss(&self) -> bool {
+        match self {
+            Self::Request(error) => !matches!(error, RequestError::Transport(_)),
+            Self::Rubbish(_) | Self::Unfit(_) => true,
+            _ => false,
+        }
+    }
+
     /// Tells apart what should be said once each.
     pub(crate) fn kind(&self) -> Kind {
         let detail = match self {
