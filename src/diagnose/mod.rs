@@ -9,6 +9,7 @@ mod output;
 mod secrets;
 
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -101,8 +102,15 @@ pub(crate) fn run(
             "the secret of {place} is too short to be looked for in the archive; choose a longer one"
         ));
     }
+    let ordinary = ordinary(&redacted, &name);
+    for known in redacted.secrets.iter().filter(|it| ordinary(it)) {
+        say(&format!(
+            "the secret of {} is an ordinary word that is in every archive; choose another one",
+            known.place
+        ));
+    }
     let files = collect(sources, &redacted, now, check, ask);
-    let leaks = secrets::find(&files, &redacted.secrets);
+    let leaks = secrets::find(&files, &redacted.secrets, &ordinary);
     if !leaks.is_empty() {
         for secrets::Leak { file, secret } in leaks {
             say(&format!("{file} would hold a secret: {secret}"));
@@ -131,6 +139,19 @@ pub(crate) fn run(
         let _ = writeln!(io::stdout(), "{}", path.display());
     }
     ExitCode::SUCCESS
+}
+
+/// Tells which secrets are words that adit says anyway: its own, those of the configuration, or a name
+/// of the machine.
+fn ordinary(redacted: &Redacted, name: &str) -> impl Fn(&Known) -> bool {
+    // Without it more is refused, and nothing leaks.
+    let own = std::env::current_exe().and_then(fs::read);
+    let own = own.unwrap_or_default();
+    let public = [&own, redacted.text.as_bytes(), name.as_bytes()];
+    let secrets = redacted.secrets.iter();
+    let words = secrets.filter(|known| secrets::is_ordinary(known, &public));
+    let words: Vec<_> = words.map(|known| known.secret.clone()).collect();
+    move |known| words.contains(&known.secret)
 }
 
 /// Names the archive, and the directory in it.
@@ -250,8 +271,8 @@ fn readme(now: SystemTime) -> String {
         let _ = writeln!(text, "{name:18} {about}");
     }
     text + "\nPasswords, tokens and keys that the configuration names are in none of these files: they \
-            were looked\nfor before this was written. Names and addresses of machines are. It is not \
-            compressed.\n"
+            were looked\nfor before this was written, but for ordinary words and those of less than 4 \
+            letters. Names and\naddresses of machines are. It is not compressed.\n"
 }
 
 /// Tells the person who waits.

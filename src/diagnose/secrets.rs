@@ -1,5 +1,9 @@
 //! The last look at what is about to be given away: is a secret in it, in any of the forms that secrets
 //! take on their way? Pure.
+//!
+//! A secret that is a word which adit says anyway, as `gateway`, is no secret where it stands alone: it
+//! counts only where its place tells what it is. To leave such a word out would tell it, since everybody
+//! knows what stands there otherwise.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
@@ -14,6 +18,8 @@ const SHORTEST: usize = 4;
 const SHORTEST_DISGUISED: usize = 6;
 /// Characters of base64 that are no accident.
 const SHORTEST_BASE64: usize = 8;
+/// What tells that a secret is what follows.
+const NAMES: [&str; 3] = ["password", "secret", "token"];
 /// Characters of the shortest token of the platform.
 const SHORTEST_TOKEN: usize = 40;
 
@@ -26,8 +32,22 @@ pub(super) struct Leak {
     pub(super) secret: String,
 }
 
-/// Returns all files that hold a secret, with which.
-pub(super) fn find(files: &[File], known: &[Known]) -> Vec<Leak> {
+/// Whether a secret is a word that is in the archive anyway: letters alone or digits alone that stand in
+/// one of the `public` texts.
+pub(super) fn is_ordinary(known: &Known, public: &[&[u8]]) -> bool {
+    let word = known.secret.expose().as_bytes();
+    let is_word = word.iter().all(u8::is_ascii_alphabetic) || word.iter().all(u8::is_ascii_digit);
+    let is_said = |text: &&[u8]| text.windows(word.len().max(1)).any(|part| part == word);
+    is_word && word.len() >= SHORTEST && public.iter().any(is_said)
+}
+
+/// Returns all files that hold a secret, with which; an ordinary word is one in a telling place only.
+pub(super) fn find(
+    files: &[File],
+    known: &[Known],
+    is_ordinary: &dyn Fn(&Known) -> bool,
+) -> Vec<Leak> {
+    let (ordinary, known): (Vec<_>, Vec<_>) = known.iter().partition(|known| is_ordinary(known));
     let mut all = Hidden::default();
     for known in known.iter().filter(|known| can_be_disguised(known)) {
         all = all.and(known.secret.expose());
@@ -43,9 +63,15 @@ pub(super) fn find(files: &[File], known: &[Known]) -> Vec<Leak> {
                 secret: secret.to_owned(),
             });
         };
-        for known in known {
+        for known in &known {
             let disguised = may_be_disguised && can_be_disguised(known);
             if is_in(known.secret.expose(), disguised, &text, &unbroken) {
+                leak(&known.place);
+            }
+        }
+        for known in &ordinary {
+            let word = known.secret.expose();
+            if is_told(word, &text) || is_in_base64(word, &unbroken) {
                 leak(&known.place);
             }
         }
@@ -63,6 +89,23 @@ fn is_in(secret: &str, may_be_disguised: bool, text: &str, unbroken: &str) -> bo
     secret.len() >= SHORTEST && text.contains(secret)
         || may_be_disguised && Hidden::default().and(secret).is_in(text)
         || is_in_base64(secret, unbroken)
+}
+
+/// Whether a word stands where only a secret does: behind its name, or as the password of a URL.
+fn is_told(word: &str, text: &str) -> bool {
+    let is_between = |c: char| " :='\"\\".contains(c);
+    let text = text.to_ascii_lowercase();
+    let pieces: Vec<_> = text.split(&word.to_ascii_lowercase()).collect();
+    pieces.windows(2).any(|pair| {
+        let [before, after] = pair else {
+            return false;
+        };
+        let name = before.trim_end_matches(is_between);
+        let between = before.strip_prefix(name).unwrap_or_default();
+        let has_sign = between.contains([':', '=', '\'', '"']);
+        has_sign && NAMES.iter().any(|known| name.ends_with(known))
+            || before.ends_with(':') && after.starts_with('@')
+    })
 }
 
 /// Returns those that are too short to be looked for.
@@ -125,7 +168,7 @@ mod tests {
             name: "log.txt",
             content,
         }];
-        let leaks = find(&files, &known(secret));
+        let leaks = find(&files, &known(secret), &|_| false);
         assert!(leaks.iter().all(|leak| leak.file == "log.txt"));
         leaks.into_iter().map(|leak| leak.secret).collect()
     }
@@ -164,6 +207,48 @@ mod tests {
         assert_eq!(found("a 123 b", "123"), [""; 0]);
         assert_eq!(too_short(&known("123")).count(), 1);
         assert_eq!(too_short(&known("1234")).count(), 0);
+    }
+
+    #[test]
+    fn knows_an_ordinary_word_by_what_is_public() {
+        let public: [&[u8]; 2] = [b"adit at the gateway, port 8883 or x7f9 ", b"fabrik"];
+        for (secret, expected) in [
+            ("gateway", true),
+            ("8883", true),
+            ("fabrik", true),
+            ("x7f9", false),
+            ("Gateway", false),
+            ("gateways", false),
+            ("the", false),
+            ("at the", false),
+            ("", false),
+        ] {
+            let known = &known(secret)[0];
+            assert_eq!(is_ordinary(known, &public), expected, "{secret}");
+        }
+    }
+
+    #[test]
+    fn takes_an_ordinary_word_for_a_secret_only_where_that_is_told() {
+        for (text, is_leak) in [
+            ("the gateway of gateway-7: gateway", false),
+            ("auth.password = <set> gateway", false),
+            ("auth.password_file = \"/etc/gateway\"", false),
+            ("no password gateway", false),
+            ("{\"password\":\"gateway\"}", true),
+            ("{\\\"password\\\": \\\"Gateway\\\"}", true),
+            ("a gateway with PASSWORD=gateway", true),
+            ("token: gateway", true),
+            ("http://gateway:gateway@proxy", true),
+            ("http://gateway:8080/@", false),
+            (&STANDARD.encode("t1/device_gateway:gateway"), true),
+        ] {
+            let content = text.as_bytes().to_vec();
+            let name = "log.txt";
+            let files = [File { name, content }];
+            let leaks = find(&files, &known("gateway"), &|_| true);
+            assert_eq!(!leaks.is_empty(), is_leak, "{text}");
+        }
     }
 
     #[test]

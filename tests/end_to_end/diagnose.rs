@@ -308,6 +308,34 @@ async fn refuses_to_write_what_holds_a_secret() {
 }
 
 #[tokio::test]
+async fn writes_what_holds_a_password_that_is_an_ordinary_word() {
+    let directory = Directory::new();
+    for word in ["gateway", "adit", "8883"] {
+        let config = format!(
+            "[device]\nid = \"gateway-7\"\n[cloud]\nurl = \"https://127.0.0.1:1\"\n[mqtt]\n\
+             url = \"mqtts://127.0.0.1:8883\"\n[auth]\ntenant = \"t1\"\nusername = \"u\"\n\
+             password = {word:?}\n"
+        );
+        let archive = format!("{word}.tar.gz");
+        let diagnosed = diagnose(&directory, &config, &[NO_AGENT], &["-o", &archive]).await;
+        assert_eq!(diagnosed.code, Some(0), "{}", diagnosed.said);
+        let warning = "the secret of auth.password is an ordinary word that is in every archive; \
+                       choose another one\n";
+        assert!(diagnosed.said.contains(warning), "{}", diagnosed.said);
+        // Nothing in it tells which word that is.
+        let files = unpacked(&directory.path(&archive));
+        let configuration = &files["configuration.txt"];
+        assert!(configuration.contains("device.id = \"gateway-7\""));
+        assert!(configuration.contains("auth.password = <set>"));
+        assert!(
+            files
+                .values()
+                .all(|text| !text.contains("ordinary word that"))
+        );
+    }
+}
+
+#[tokio::test]
 async fn replaces_no_file_unless_it_is_told_to() {
     let directory = Directory::new();
     let path = directory.write("x.tar.gz", "precious");
