@@ -90,19 +90,24 @@ fn start() -> ExitCode {
         Command::Diagnose(what) => return assembly::diagnose(&sources, sandbox, what),
         Command::Work(work) => work,
     };
-    match sandbox {
-        Sandbox::On => {
-            if let Err(error) = confinement::keep_memory_private() {
-                let error = error.to_string();
-                warn!(error, "others may look into the memory of adit");
-            }
-        }
-        Sandbox::Off => warn!("not confined, and open to debuggers, as ADIT_NO_SANDBOX says"),
-    }
+    let private = match sandbox {
+        Sandbox::On => confinement::keep_memory_private(),
+        Sandbox::Off => Ok(()),
+    };
     let inheritance = match work {
         Work::Run => Inheritance::of_this_process(),
         _ => None,
     };
+    if let Some(code) = inheritance.as_ref().and_then(Inheritance::stand_between) {
+        return code;
+    }
+    if let Err(error) = private {
+        let error = error.to_string();
+        warn!(error, "others may look into the memory of adit");
+    }
+    if sandbox == Sandbox::Off {
+        warn!("not confined, and open to debuggers, as ADIT_NO_SANDBOX says");
+    }
     if let Some(name) = inheritance.as_ref().and_then(Inheritance::host_name) {
         sources.host_name = Some(name.to_owned());
     }

@@ -126,6 +126,7 @@ impl Agent {
             }
             self.go_on_if_given_up().await;
             if self.succession.is_replaced {
+                self.step_back().await;
                 // It rests.
                 running.shutdown().await;
                 let over_at = self.drain.map(|drain| now() + drain);

@@ -364,17 +364,18 @@ impl Agent {
                     following.successor.hand_over(handover);
                 }
             }
-            Some(Do::Carry) => self.step_back(),
+            Some(Do::Carry) => self.succession.is_replaced = true,
             Some(Do::GoOn(reason)) => self.succession.given_up = Some(reason),
         }
     }
 
     /// Leaves everything but the open tunnels to the process that has taken over.
-    fn step_back(&mut self) {
-        self.succession.is_replaced = true;
+    pub(super) async fn step_back(&mut self) {
         let Some(following) = &mut self.succession.following else {
             return;
         };
+        // Before systemd is told, which asks then whether it would learn of the end of that process.
+        following.successor.let_go().await;
         let successor = &following.successor;
         self.supervisor.main_process(successor.process_id());
         successor.confirm();

@@ -430,6 +430,7 @@ fn candidate(config: &Config) -> Candidate {
     let admin = &config.admin;
     Candidate {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        process_id: std::process::id(),
         device: config.device.id.clone(),
         places: format!("{:?} {:?}", admin.listen, admin.socket),
     }

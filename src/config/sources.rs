@@ -17,7 +17,7 @@ use super::fault::{Fault, Place};
 use super::keys::{KEYS, Key, PREFIX};
 use super::shape::Shape;
 use crate::files::{self, FileContent};
-use crate::succession::SUCCESSOR_VARIABLE;
+use crate::succession::{BETWEEN_VARIABLE, SUCCESSOR_VARIABLE};
 use crate::words::legible;
 
 /// Read if no file is named, unless it does not exist.
@@ -30,11 +30,12 @@ pub const LOG_FORMAT_VARIABLE: &str = "ADIT_LOG_FORMAT";
 pub const NO_SANDBOX_VARIABLE: &str = "ADIT_NO_SANDBOX";
 
 /// Variables of adit that are read elsewhere.
-const OTHER_VARIABLES: [&str; 4] = [
+const OTHER_VARIABLES: [&str; 5] = [
     LOG_LEVEL_VARIABLE,
     LOG_FORMAT_VARIABLE,
     NO_SANDBOX_VARIABLE,
     SUCCESSOR_VARIABLE,
+    BETWEEN_VARIABLE,
 ];
 
 /// Longer values are cut where they are shown.

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::SUCCESSOR_VARIABLE;
+use super::between;
 use super::course::{QUIET_LIMIT, READY_LIMIT};
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot;
@@ -162,6 +163,7 @@ impl Predecessor {
 
     /// Says that this process is in charge, and whether the broker has taken its login.
     pub(crate) fn in_charge(&self, is_connected: bool) {
+        between::stand_alone();
         self.link.say(&ToPredecessor::InCharge(is_connected));
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf, absolute};
 use std::process::{Child, Command, Stdio};
 
-use super::SUCCESSOR_VARIABLE;
+use super::{BETWEEN_VARIABLE, SUCCESSOR_VARIABLE};
 
 /// Names the process that a supervisor means; the next one is another.
 const WATCHDOG_PROCESS: &str = "WATCHDOG_PID";
@@ -50,13 +50,20 @@ impl Program {
     /// What the system says.
     pub(super) fn start(&self) -> io::Result<(Child, UnixStream)> {
         let (own, its) = UnixStream::pair()?;
-        let child = Command::new(&self.path)
-            .args(&self.arguments)
+        let child = self
+            .command()
             .stdin(Stdio::from(OwnedFd::from(its)))
             .env(SUCCESSOR_VARIABLE, &self.host_name)
+            .env_remove(BETWEEN_VARIABLE)
             .env_remove(WATCHDOG_PROCESS)
             .spawn()?;
         Ok((child, own))
+    }
+
+    pub(super) fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        command.args(&self.arguments);
+        command
     }
 }
 

@@ -1,10 +1,10 @@
 //! The process that is to follow, as the old one sees it.
 
 use std::io;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 
 use tokio::task::spawn_blocking;
-use tokio::time::{Duration, Instant, sleep};
+use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::Program;
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
@@ -16,7 +16,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A process that was started to follow.
 pub(crate) struct Successor {
+    /// The one between, or itself.
     child: Child,
+    process_id: u32,
     link: Link<ToPredecessor, ToSuccessor>,
 }
 
@@ -45,7 +47,11 @@ impl Successor {
     pub(crate) fn start(program: &Program) -> io::Result<Self> {
         let (mut child, stream) = program.start()?;
         match Link::new(stream) {
-            Ok(link) => Ok(Self { child, link }),
+            Ok(link) => Ok(Self {
+                process_id: child.id(),
+                child,
+                link,
+            }),
             Err(error) => {
                 // Without its socket it does nothing.
                 spawn_blocking(move || child.kill().and_then(|()| child.wait()));
@@ -56,14 +62,19 @@ impl Successor {
 
     /// Returns the id of the process.
     pub(crate) fn process_id(&self) -> u32 {
-        self.child.id()
+        self.process_id
     }
 
     /// Waits for what it says; [`Said::Gone`] again and again once it has ended. Dropping the future
     /// loses nothing.
     pub(crate) async fn next(&mut self) -> Said {
         match self.link.next().await {
-            Some(ToPredecessor::Ready(candidate)) => Said::Ready(candidate),
+            Some(ToPredecessor::Ready(candidate)) => {
+                if candidate.process_id != 0 {
+                    self.process_id = candidate.process_id;
+                }
+                Said::Ready(candidate)
+            }
             Some(ToPredecessor::Refused(reason)) => Said::Refused(reason),
             Some(ToPredecessor::InCharge(is_connected)) => Said::InCharge(is_connected),
             Some(ToPredecessor::Look) => Said::Look,
@@ -95,23 +106,45 @@ impl Successor {
     /// Ends it, and returns how it has ended. A process that waits for a disk that hangs does not end
     /// before that answers; it is not waited for.
     pub(crate) async fn kill(mut self) -> String {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let until = Instant::now() + END_LIMIT;
-        loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => return status.to_string(),
-                Ok(None) if Instant::now() < until => sleep(LOOK_AGAIN).await,
-                Ok(None) => break,
-                Err(error) => return error.to_string(),
+        let ended = match end(&mut self.child).await {
+            Ok(Some(status)) => status.to_string(),
+            Err(error) => return error.to_string(),
+            Ok(None) => {
+                spawn_blocking(move || self.child.wait());
+                return "it hangs".to_owned();
             }
+        };
+        // With the one between it ends too, and gives up what this process is to have again.
+        let gone = async { while self.link.next().await.is_some() {} };
+        let _ = timeout(END_LIMIT, gone).await;
+        ended
+    }
+
+    /// Ends the process between, so that the new one belongs to whoever takes in orphans: systemd, where
+    /// that supervises adit.
+    pub(crate) async fn let_go(&mut self) {
+        if self.process_id != self.child.id() {
+            // Whatever it says, this process has nothing more to do with it.
+            let _ = end(&mut self.child).await;
         }
-        spawn_blocking(move || self.child.wait());
-        "it hangs".to_owned()
     }
 
     /// Waits until what was said to it is written, for a moment, and leaves it to itself.
     pub(crate) async fn close(self) {
         self.link.close().await;
+    }
+}
+
+/// Ends a process, and returns how it has ended; `None` where it does not at once.
+async fn end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    // It may have ended by itself.
+    let _ = child.kill();
+    let until = Instant::now() + END_LIMIT;
+    loop {
+        let status = child.try_wait()?;
+        if status.is_some() || until < Instant::now() {
+            return Ok(status);
+        }
+        sleep(LOOK_AGAIN).await;
     }
 }

@@ -73,6 +73,8 @@ pub(crate) enum ToPredecessor {
 pub(crate) struct Candidate {
     /// As `0.1.0`.
     pub(crate) version: String,
+    /// That of the system; zero where it is the one that was started.
+    pub(crate) process_id: u32,
     /// The external id of the gateway.
     pub(crate) device: String,
     /// The places where adit is looked at.

@@ -410,9 +410,104 @@ async fn carries_on_whatever_becomes_of_the_process_that_took_over() {
     assert!(gateway.adit.exit().await.success());
 }
 
+/// What `/proc` tells of the processes whose parent is this one: their ids, and whether they are zombies.
+fn children(parent: u32) -> Vec<(u32, bool)> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let child = |process: fs::DirEntry| {
+        let stat = fs::read_to_string(process.path().join("stat")).ok()?;
+        let (front, behind) = stat.rsplit_once(')')?;
+        let mut fields = behind.split_whitespace();
+        let state = fields.next()?;
+        let is_child = fields.next()? == parent.to_string();
+        let id = front.split_whitespace().next()?.parse().ok()?;
+        is_child.then_some((id, state == "Z"))
+    };
+    processes.filter_map(child).collect()
+}
+
+#[tokio::test]
+async fn leaves_the_new_process_to_whoever_takes_in_orphans() {
+    let mut gateway = Gateway::new(&[]).await;
+    let lan = Lan::echo().await;
+    let mut before = gateway.open(lan.port).await;
+    let old = gateway.adit.process_id();
+    let second = gateway.upgrade().await;
+    assert_eq!(children(old), []);
+    let third = gateway.upgrade().await;
+    for process in [old, second, third] {
+        assert_eq!(children(process), [], "{process}");
+    }
+    kill("KILL", third);
+    kill("KILL", second);
+    gateway
+        .adit
+        .wait_for_logs(2, "has ended: nobody takes operations")
+        .await;
+    assert_eq!(children(old), []);
+    before.echo("still").await;
+    before.close().await;
+    assert!(gateway.adit.exit().await.success());
+}
+
+/// Waits until a process has a child, and returns its id.
+async fn child(parent: u32) -> u32 {
+    let looking = async {
+        loop {
+            match children(parent).first() {
+                Some(&(child, false)) => return child,
+                _ => sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    timeout(LIMIT, looking).await.expect("a child")
+}
+
+#[tokio::test]
+async fn ends_both_of_the_processes_that_it_has_started_and_says_how_the_new_one_ended() {
+    let gateway = Gateway::new(&[]).await;
+    let lan = Lan::echo().await;
+    let mut before = gateway.open(lan.port).await;
+    let old = gateway.adit.process_id();
+    for (signal, reasons) in [
+        (
+            "ABRT",
+            ["the new process has ended (signal: 6 (SIGABRT)"; 2],
+        ),
+        (
+            "STOP",
+            [
+                "the new process was not ready within 30s (signal: 9 (SIGKILL))",
+                "the new process did not take over within 30s (signal: 9 (SIGKILL))",
+            ],
+        ),
+    ] {
+        // Nobody takes over before it is known what becomes of this one.
+        let silent = BlackHole::new().await;
+        let opening = gateway.site.request("127.0.0.1", silent.port);
+        gateway.site.executing(opening.operation).await;
+        let upgrading = upgrade_in_vain(&gateway);
+        let (said, new) = tokio::join!(upgrading, async {
+            let new = child(child(old).await).await;
+            kill(signal, new);
+            new
+        });
+        let is_said = reasons.iter().any(|reason| said.starts_with(reason));
+        assert!(is_said, "{said}");
+        assert_eq!(children(old), []);
+        let stat = fs::read_to_string(format!("/proc/{new}/stat"));
+        let has_ended = stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "));
+        assert!(has_ended, "{new}");
+        before.echo("still").await;
+        gateway.site.failed(opening.operation).await;
+    }
+    gateway.upgrade().await;
+    before.echo("after").await;
+    gateway.site.assert_no_complaint();
+}
+
 #[tokio::test]
 async fn ends_the_process_before_it_too_when_it_is_stopped() {
-    for drain in ["0", "1s"] {
+    for drain in ["0", "10s"] {
         let setting = format!("remote_access.drain={drain}");
         let mut gateway = Gateway::new(&[&setting]).await;
         let lan = Lan::echo().await;
