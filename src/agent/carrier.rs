@@ -68,9 +68,8 @@ impl Carrier {
         while self.has_tunnels() || self.agent.succession.has_predecessor() {
             let deadline = self.ends_by.or(self.over_at);
             tokio::select! {
-                // Nothing, where it has only forgotten the last one: that has to be looked at.
-                event = self.agent.tunnels.next(), if !self.agent.tunnels.is_empty() => {
-                    event.into_iter().for_each(|event| self.agent.tunnel_event(event));
+                event = self.agent.tunnels.next() => {
+                    self.agent.tunnel_event(event);
                     self.pass_on();
                 }
                 heard = self.agent.succession.next() => self.heard(heard),

@@ -160,7 +160,7 @@ impl Agent {
         let deadline = self.dialogue.next_deadline();
         tokio::select! {
             Some(event) = wires.events.recv() => self.session_event(event),
-            Some(event) = self.tunnels.next() => self.tunnel_event(event),
+            event = self.tunnels.next() => self.tunnel_event(event),
             () = self.tokens.wanted() => self.dialogue.ask_for_token(),
             () = sleep_until(deadline.unwrap_or_else(now).into()),
                 if deadline.is_some() => self.deadline_passed(),
@@ -223,6 +223,7 @@ impl Agent {
                 self.dialogue.ended(OperationId(id), end.as_ref());
                 self.record.ended(id, end.unwrap_or_else(own_fault));
             }
+            manager::Event::Forgotten => {}
         }
     }
 
@@ -336,10 +337,7 @@ impl Agent {
         let ends = async {
             while !self.tunnels.is_empty() || self.succession.has_predecessor() {
                 tokio::select! {
-                    // Nothing, where it has only forgotten the last one: that has to be looked at.
-                    event = self.tunnels.next(), if !self.tunnels.is_empty() => {
-                        event.into_iter().for_each(|event| self.tunnel_event(event));
-                    }
+                    event = self.tunnels.next() => self.tunnel_event(event),
                     heard = self.succession.next() => self.heard(heard),
                     Some(_) = wires.events.recv() => {}
                     Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),

@@ -44,6 +44,8 @@ pub(crate) enum Event {
     Failed(TunnelId, FailureKind, String),
     /// It had opened and has ended; `None` where adit itself failed.
     Ended(TunnelId, Option<Ended>),
+    /// One whose end is told is forgotten: there is room for another, and maybe none is left.
+    Forgotten,
 }
 
 /// There are as many tunnels as may be.
@@ -135,56 +137,55 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Waits for what becomes of a tunnel; `None` while there is none and nothing is left to tell.
-    /// Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<Event> {
-        while !self.is_empty() {
-            tokio::select! {
-                biased;
-                Some(event) = self.events.recv() => {
-                    self.note(&event);
-                    return Some(event);
-                }
-                // A task that has told of its end is still to be forgotten.
-                Some(ended) = self.tasks.join_next_with_id() => {
-                    if let Some(event) = self.joined(ended) {
-                        return Some(event);
-                    }
-                }
+    /// Waits for what becomes of a tunnel, for ever while there is none. Dropping the future loses
+    /// nothing.
+    pub(crate) async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            Some(event) = self.events.recv() => {
+                self.note(&event);
+                event
             }
+            // A task that has told of its end is still to be forgotten.
+            Some(ended) = self.tasks.join_next_with_id() => self.joined(ended),
+            // Neither is reached: the list holds a sender of its own.
+            else => std::future::pending().await,
         }
-        None
     }
 
     fn note(&mut self, event: &Event) {
-        let (Event::Opened(id, ..) | Event::Ended(id, _) | Event::Failed(id, ..)) = event;
-        if let Some(running) = self.running.values_mut().find(|running| running.id == *id) {
-            match event {
-                Event::Opened(_, _, address) => {
-                    running.opened = true;
-                    running.address = *address;
-                    // It may have begun to open under another policy.
-                    running.end_if_denied(&self.policy);
-                }
-                Event::Ended(..) | Event::Failed(..) => running.ended = true,
-            }
+        let (Event::Opened(id, ..) | Event::Ended(id, _) | Event::Failed(id, ..)) = event else {
+            return;
+        };
+        let mut running = self.running.values_mut();
+        let Some(running) = running.find(|running| running.id == *id) else {
+            return;
+        };
+        if let Event::Opened(_, _, address) = event {
+            running.opened = true;
+            running.address = *address;
+            // It may have begun to open under another policy.
+            running.end_if_denied(&self.policy);
+        } else {
+            running.ended = true;
         }
     }
 
     /// Forgets a task that has ended; if it ended by a fault, nobody else tells.
-    fn joined(&mut self, ended: Result<(task::Id, ()), JoinError>) -> Option<Event> {
+    fn joined(&mut self, ended: Result<(task::Id, ()), JoinError>) -> Event {
         let (task, fault) = match ended {
             Ok((task, ())) => (task, None),
             Err(fault) => (fault.id(), Some(fault)),
         };
-        let Running { id, opened, .. } = self.running.remove(&task)?;
-        fault?;
+        let forgotten = self.running.remove(&task);
+        let (Some(Running { id, opened, .. }), Some(_)) = (forgotten, fault) else {
+            return Event::Forgotten;
+        };
         error!(tunnel = id, "{OWN_FAULT}");
-        Some(if opened {
-            Event::Ended(id, None)
-        } else {
-            Event::Failed(id, FailureKind::Fault, OWN_FAULT.into())
-        })
+        match opened {
+            true => Event::Ended(id, None),
+            false => Event::Failed(id, FailureKind::Fault, OWN_FAULT.into()),
+        }
     }
 
     /// Opens tunnels otherwise from now on; those that are open stay as they are, but for those whose
