@@ -4,6 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream as Stream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -11,24 +12,24 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, FramedWrite, LinesCodec};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::platform::operations::Memory;
 use crate::state::snapshot::{Operation, Predecessor};
 
 /// Bytes of a line: what is known of 4096 keys is a third of it, and a thousand tunnels are too.
 const LINE_LIMIT: usize = 1 << 20;
-/// Lines that wait to be written, and that were read and wait for the agent.
-const QUEUE: usize = 64;
+/// Lines that were read and wait for the agent.
+const READ_QUEUE: usize = 64;
+/// Lines that wait to be written. All tunnels of a process may end at once, and each tells it.
+const WRITE_QUEUE: usize = 1 << 16;
 /// Lines that are not understood, of one process; a newer one has fewer. What goes on is no adit, and
 /// whoever reads it has no time for tunnels.
 const STRANGE_LIMIT: usize = 64;
-/// How long the other side may take to read a line.
-const WRITE_LIMIT: Duration = Duration::from_secs(10);
 /// How long what is queued may take to be written at the end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -97,6 +98,8 @@ pub(crate) struct Link<In, Out> {
     outgoing: mpsc::Sender<String>,
     writer: JoinSet<()>,
     _reader: JoinSet<()>,
+    /// Something was lost, and that is logged.
+    has_lost: AtomicBool,
     says: PhantomData<fn(Out)>,
 }
 
@@ -108,8 +111,8 @@ impl<In: DeserializeOwned + Send + 'static, Out: Serialize> Link<In, Out> {
     pub(crate) fn new(stream: Stream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (reader, writer) = UnixStream::from_std(stream)?.into_split();
-        let (read, incoming) = mpsc::channel(QUEUE);
-        let (outgoing, to_write) = mpsc::channel(QUEUE);
+        let (read, incoming) = mpsc::channel(READ_QUEUE);
+        let (outgoing, to_write) = mpsc::channel(WRITE_QUEUE);
         let (mut reading, mut writing) = (JoinSet::new(), JoinSet::new());
         reading.spawn(read_lines(reader, read));
         writing.spawn(write_lines(writer, to_write));
@@ -118,6 +121,7 @@ impl<In: DeserializeOwned + Send + 'static, Out: Serialize> Link<In, Out> {
             outgoing,
             writer: writing,
             _reader: reading,
+            has_lost: AtomicBool::new(false),
             says: PhantomData,
         })
     }
@@ -128,15 +132,18 @@ impl<In: DeserializeOwned + Send + 'static, Out: Serialize> Link<In, Out> {
         self.incoming.recv().await
     }
 
-    /// Says something; where the other side does not listen, it is lost.
+    /// Says something. It waits for as long as the other side does not read; what is too much is lost,
+    /// which is logged once.
     pub(crate) fn say(&self, what: &Out) {
-        match serde_json::to_string(what) {
-            Ok(line) if line.len() < LINE_LIMIT => {
-                if self.outgoing.try_send(line).is_err() {
-                    debug!("the other process of adit does not listen");
-                }
-            }
-            _ => debug!("too much for the other process of adit"),
+        let line = serde_json::to_string(what).ok();
+        let line = line.filter(|line| line.len() < LINE_LIMIT);
+        let is_taken = line.is_some_and(|line| match self.outgoing.try_send(line) {
+            // Its end is told to whoever listens here.
+            Ok(()) | Err(TrySendError::Closed(_)) => true,
+            Err(TrySendError::Full(_)) => false,
+        });
+        if !is_taken && !self.has_lost.swap(true, Ordering::Relaxed) {
+            warn!("too much is to be told to the other process of adit; the rest is only logged");
         }
     }
 
@@ -180,9 +187,8 @@ async fn read_lines<In: DeserializeOwned>(reader: OwnedReadHalf, read: mpsc::Sen
 async fn write_lines(writer: OwnedWriteHalf, mut to_write: mpsc::Receiver<String>) {
     let mut lines = FramedWrite::new(writer, LinesCodec::new());
     while let Some(line) = to_write.recv().await {
-        match timeout(WRITE_LIMIT, lines.send(line)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return debug!("the other process of adit does not read"),
+        if lines.send(line).await.is_err() {
+            return debug!("the other process of adit does not read any more");
         }
     }
 }
@@ -255,6 +261,24 @@ mod tests {
             stream.write_all(text.as_bytes()).unwrap();
             let heard = link.next().await;
             assert_eq!(heard.is_some(), is_heard, "{lines}: {heard:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_what_is_said_for_a_process_that_does_not_read_yet() {
+        const LINES: usize = 5000;
+        let (old, mut new) = links();
+        for number in 0..LINES {
+            old.say(&ToSuccessor::Say {
+                topic: "s/us".to_owned(),
+                payload: format!("{number}{}", " ".repeat(200)),
+            });
+        }
+        for number in 0..LINES {
+            let Some(ToSuccessor::Say { payload, .. }) = new.next().await else {
+                panic!("it does not come");
+            };
+            assert_eq!(payload.trim_end(), number.to_string());
         }
     }
 
