@@ -26,6 +26,8 @@ pub(crate) struct Carrier {
     is_over: bool,
     /// The process that has taken over wants to know what is carried, when that of another is known.
     owes_look: bool,
+    /// From the process that has taken over, yet another one has.
+    is_replaced_twice: bool,
 }
 
 impl Carrier {
@@ -37,6 +39,7 @@ impl Carrier {
             ends_by: None,
             is_over: false,
             owes_look: false,
+            is_replaced_twice: false,
         }
     }
 
@@ -145,12 +148,20 @@ impl Carrier {
                 }
             }
             Heard::Successor(successor::Said::Stop) => self.is_to_stop(),
+            Heard::Successor(successor::Said::Replaced) => self.is_replaced_twice = true,
             Heard::Successor(successor::Said::Gone) => {
                 self.agent.succession.following = None;
-                error!(
-                    "the process that had taken over has ended: nobody takes operations until adit is \
-                     started again"
-                );
+                if self.is_replaced_twice {
+                    warn!(
+                        "a process between this one and the one in charge has ended; the ends of the \
+                         tunnels of this one are only logged"
+                    );
+                } else {
+                    error!(
+                        "the process that had taken over has ended: nobody takes operations until adit \
+                         is started again"
+                    );
+                }
             }
             Heard::Successor(_) => {}
             Heard::Predecessor(predecessor::Said::Say { topic, payload }) => {

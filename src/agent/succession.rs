@@ -295,7 +295,7 @@ impl Agent {
             }
             successor::Said::Gone => Happened::Gone("the new process has ended".to_owned()),
             // It has nothing to say of this before it is in charge.
-            successor::Said::Look | successor::Said::Stop => return,
+            successor::Said::Look | successor::Said::Stop | successor::Said::Replaced => return,
         };
         self.upgrade_goes_on(happened);
     }
@@ -379,6 +379,9 @@ impl Agent {
         let successor = &following.successor;
         self.supervisor.main_process(successor.process_id());
         successor.confirm();
+        if let Some(predecessor) = &self.succession.predecessor {
+            predecessor.replaced();
+        }
         // Tunnels have ended while there was no session.
         for message in self.publisher.take_waiting() {
             successor.have_said(message.topic, message.payload);

@@ -172,6 +172,11 @@ impl Predecessor {
         self.link.say(&ToPredecessor::Stop);
     }
 
+    /// Says that another process is in charge, and no more this one.
+    pub(crate) fn replaced(&self) {
+        self.link.say(&ToPredecessor::Replaced);
+    }
+
     /// Asks what it carries, unless that is known well enough; whether it is to be waited for.
     pub(crate) fn look(&mut self, now: Instant) -> bool {
         if self.has_gone {

@@ -35,6 +35,8 @@ pub(crate) enum Said {
     Look,
     /// Everybody is to stop.
     Stop,
+    /// Yet another process is in charge, whatever becomes of this one.
+    Replaced,
     /// It has ended.
     Gone,
 }
@@ -79,6 +81,7 @@ impl Successor {
             Some(ToPredecessor::InCharge(is_connected)) => Said::InCharge(is_connected),
             Some(ToPredecessor::Look) => Said::Look,
             Some(ToPredecessor::Stop) => Said::Stop,
+            Some(ToPredecessor::Replaced) => Said::Replaced,
             None => Said::Gone,
         }
     }

@@ -66,6 +66,8 @@ pub(crate) enum ToPredecessor {
     Look,
     /// It is to stop, and the old one too.
     Stop,
+    /// Yet another process is in charge, whatever becomes of this one.
+    Replaced,
 }
 
 /// Who is ready to take over.

@@ -25,6 +25,8 @@ const MESSAGE: usize = 64 << 10;
 const IN_CHARGE: &str = "this process is in charge now";
 /// What the old one says that goes on.
 const GOES_ON: &str = "no upgrade: this process goes on";
+/// What one says that has lost its way to the one in charge.
+const MIDDLE_ENDED: &str = "a process between this one and the one in charge has ended";
 /// What the old one says that only carries.
 const CARRIES: &str = "another process has taken over; this one carries its tunnels";
 
@@ -438,15 +440,50 @@ async fn leaves_the_new_process_to_whoever_takes_in_orphans() {
         assert_eq!(children(process), [], "{process}");
     }
     kill("KILL", third);
-    kill("KILL", second);
     gateway
         .adit
-        .wait_for_logs(2, "has ended: nobody takes operations")
+        .wait_for_log("has ended: nobody takes operations")
         .await;
+    kill("KILL", second);
+    gateway.adit.wait_for_log(MIDDLE_ENDED).await;
     assert_eq!(children(old), []);
     before.echo("still").await;
     before.close().await;
     assert!(gateway.adit.exit().await.success());
+}
+
+#[tokio::test]
+async fn carries_on_without_the_process_in_the_middle_of_a_chain() {
+    let lan = Lan::echo().await;
+    for drain in ["0", "15s"] {
+        let setting = format!("remote_access.drain={drain}");
+        let mut gateway = Gateway::new(&[&setting]).await;
+        let mut first = gateway.open(lan.port).await;
+        let middle = gateway.upgrade().await;
+        let _second = gateway.open(lan.port).await;
+        let last = gateway.upgrade().await;
+        let mut third = gateway.open(lan.port).await;
+        kill("KILL", middle);
+        gateway.adit.wait_for_log(MIDDLE_ENDED).await;
+        let json = gateway.wait_for_no_predecessor().await;
+        assert_eq!(json["agent"]["process_id"], last);
+        // Nobody is told that operations are not taken.
+        let log = gateway.adit.log();
+        assert!(!log.contains("nobody takes operations"), "{log}");
+        first.echo("still").await;
+        if drain == "0" {
+            first.close().await;
+        } else {
+            let (_, frame) = first.rest().await;
+            assert_eq!(u16::from(frame.unwrap().code), 1001);
+        }
+        gateway.adit.first_exit().await;
+        gateway.adit.wait_for_log("all tunnels have ended").await;
+        // The one in charge goes on.
+        third.echo("still").await;
+        drop(gateway.open(lan.port).await);
+        gateway.site.assert_no_complaint();
+    }
 }
 
 /// Waits until a process has a child, and returns its id.
