@@ -148,6 +148,13 @@ impl Carrier {
                 }
             }
             Heard::Successor(successor::Said::Stop) => self.is_to_stop(),
+            Heard::Successor(successor::Said::Policy(policy)) => {
+                self.agent.succession.limit_predecessor(&policy);
+                let ended = self.agent.tunnels.set_policy(policy);
+                if ended > 0 {
+                    info!(ended_tunnels = ended, "the policy is another now");
+                }
+            }
             Heard::Successor(successor::Said::Replaced) => self.is_replaced_twice = true,
             Heard::Successor(successor::Said::Gone) => {
                 self.agent.succession.following = None;

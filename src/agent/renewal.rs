@@ -58,6 +58,7 @@ impl Agent {
         self.facts.remote_access.policy.clone_from(&policy);
         self.facts.remote_access.max_tunnels = renewal.max_tunnels as u64;
         self.publisher.renew(renewal.options, renewal.transport);
+        self.succession.limit_predecessor(&renewal.policy);
         let ended = self
             .tunnels
             .renew(renewal.opener, renewal.max_tunnels, renewal.policy);

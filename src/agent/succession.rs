@@ -20,6 +20,7 @@ use crate::succession::course::{Course, Do, Happened};
 use crate::succession::predecessor::{self, Predecessor};
 use crate::succession::successor::{self, Successor};
 use crate::succession::{Candidate, Handover, Program};
+use crate::tunnel::policy::Policy;
 use crate::words::legible;
 
 /// How long a process that takes over waits for the broker before it says that it is in charge: the
@@ -136,6 +137,13 @@ impl Succession {
     pub(super) fn stop_predecessor(&self) {
         if let Some(predecessor) = &self.predecessor {
             predecessor.stop();
+        }
+    }
+
+    /// Has the process before this one end the tunnels whose targets a policy denies.
+    pub(super) fn limit_predecessor(&self, policy: &Policy) {
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.limit(policy.clone());
         }
     }
 
@@ -295,7 +303,7 @@ impl Agent {
             }
             successor::Said::Gone => Happened::Gone("the new process has ended".to_owned()),
             // It has nothing to say of this before it is in charge.
-            successor::Said::Look | successor::Said::Stop | successor::Said::Replaced => return,
+            _ => return,
         };
         self.upgrade_goes_on(happened);
     }
@@ -324,7 +332,12 @@ impl Agent {
                     .publish(Message::new(topic, payload).repeatable());
             }
             predecessor::Said::Carries => self.succession.answer_looks(),
-            predecessor::Said::Confirmed => self.succession.confirmed.cancel(),
+            predecessor::Said::Confirmed => {
+                self.succession.confirmed.cancel();
+                // This process may have been started with another.
+                let policy = self.tunnels.policy();
+                self.succession.limit_predecessor(policy);
+            }
             predecessor::Said::Nothing => {}
             predecessor::Said::Gone => {
                 info!("the process before this one has ended");

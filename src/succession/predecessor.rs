@@ -14,6 +14,7 @@ use super::between;
 use super::course::{QUIET_LIMIT, READY_LIMIT};
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot;
+use crate::tunnel::policy::Policy;
 
 /// How long the old process may take until it hands over; it gives up earlier by itself.
 pub(crate) const HANDOVER_LIMIT: Duration =
@@ -170,6 +171,11 @@ impl Predecessor {
     /// Has it stop too.
     pub(crate) fn stop(&self) {
         self.link.say(&ToPredecessor::Stop);
+    }
+
+    /// Has it end the tunnels whose targets this policy denies.
+    pub(crate) fn limit(&self, policy: Policy) {
+        self.link.say(&ToPredecessor::Policy(policy));
     }
 
     /// Says that another process is in charge, and no more this one.

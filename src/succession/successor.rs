@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant, sleep, timeout};
 use super::Program;
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot::Predecessor;
+use crate::tunnel::policy::Policy;
 
 /// How long a process that is killed is waited for.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -35,6 +36,8 @@ pub(crate) enum Said {
     Look,
     /// Everybody is to stop.
     Stop,
+    /// What tunnels may reach from now on.
+    Policy(Policy),
     /// Yet another process is in charge, whatever becomes of this one.
     Replaced,
     /// It has ended.
@@ -81,6 +84,7 @@ impl Successor {
             Some(ToPredecessor::InCharge(is_connected)) => Said::InCharge(is_connected),
             Some(ToPredecessor::Look) => Said::Look,
             Some(ToPredecessor::Stop) => Said::Stop,
+            Some(ToPredecessor::Policy(policy)) => Said::Policy(policy),
             Some(ToPredecessor::Replaced) => Said::Replaced,
             None => Said::Gone,
         }

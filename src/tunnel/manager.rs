@@ -193,10 +193,20 @@ impl Tunnels {
     pub(crate) fn renew(&mut self, opener: Opener, limit: usize, policy: Policy) -> u64 {
         self.opener = Arc::new(opener);
         self.limit = limit;
+        self.set_policy(policy)
+    }
+
+    /// Ends the tunnels whose targets a new policy denies, and returns how many these are.
+    pub(crate) fn set_policy(&mut self, policy: Policy) -> u64 {
         self.policy = policy;
         let running = self.running.values_mut();
         let ended = running.filter_map(|running| running.end_if_denied(&self.policy));
         ended.count() as u64
+    }
+
+    /// Returns what holds for tunnels that are open.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Looks at what every tunnel has carried, so that there is a rate the next time.

@@ -486,6 +486,42 @@ async fn carries_on_without_the_process_in_the_middle_of_a_chain() {
     }
 }
 
+#[tokio::test]
+async fn ends_carried_tunnels_that_a_new_policy_denies() {
+    let gateway = Gateway::new(&[]).await;
+    let (kept, first, second) = (Lan::echo().await, Lan::echo().await, Lan::echo().await);
+    let mut stays = gateway.open(kept.port).await;
+    let goes_by_reload = gateway.open(first.port).await;
+    let goes_by_upgrade = gateway.open(second.port).await;
+    let config = gateway.site.config();
+    let deny = |ports: &[u16]| {
+        let patterns = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+        let patterns: Vec<_> = patterns.collect();
+        format!("{config}[remote_access]\ndeny = {patterns:?}\n")
+    };
+    let ended = async |mut far_end: FarEnd, port: u16, event: usize| {
+        let reason =
+            format!("the policy denies 127.0.0.1:{port} (remote_access.deny: 127.0.0.1:{port})");
+        let (_, frame) = far_end.rest().await;
+        let frame = frame.unwrap();
+        assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, reason.as_str()));
+        let (_, text) = gateway.site.event(&gateway.site.gateway, event).await;
+        assert!(text.contains(&reason), "{text}");
+    };
+    // Through two processes then.
+    gateway.upgrade().await;
+    gateway.upgrade().await;
+    gateway.adit.write_config(&deny(&[first.port]));
+    let said = gateway.watcher.reload(&[]).await;
+    assert_eq!(said.result, "changed: remote_access.deny\n", "{said:?}");
+    ended(goes_by_reload, first.port, 4).await;
+    gateway.adit.write_config(&deny(&[first.port, second.port]));
+    gateway.upgrade().await;
+    ended(goes_by_upgrade, second.port, 5).await;
+    stays.echo("still").await;
+    gateway.site.assert_no_complaint();
+}
+
 /// Waits until a process has a child, and returns its id.
 async fn child(parent: u32) -> u32 {
     let looking = async {

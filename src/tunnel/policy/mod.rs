@@ -13,12 +13,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use smartrest::Target;
 
 pub(crate) use pattern::{Pattern, PatternError};
 
 /// What the cloud's users may reach through this gateway. `deny` wins over `allow`.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Policy {
     allow: Vec<Pattern>,
     deny: Vec<Pattern>,
