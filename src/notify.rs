@@ -65,6 +65,11 @@ impl Supervisor {
         }
     }
 
+    /// What adit is about, in words for people.
+    pub(crate) fn status(&self, words: &str) {
+        self.tell(&format!("STATUS={words}"));
+    }
+
     /// Another process of adit is the main one from now on.
     pub(crate) fn main_process(&self, id: u32) {
         self.tell(&format!("MAINPID={id}"));

@@ -145,6 +145,12 @@ impl Metrics {
             "How many tunnels there may be (remote_access.max_tunnels).",
             count(snapshot.remote_access.max_tunnels),
         )?;
+        let before = snapshot.predecessor.as_ref();
+        families.gauge(
+            ("adit_predecessor_tunnels", None),
+            "Tunnels that the processes before this one carry to their end after an upgrade.",
+            count(before.map_or(0, |before| before.all_tunnels())),
+        )?;
         families.counter(
             ("adit_tunnels_opened", None),
             "Tunnels that have opened.",

@@ -33,7 +33,7 @@ use crate::tunnel::Ended;
 use crate::tunnel::manager::{self, Tunnels};
 use crate::tunnel::relay::DRAIN_LIMIT;
 use carrier::Carrier;
-use overview::{Facts, Sights};
+use overview::{Facts, Sights, Told};
 use renewal::Renewal;
 use succession::Succession;
 
@@ -68,6 +68,8 @@ pub(crate) struct Agent {
     pub drain: Option<Duration>,
     /// Is told when it stops.
     pub supervisor: Arc<Supervisor>,
+    /// What that was told last.
+    pub told: Told,
     /// It begins nothing any more.
     pub is_stopping: bool,
     /// Who was before, and who is to come.
@@ -118,6 +120,7 @@ impl Agent {
         // Whoever drops this future ends the session as well.
         let mut running = JoinSet::new();
         running.spawn(session.run());
+        self.tell_supervisor();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -141,6 +144,7 @@ impl Agent {
         let over_at = now() + drain.unwrap_or_default();
         self.is_stopping = true;
         self.supervisor.stopping(drain.unwrap_or_default());
+        self.tell_supervisor();
         match drain {
             Some(drain) => self.leave(&mut wires, drain).await,
             None => self.wind_up(&mut wires).await,
@@ -164,9 +168,11 @@ impl Agent {
             () = self.tokens.wanted() => self.dialogue.ask_for_token(),
             () = sleep_until(deadline.unwrap_or_else(now).into()),
                 if deadline.is_some() => self.deadline_passed(),
-            () = sleep_until(wires.measure_at.into()), if !self.tunnels.is_empty() => {
+            () = sleep_until(wires.measure_at.into()),
+                if !self.tunnels.is_empty() || self.succession.has_predecessor() => {
                 wires.measure_at = now() + MEASURE_INTERVAL;
                 self.tunnels.measure();
+                self.succession.look();
             }
             Some(inquiry) = wires.inquiries.recv() => self.answer(inquiry),
             Some(wish) = wires.upgrades.recv() => self.upgrade(wish),
@@ -179,6 +185,7 @@ impl Agent {
         self.dialogue.update_fragment(now());
         self.carry_out();
         self.look_for_quiet();
+        self.tell_supervisor();
     }
 
     fn session_event(&mut self, event: session::Event) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::Agent;
 use crate::auth::settings::Auth;
 use crate::auth::token::Tokens;
 use crate::inquiry::Inquiry;
@@ -33,6 +34,50 @@ pub(crate) struct Facts {
     pub transport: Transport,
     /// What tunnels may do.
     pub remote_access: RemoteAccess,
+}
+
+/// What whoever supervises adit is told.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+pub(crate) struct Told {
+    phase: &'static str,
+    tunnels: usize,
+    carried: u64,
+}
+
+impl Agent {
+    /// Tells whoever supervises adit how it stands, when that has changed.
+    pub(super) fn tell_supervisor(&mut self) {
+        let is_connected = self.publisher.standing().is_connected;
+        let told = Told {
+            phase: match (
+                self.is_stopping,
+                self.succession.is_upgrading(),
+                is_connected,
+            ) {
+                (true, ..) => "stopping",
+                (_, true, _) => "a new process is to take over",
+                (.., true) => "connected",
+                _ => "not connected",
+            },
+            tunnels: self.tunnels.len(),
+            carried: self.succession.carried(),
+        };
+        if told == self.told || !self.succession.is_main() {
+            return;
+        }
+        self.told = told;
+        let Told {
+            phase,
+            tunnels,
+            carried,
+        } = told;
+        let before = match carried {
+            0 => String::new(),
+            _ => format!(", and {carried} that processes before this one carry"),
+        };
+        self.supervisor
+            .status(&format!("{phase}; tunnels: {tunnels}{before}"));
+    }
 }
 
 /// Where what changes is looked up.

@@ -147,6 +147,28 @@ impl Succession {
         }
     }
 
+    /// Asks what the process before this one carries.
+    pub(super) fn look(&mut self) {
+        if let Some(predecessor) = &mut self.predecessor {
+            predecessor.look(now());
+        }
+    }
+
+    /// Returns how many tunnels the processes before this one were last known to carry.
+    pub(super) fn carried(&self) -> u64 {
+        self.predecessor.as_ref().map_or(0, Predecessor::tunnels)
+    }
+
+    /// Whether another process is about to follow.
+    pub(super) fn is_upgrading(&self) -> bool {
+        self.following.is_some()
+    }
+
+    /// Whether this is the process that whoever supervises adit listens to.
+    pub(super) fn is_main(&self) -> bool {
+        self.predecessor.is_none() || self.confirmed.is_cancelled()
+    }
+
     /// Answers a look once it is known what the process before this one carries.
     pub(super) fn answer(
         &mut self,
@@ -337,6 +359,7 @@ impl Agent {
                 // This process may have been started with another.
                 let policy = self.tunnels.policy();
                 self.succession.limit_predecessor(policy);
+                self.succession.look();
             }
             predecessor::Said::Nothing => {}
             predecessor::Said::Gone => {

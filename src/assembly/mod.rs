@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::admin::{self, Insight};
-use crate::agent::overview::{Facts, kind};
+use crate::agent::overview::{Facts, Told, kind};
 use crate::agent::succession::Succession;
 use crate::agent::{Agent, Wires};
 use crate::auth::authorization::Authorization;
@@ -242,6 +242,7 @@ pub async fn agent(
         facts,
         drain: config.tunnels.drain,
         supervisor,
+        told: Told::default(),
         is_stopping: false,
         succession,
     };

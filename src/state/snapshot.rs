@@ -55,6 +55,14 @@ pub struct Predecessor {
     pub predecessor: Option<Box<Predecessor>>,
 }
 
+impl Predecessor {
+    /// Returns how many tunnels it carries, and those before it.
+    pub(crate) fn all_tunnels(&self) -> u64 {
+        let before = self.predecessor.as_ref();
+        self.tunnels.len() as u64 + before.map_or(0, |before| before.all_tunnels())
+    }
+}
+
 /// A process of adit.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(default)]

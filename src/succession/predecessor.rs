@@ -214,6 +214,12 @@ impl Predecessor {
         self.carries.as_ref().map(|(carries, _)| carries.clone())
     }
 
+    /// Returns how many tunnels it carried then, and those before it.
+    pub(crate) fn tunnels(&self) -> u64 {
+        let carries = self.carries.as_ref();
+        carries.map_or(0, |(carries, _)| carries.all_tunnels())
+    }
+
     /// Waits until what was said is written, for a moment.
     pub(crate) async fn close(self) {
         self.link.close().await;

@@ -12,6 +12,7 @@ use simulated_cloud::{OperationId, Tunnel};
 use tokio::net::{TcpListener, UnixDatagram};
 use tokio::time::{sleep, timeout};
 
+use crate::support::http::get;
 use crate::support::transfer::{Progress, content, read, receive, send, write};
 use crate::support::{
     Adit, BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, NO_SANDBOX, Site, Sshd, Surroundings, Watcher,
@@ -504,7 +505,10 @@ async fn ends_carried_tunnels_that_a_new_policy_denies() {
             format!("the policy denies 127.0.0.1:{port} (remote_access.deny: 127.0.0.1:{port})");
         let (_, frame) = far_end.rest().await;
         let frame = frame.unwrap();
-        assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1008, reason.as_str()));
+        assert_eq!(
+            (u16::from(frame.code), frame.reason.as_str()),
+            (1008, reason.as_str())
+        );
         let (_, text) = gateway.site.event(&gateway.site.gateway, event).await;
         assert!(text.contains(&reason), "{text}");
     };
@@ -628,27 +632,60 @@ async fn tells_systemd_which_process_is_the_main_one() {
         ],
         ..Surroundings::default()
     };
-    let gateway = Gateway::started_in(&surroundings, &[]).await;
+    let listen = crate::support::Port::reserve();
+    let address = format!("127.0.0.1:{}", listen.number);
+    let listen = format!("admin.listen={address}");
+    let gateway = Gateway::started_in(&surroundings, &[&listen]).await;
     let lan = Lan::echo().await;
-    let _far_end = gateway.open(lan.port).await;
-    let process = gateway.upgrade().await;
     let mut said = Vec::new();
+    let mut statuses = Vec::new();
     let listening = async {
         let mut alive = 0;
-        while alive < 3 {
+        while alive < 3 || statuses.len() < 7 {
             let mut buffer = [0; 256];
             let size = socket.recv(&mut buffer).await.unwrap();
             let text = String::from_utf8_lossy(&buffer[..size]).into_owned();
             match text.as_str() {
                 "WATCHDOG=1" if said.len() == 3 => alive += 1,
                 "WATCHDOG=1" => {}
-                _ => said.push(text),
+                text => match text.strip_prefix("STATUS=") {
+                    Some(status) => statuses.push(status.to_owned()),
+                    None => said.push(text.to_owned()),
+                },
             }
         }
     };
-    timeout(LIMIT, listening).await.expect("in time");
+    // Few wait for whoever listens.
+    let (heard, process) = tokio::join!(timeout(LIMIT, listening), async {
+        let far_end = gateway.open(lan.port).await;
+        let process = gateway.upgrade().await;
+        let metrics = get(&address, "/metrics", &[]).await.body;
+        for name in [
+            "adit_predecessor_tunnels 1.0",
+            "adit_tunnels{state=\"open\"} 0.0",
+            "process_cpu_seconds_total ",
+            "process_max_fds ",
+        ] {
+            assert!(metrics.contains(&format!("\n{name}")), "{name}\n{metrics}");
+        }
+        far_end.close().await;
+        process
+    });
+    heard.expect("in time");
     let main = format!("MAINPID={process}");
     assert_eq!(said, ["READY=1", &main, "READY=1"]);
+    assert_eq!(
+        statuses,
+        [
+            "not connected; tunnels: 0",
+            "connected; tunnels: 0",
+            "connected; tunnels: 1",
+            "a new process is to take over; tunnels: 1",
+            "connected; tunnels: 0",
+            "connected; tunnels: 0, and 1 that processes before this one carry",
+            "connected; tunnels: 0",
+        ]
+    );
 }
 
 #[tokio::test]

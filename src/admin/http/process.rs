@@ -3,9 +3,11 @@
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{Dir, DirEntry};
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Figures of this process; those that cannot be had are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,14 +24,10 @@ pub(crate) struct Figures {
     pub(crate) max_files: Option<u64>,
 }
 
-/// Ticks of a second in `/proc/self/stat`: Linux's `USER_HZ`, the same wherever Rust runs.
-const TICKS: f64 = 100.0;
-
 /// What the kernel tells of this process. It is opened before adit confines itself, and read again
 /// and again.
 #[derive(Debug)]
 pub(in crate::admin) struct Process {
-    stat: Option<File>,
     status: Option<File>,
     files: Option<Mutex<Dir>>,
 }
@@ -39,7 +37,6 @@ impl Process {
         let files = File::open("/proc/self/fd").ok();
         let files = files.and_then(|directory| Dir::new(directory).ok());
         Self {
-            stat: File::open("/proc/self/stat").ok(),
             status: File::open("/proc/self/status").ok(),
             files: files.map(Mutex::new),
         }
@@ -47,11 +44,10 @@ impl Process {
 
     /// Asks the kernel.
     pub(in crate::admin) fn figures(&self) -> Figures {
-        let read = |file: &Option<File>| whole(file.as_ref()?).ok();
-        let (stat, status) = (read(&self.stat), read(&self.status));
+        let status = self.status.as_ref().and_then(|file| whole(file).ok());
         let field = |name| number(status.as_deref()?, name);
         Figures {
-            cpu_seconds: stat.as_deref().and_then(cpu_seconds),
+            cpu_seconds: Some(cpu_time().as_secs_f64()),
             resident_bytes: field("VmRSS:").map(|kibibytes| kibibytes << 10),
             threads: field("Threads:"),
             open_files: self.files.as_ref().map(entries),
@@ -82,12 +78,10 @@ fn number(text: &str, name: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// The 14th and 15th field (proc(5)), counted from behind the name, which may hold anything.
-fn cpu_seconds(stat: &str) -> Option<f64> {
-    let (_, behind) = stat.rsplit_once(')')?;
-    let mut fields = behind.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<f64>().ok();
-    Some((ticks()? + ticks()?) / TICKS)
+/// Needs nothing of `/proc`, which a process that lives in the confinement of another cannot open.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -96,9 +90,6 @@ mod tests {
 
     #[test]
     fn reads_what_the_kernel_says() {
-        let stat = "7 (a) b) S 1 2 3 4 5 6 7 8 9 10 250 50 0 0 20 0";
-        assert_eq!(cpu_seconds(stat), Some(3.0));
-        assert_eq!(cpu_seconds("7 (a"), None);
         assert_eq!(number("A: 1\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
         assert_eq!(number("VmRSS: none", "VmRSS:"), None);
         let process = Process::open();
@@ -106,7 +97,7 @@ mod tests {
         let held: Vec<_> = (0..100).map(|_| File::open("/dev/null").unwrap()).collect();
         let now = process.figures();
         assert!(now.resident_bytes.unwrap() > 1 << 20);
-        assert!(now.threads.unwrap() >= 1 && now.cpu_seconds.is_some());
+        assert!(now.threads.unwrap() >= 1 && now.cpu_seconds.unwrap() > 0.0);
         // Other tests of this process open and close files meanwhile.
         assert!(now.open_files.unwrap() > before.open_files.unwrap() + 50);
         assert!(now.max_files.unwrap() >= now.open_files.unwrap());
