@@ -736,7 +736,8 @@ async fn says_that_nobody_runs() {
 
 #[tokio::test]
 async fn keeps_the_ssh_session_that_the_upgrade_is_called_in() {
-    let (gateway, sshd) = (Gateway::new(&[]).await, Sshd::start().await);
+    // The sessions of sshd end with their tunnels.
+    let (sshd, gateway) = (Sshd::start().await, Gateway::new(&[]).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let (cloud, id) = (&gateway.site.cloud, &gateway.site.gateway);
