@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tracing::Level;
+use tracing::{Level, warn};
 
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
@@ -150,6 +151,8 @@ impl Inquirer {
     pub(crate) fn want_upgrade(&self) {
         let answer = oneshot::channel().0;
         // Where so many wait, one of them is that of somebody else.
-        let _ = self.upgrades.try_send(UpgradeWish { answer });
+        if let Err(TrySendError::Closed(_)) = self.upgrades.try_send(UpgradeWish { answer }) {
+            warn!(reason = "adit is stopping", "no upgrade");
+        }
     }
 }

@@ -18,7 +18,7 @@ use adit::{assembly, check, logging};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 use zeroizing_alloc::ZeroAlloc;
@@ -255,7 +255,9 @@ fn signals(kind: SignalKind) -> io::Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         while signals.recv().await.is_some() {
-            let _ = sender.try_send(());
+            if let Err(TrySendError::Closed(())) = sender.try_send(()) {
+                warn!("signal passed over: this process only carries its tunnels to their end");
+            }
         }
     });
     Ok(receiver)

@@ -398,6 +398,10 @@ async fn carries_on_whatever_becomes_of_the_process_that_took_over() {
     let mut before = gateway.open(lan.port).await;
     let process = gateway.upgrade().await;
     gateway.adit.wait_for_log(CARRIES).await;
+    for signal in ["HUP", "USR2"] {
+        kill(signal, gateway.adit.process_id());
+    }
+    gateway.adit.wait_for_logs(2, "signal passed over").await;
     kill("KILL", process);
     gateway
         .adit
