@@ -35,6 +35,9 @@ pub(super) const TOKEN_SERVICE: &str = "over TLS, check that port 8443 of the ho
 /// Where the local broker has lost the platform.
 pub(super) const BRIDGE: &str = "look at the local broker's log for its connection to the platform: \
     adit waits until it is back";
+/// Where the broker ends the connection of a check beside an agent.
+pub(super) const THROWN_OUT: &str = "the adit that runs has come back and thrown this check out: stop \
+    it and check again, or use --agent";
 const NOT_THE_PLATFORM: &str =
     "check cloud.url: what answers there is not the platform, or a proxy is in between";
 

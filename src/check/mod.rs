@@ -41,7 +41,7 @@ use crate::tunnel;
 use crate::tunnel::cloud::{self, Author, EndpointError};
 use crate::tunnel::lan::{self, DialError};
 use crate::words::failure_reason;
-use mqtt::Questions;
+use mqtt::{AskError, Questions};
 use report::{Hop, Report};
 use way::{NOT_TRIED, REASON_LIMIT, Way};
 
@@ -402,11 +402,7 @@ impl<'a> Checker<'a> {
                 let may_ask = !refused.contains(&topics.token());
                 (Hop::failed(SUBSCRIPTIONS, &words, took, advice), may_ask)
             }
-            Err(error) => {
-                let words = failure_reason(&error, REASON_LIMIT);
-                let advice = advice::asked(&error);
-                (Hop::failed(SUBSCRIPTIONS, &words, took, advice), false)
-            }
+            Err(error) => (self.unanswered(SUBSCRIPTIONS, &error, took), false),
         };
         self.add(hop);
         if let Some(topic) = topics.bridge_state().filter(|_| goes_on) {
@@ -439,20 +435,29 @@ impl<'a> Checker<'a> {
                 Some(header)
             }
             Err(error) => {
-                let words = failure_reason(&error, REASON_LIMIT);
                 match has_certificate {
                     true => {
                         self.without_token = Some(WithoutToken {
-                            words,
+                            words: failure_reason(&error, REASON_LIMIT),
                             took,
                             advice: Some(advice::asked(&error)),
                         });
                     }
-                    false => self.add(Hop::failed(TOKEN, &words, took, advice::asked(&error))),
+                    false => self.add(self.unanswered(TOKEN, &error, took)),
                 }
                 None
             }
         }
+    }
+
+    /// Says that the broker has not answered. That a running agent comes back is no fault of the way.
+    fn unanswered(&self, name: &str, error: &AskError, took: Duration) -> Hop {
+        let is_closed = matches!(error, AskError::Lost(Lost::Closed | Lost::Io(_)));
+        if is_closed && self.running.is_some() {
+            return Hop::skipped(name, advice::THROWN_OUT);
+        }
+        let words = failure_reason(error, REASON_LIMIT);
+        Hop::failed(name, &words, took, advice::asked(error))
     }
 
     /// Asks for a token over mutual TLS, where there is a certificate and none came over MQTT.

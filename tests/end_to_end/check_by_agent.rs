@@ -1,8 +1,9 @@
 //! `adit check --agent`: the way to the cloud as the running agent sees it.
 
 use serde_json::Value;
+use simulated_cloud::TokenAnswer;
 
-use crate::support::{Adit, Lan, Port, Site, Watcher, check};
+use crate::support::{Adit, Lan, Login, Port, Site, SiteOptions, Watcher, check};
 
 #[tokio::test]
 async fn has_the_running_agent_try_the_way_that_it_sees() {
@@ -77,4 +78,20 @@ async fn tells_that_the_running_agent_is_not_let_in() {
     assert!(by_agent.result.contains(words), "{by_agent:?}");
     let beside_it = check(&file, &["--no-login", "--set", &watcher.setting()]).await;
     assert!(beside_it.result.contains(words), "{}", beside_it.result);
+}
+
+#[tokio::test]
+async fn takes_no_agent_that_comes_back_for_a_fault() {
+    let site = Site::with(SiteOptions {
+        login: Login::LocalUser,
+        ..SiteOptions::default()
+    })
+    .await;
+    site.cloud.answer_token_requests(TokenAnswer::Silence);
+    let watcher = Watcher::new();
+    let _adit = site.adit(&[&watcher.setting()]).await;
+    let beside_it = check(&site.config(), &["--set", &watcher.setting()]).await;
+    let words = "the adit that runs has come back and thrown this check out";
+    assert!(beside_it.result.contains(words), "{}", beside_it.result);
+    assert_eq!(beside_it.code, Some(0), "{}", beside_it.result);
 }
