@@ -229,6 +229,33 @@ async fn a_real_systemd_follows_an_upgrade_and_lets_tunnels_end() {
 }
 
 #[tokio::test]
+async fn a_real_systemd_starts_it_again_when_it_is_killed_while_an_older_one_carries() {
+    let surroundings = Surroundings::new().await;
+    let Some(booted) = Booted::new(&surroundings).await else {
+        return;
+    };
+    let cloud = &surroundings.cloud;
+    booted.restart_with("RestartSec=100ms").await;
+    announced(cloud).await;
+    let lan = Lan::echo().await;
+    let (_, mut far_end) = open(cloud, DEVICE, lan.port).await;
+    let first = booted.main_process().await;
+    booted.run("adit upgrade").await;
+    let second = booted.successor(&first).await;
+    far_end.echo("in the first process").await;
+    booted.run(&format!("kill -KILL {second}")).await;
+    let third = booted.successor(&second).await;
+    assert_ne!(third, first);
+    booted
+        .wait_for("ActiveState", |state| state == "active")
+        .await;
+    let (_, mut newer) = open(cloud, DEVICE, lan.port).await;
+    newer.echo("in the third").await;
+    let words = "connected; tunnels: 1";
+    booted.wait_for("StatusText", |text| text == words).await;
+}
+
+#[tokio::test]
 async fn a_real_systemd_starts_it_again_when_it_is_stuck_or_killed() {
     let surroundings = Surroundings::new().await;
     let Some(booted) = Booted::new(&surroundings).await else {
