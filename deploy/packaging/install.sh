@@ -6,12 +6,14 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root='' action=install purge=no
+usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
   case $1 in
     --prefix) root=${2:?--prefix takes a folder}; shift ;;
     --remove) action=remove ;;
     --purge) purge=yes ;;
-    *) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    -h | --help) usage; exit ;;
+    *) usage >&2; exit 2 ;;
   esac
   shift
 done
