@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rumqttc::ConnectReturnCode;
+use rustix::io::Errno;
 
 use super::Subject;
 use super::mqtt::AskError;
@@ -35,6 +36,8 @@ pub(super) const TOKEN_SERVICE: &str = "over TLS, check that port 8443 of the ho
 /// Where the local broker has lost the platform.
 pub(super) const BRIDGE: &str = "look at the local broker's log for its connection to the platform: \
     adit waits until it is back";
+/// Where the system gives no file for a connection, or for the resolver.
+const NO_FILES: &str = "raise how many files may be open: LimitNOFILE= of the unit, or ulimit -n";
 /// Where the broker ends the connection of a check beside an agent.
 pub(super) const THROWN_OUT: &str = "the adit that runs has come back and thrown this check out: stop \
     it and check again, or use --agent";
@@ -79,6 +82,11 @@ pub(super) fn transport(error: &TransportError, key: &str) -> String {
         Some(Peer::Server(_)) | None => key,
     };
     match error {
+        TransportError::Resolve { source, .. } | TransportError::Dial { source, .. }
+            if wants_files(source) =>
+        {
+            NO_FILES.to_owned()
+        }
         TransportError::Resolve { .. } => {
             format!("check the host in {key}, and the name servers in /etc/resolv.conf")
         }
@@ -110,6 +118,13 @@ pub(super) fn transport(error: &TransportError, key: &str) -> String {
             format!("check the port and the path in {key}; the platform's path is /mqtt")
         }
     }
+}
+
+fn wants_files(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE]
+        .map(|no_file| Some(no_file.raw_os_error()))
+        .contains(&code)
 }
 
 /// MQTT has a second way, for where only the port of the web is open.
@@ -357,6 +372,13 @@ pub(super) fn policy(denied: &Denied) -> &'static str {
 pub(super) fn target(error: &DialError) -> &'static str {
     match error {
         DialError::Denied(denied) => policy(denied),
+        DialError::Resolve { source, .. }
+        | DialError::Reach { source, .. }
+        | DialError::ReachAny { source, .. }
+            if wants_files(source) =>
+        {
+            NO_FILES
+        }
         DialError::Resolve { .. } => "check the name, and the name servers in /etc/resolv.conf",
         DialError::ResolveTimeout { .. } => {
             "the name servers do not answer: check /etc/resolv.conf, and that they can be reached"
@@ -369,5 +391,26 @@ pub(super) fn target(error: &DialError) -> &'static str {
         DialError::Reach { .. } | DialError::ReachAny { .. } | DialError::Timeout { .. } => {
             "check that the machine is on, its address, and the firewalls on the way"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blames_no_name_and_no_machine_where_files_are_wanting() {
+        for code in [Errno::MFILE, Errno::NFILE] {
+            let error = DialError::Resolve {
+                host: "plc-7.lan".to_owned(),
+                source: code.into(),
+            };
+            assert_eq!(target(&error), NO_FILES);
+        }
+        let error = DialError::Resolve {
+            host: "plc-7.lan".to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        assert!(target(&error).starts_with("check the name"));
     }
 }

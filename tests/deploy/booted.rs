@@ -148,6 +148,11 @@ async fn a_real_systemd_starts_it_reloads_it_and_keeps_its_log() {
     booted.run("systemctl start adit").await;
     announced(&surroundings.cloud).await;
     let main = booted.main_process().await;
+    let warnings = "journalctl --identifier adit --priority warning --output cat --no-pager";
+    assert_eq!(booted.run(warnings).await, "");
+    booted
+        .run("systemd-analyze security --no-pager --threshold=15 adit")
+        .await;
     booted.run("adit status").await;
     booted.run("adit check --agent").await;
     booted.run("runuser -u adit -- adit check --no-login").await;
@@ -202,12 +207,17 @@ async fn a_real_systemd_follows_an_upgrade_and_lets_tunnels_end() {
         .run("systemctl kill --kill-who main --signal USR2 adit")
         .await;
     let second = booted.successor(&first).await;
+    booted
+        .run("cp /usr/bin/adit /usr/bin/new && mv /usr/bin/new /usr/bin/adit")
+        .await;
     let third = booted.run("adit upgrade").await;
     assert!(third.contains("has taken over"), "{third}");
     let third = booted.successor(&second).await;
     far_end.echo("in the first process").await;
     booted
-        .run(&format!("kill -0 {first} && kill -0 {third}"))
+        .run(&format!(
+            "kill -0 {first} && test /usr/bin/adit -ef /proc/{third}/exe"
+        ))
         .await;
     let (_, mut newer) = open(cloud, DEVICE, lan.port).await;
     newer.echo("in the third").await;
