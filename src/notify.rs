@@ -100,6 +100,11 @@ impl Supervisor {
     }
 }
 
+/// Whether it is told at a socket that is in no file system.
+pub(crate) fn is_told_at_an_abstract_socket() -> bool {
+    std::env::var_os(SOCKET).is_some_and(|place| place.as_bytes().starts_with(b"@"))
+}
+
 /// A path, or a name that is in no file system and stands behind `@`.
 fn socket(place: &OsStr) -> Option<(UnixDatagram, SocketAddr)> {
     let address = match place.as_bytes() {

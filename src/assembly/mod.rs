@@ -45,7 +45,7 @@ use crate::mqtt::link::Account;
 use crate::mqtt::session::Session;
 use crate::net::identity::Identity;
 use crate::net::{self, BrokerEndpoint, Endpoint, Transport};
-use crate::notify::Supervisor;
+use crate::notify::{self, Supervisor};
 use crate::platform::announcement::Announcement;
 use crate::platform::dialogue::Dialogue;
 use crate::state::record::Record;
@@ -422,6 +422,10 @@ fn confinement(config: &Config, program: Option<&Path>) -> Confinement {
     }
     if let Some(listen) = config.admin.listen {
         confinement = confinement.listen(listen.port());
+    }
+    // What this process is connected to by then, the one that follows it is not.
+    if notify::is_told_at_an_abstract_socket() {
+        confinement = confinement.reach_abstract_sockets();
     }
     confinement.trust_again().execute(program)
 }

@@ -78,12 +78,16 @@ fn enforce(confinement: &Confinement) -> Result<RestrictionStatus, RulesetError>
             let file = PathFd::new(path).ok()?;
             Some(Ok::<_, RulesetError>(PathBeneath::new(file, access)))
         });
+    let mut scope = Scope::from_all(TAKEN);
+    if confinement.abstract_sockets {
+        scope.remove(Scope::AbstractUnixSocket);
+    }
     let ports = confinement.ports.iter();
     let ports = ports.map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::BindTcp)));
     Ruleset::default()
         .handle_access(AccessFs::from_all(TAKEN))?
         .handle_access(AccessNet::BindTcp)?
-        .scope(Scope::from_all(TAKEN))?
+        .scope(scope)?
         .create()?
         .add_rules(rules)?
         .add_rules(ports)?

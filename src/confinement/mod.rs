@@ -73,6 +73,7 @@ pub struct Confinement {
     sockets: BTreeSet<PathBuf>,
     executes: BTreeSet<PathBuf>,
     ports: BTreeSet<u16>,
+    abstract_sockets: bool,
 }
 
 /// What has become of a confinement.
@@ -125,6 +126,7 @@ impl Confinement {
             sockets: BTreeSet::new(),
             executes: BTreeSet::new(),
             ports: BTreeSet::new(),
+            abstract_sockets: false,
         }
         .read_again(Path::new(NAME_SERVERS))
     }
@@ -165,6 +167,13 @@ impl Confinement {
     #[must_use]
     pub fn listen(mut self, port: u16) -> Self {
         self.ports.insert(port);
+        self
+    }
+
+    /// Allows to connect to sockets that are in no file system: the kernel knows all of them or none.
+    #[must_use]
+    pub fn reach_abstract_sockets(mut self) -> Self {
+        self.abstract_sockets = true;
         self
     }
 
@@ -234,6 +243,9 @@ impl fmt::Display for Confinement {
         }
         for port in &self.ports {
             write!(f, "listens only at port {port}; ")?;
+        }
+        if self.abstract_sockets {
+            f.write_str("reaches abstract sockets; ")?;
         }
         f.write_str(match (self.writes.is_empty(), self.executes.is_empty()) {
             (true, true) => "writes and executes nothing",

@@ -213,6 +213,9 @@ fn reaches_others_and_lets_nobody_reach_it() {
             assert_eq!(outcome(UnixStream::connect_addr(&hidden)), DENIED);
         }
     });
+    confined(&Confinement::new().reach_abstract_sockets(), |_| {
+        assert_eq!(outcome(UnixStream::connect_addr(&hidden)), None);
+    });
     let port = machine.local_addr().unwrap().port();
     drop(machine);
     confined(&Confinement::new().listen(port), |abi| {
@@ -286,6 +289,7 @@ fn says_what_is_left() {
         sockets: BTreeSet::new(),
         executes: BTreeSet::new(),
         ports: BTreeSet::new(),
+        abstract_sockets: false,
     };
     assert_eq!(
         confinement.to_string(),
@@ -294,11 +298,12 @@ fn says_what_is_left() {
     let confinement = confinement
         .write(Path::new("/var/lib/adit/credentials.toml"))
         .make_socket(Path::new("/run/adit/adit.sock"))
-        .listen(9590);
+        .listen(9590)
+        .reach_abstract_sockets();
     assert_eq!(
         confinement.to_string(),
         "reads only in /etc, /lib; writes only in /var/lib/adit; makes sockets only in /run/adit; \
-         listens only at port 9590; executes nothing"
+         listens only at port 9590; reaches abstract sockets; executes nothing"
     );
     let confinement = Confinement {
         executes: BTreeSet::from(["/usr/bin".into()]),
@@ -308,6 +313,6 @@ fn says_what_is_left() {
     assert_eq!(
         confinement.to_string(),
         "reads only in /etc, /lib; makes sockets only in /run/adit; executes only in /usr/bin; \
-         listens only at port 9590; writes nothing"
+         listens only at port 9590; reaches abstract sockets; writes nothing"
     );
 }

@@ -1,7 +1,9 @@
 //! `adit upgrade` and SIGUSR2: another process takes over, and nobody is thrown out.
 
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +17,8 @@ use tokio::time::{sleep, timeout};
 use crate::support::http::get;
 use crate::support::transfer::{Progress, content, read, receive, send, write};
 use crate::support::{
-    Adit, BlackHole, FarEnd, ID_SOURCES, LIMIT, Lan, NO_SANDBOX, Site, Sshd, Surroundings, Watcher,
+    Adit, BlackHole, Directory, FarEnd, ID_SOURCES, LIMIT, Lan, NO_SANDBOX, Site, Sshd,
+    Surroundings, Watcher,
 };
 
 const MIB: usize = 1 << 20;
@@ -625,15 +628,25 @@ async fn ends_carried_tunnels_when_their_time_is_over_and_without_drain_when_the
 
 #[tokio::test]
 async fn tells_systemd_which_process_is_the_main_one() {
-    let site = Site::new().await;
-    let path = site.device_directory().path("notify");
+    let directory = Directory::new();
+    let path = directory.path("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
-    let place = path.display().to_string();
+    tell_which_process_is_the_main_one(socket, &path.display().to_string()).await;
+}
+
+#[tokio::test]
+async fn tells_it_at_a_socket_that_is_in_no_file_system() {
+    let name = format!("adit-upgrade-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let socket = UnixDatagram::from_std(socket).unwrap();
+    tell_which_process_is_the_main_one(socket, &format!("@{name}")).await;
+}
+
+async fn tell_which_process_is_the_main_one(socket: UnixDatagram, place: &str) {
     let surroundings = Surroundings {
-        variables: &[
-            ("NOTIFY_SOCKET", place.as_str()),
-            ("WATCHDOG_USEC", "400000"),
-        ],
+        variables: &[("NOTIFY_SOCKET", place), ("WATCHDOG_USEC", "400000")],
         ..Surroundings::default()
     };
     let listen = crate::support::Port::reserve();
