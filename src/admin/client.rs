@@ -21,7 +21,7 @@ use crate::inquiry::{self, RELOAD_LIMIT, UPGRADE_LIMIT};
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
 use crate::state::upgraded::Upgraded;
-use crate::words::words;
+use crate::words::{legible, words};
 
 /// How long the agent may take for a reload, its own limits included.
 const RELOADED_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs(10));
@@ -271,7 +271,7 @@ fn unanswered(place: &dyn std::fmt::Display, error: &io::Error) -> Unanswered {
 
 fn read<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Unanswered> {
     if let Ok(Complaint { error }) = serde_json::from_slice(answer) {
-        return Err(Unanswered::NoAnswer(error));
+        return Err(Unanswered::NoAnswer(legible(&error)));
     }
     serde_json::from_slice(answer).map_err(|_| {
         let words = match answer.is_empty() {
@@ -297,6 +297,7 @@ mod tests {
                 "{",
                 "the answer makes no sense; is the running adit of another version?",
             ),
+            (r#"{"error":"it \u001b[31mhangs\u0007"}"#, "it [31mhangs"),
         ] {
             let error = read::<Upgraded>(answer.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), words);

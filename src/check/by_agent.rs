@@ -19,7 +19,7 @@ pub(crate) async fn run(settings: &Settings, check: &Check) -> ExitCode {
                 true => checked.json + "\n",
                 false => checked.text,
             };
-            (words, code)
+            (plain(&words), code)
         }
         Err(error) => {
             let code = error.exit_code();
@@ -34,4 +34,20 @@ pub(crate) async fn run(settings: &Settings, check: &Check) -> ExitCode {
     // Whoever asked may have read enough; the exit code tells the result too.
     let _ = io::stdout().write_all(words.as_bytes());
     code
+}
+
+/// Takes out what could move a cursor: whoever should get hold of an agent gets no hold of the terminal
+/// from which root asks it.
+fn plain(words: &str) -> String {
+    words.replace(|c: char| c.is_control() && c != '\n', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaves_lines_and_takes_out_what_moves_a_cursor() {
+        assert_eq!(plain("a\n  b\u{1b}[2J\u{9b}c\r\n"), "a\n  b[2Jc\n");
+    }
 }
