@@ -33,6 +33,7 @@ pub mod secret;
 pub mod state;
 mod status;
 pub mod succession;
+mod threads;
 pub mod tunnel;
 mod upgrade;
 pub mod words;

@@ -11,7 +11,7 @@ use code::{File, files};
 
 /// The rooms from the ground up. None imports one of a floor above it, and none one beside it.
 const FLOORS: [&[&str]; 13] = [
-    &["files", "secret", "words"],
+    &["files", "secret", "threads", "words"],
     &["confinement", "notify", "password", "state"],
     &["inquiry"],
     &["net"],

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
@@ -26,6 +25,7 @@ use crate::mqtt::session::Options;
 use crate::net::Transport;
 use crate::notify::Supervisor;
 use crate::state::reloaded::Reloaded;
+use crate::threads::aside;
 
 /// How long all files together may take to be read. Each has a limit of its own at the start.
 const READ_LIMIT: Duration = Duration::from_secs(40);
@@ -132,7 +132,7 @@ impl Reloader {
 
     async fn read(&self) -> Result<Config, Vec<String>> {
         let load = Arc::clone(&self.source.load);
-        let reading = spawn_blocking(move || load());
+        let reading = aside(move || load());
         match timeout(READ_LIMIT, reading).await {
             Ok(Ok(read)) => read.map_err(|faults| {
                 let faults = faults.to_string();
@@ -142,7 +142,7 @@ impl Reloader {
                 }
                 faults
             }),
-            Ok(Err(fault)) => Err(vec![format!("a fault in adit: {fault}")]),
+            Ok(Err(fault)) => Err(vec![fault.to_string()]),
             Err(_) => Err(vec![format!(
                 "its files could not be read within {}: a disk hangs",
                 humantime::format_duration(READ_LIMIT)

@@ -11,7 +11,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -28,6 +27,7 @@ use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport, basic};
 use crate::password::Password;
 use crate::secret::Secret;
+use crate::threads::aside;
 use crate::words::{date, failure_reason, seconds};
 
 /// Bytes that are reserved for a certificate and its chain: the longest answer, in PEM.
@@ -254,7 +254,7 @@ async fn keep(reservation: Reservation, files: &Files, issued: &Issued) {
         retry_in = (retry_in * 2).min(LONGEST_RETRY);
         let (path, pem) = (files.certificate.clone(), issued.pem.clone());
         // A disk may take its time, and a signal must still be heard.
-        failure = match spawn_blocking(move || own_file::write(&path, &pem)).await {
+        failure = match aside(move || own_file::write(&path, &pem)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => failure_reason(&error, LOGGED_REASON_LIMIT),
             Err(error) => error.to_string(),

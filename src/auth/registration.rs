@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smartrest::{Credentials, Topic, Topics};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -22,6 +21,7 @@ use crate::mqtt::link::{Account, LOGIN_LIMIT, Link, Lost};
 use crate::mqtt::outbox::Message;
 use crate::mqtt::reconnect::Reconnects;
 use crate::net::Transport;
+use crate::threads::aside;
 use crate::words::{failure_reason, seconds};
 
 /// Time between two requests. The platform hands the credentials out only while it is asked.
@@ -91,8 +91,7 @@ impl Unkept {
             retry_in = (retry_in * 2).min(LONGEST_RETRY);
             let (path, credentials) = (self.path.clone(), self.credentials.clone());
             // A disk may take its time, and tunnels may be open.
-            let written =
-                spawn_blocking(move || credentials_file::write(&path, &credentials)).await;
+            let written = aside(move || credentials_file::write(&path, &credentials)).await;
             match written {
                 Ok(Ok(())) => return kept(&self.path),
                 Ok(Err(error)) => not_kept(&error, retry_in),

@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -230,7 +231,7 @@ async fn move_file(
     sync: impl FnOnce(&Path) + Send + 'static,
 ) -> Result<(), String> {
     let (sender, moved) = oneshot::channel();
-    tokio::task::spawn_blocking(move || {
+    let moving = thread::Builder::new().spawn(move || {
         let renamed = fs::rename(&from, &to);
         let is_moved = renamed.is_ok();
         // Whoever waited may have given up.
@@ -239,6 +240,7 @@ async fn move_file(
             sync(&to);
         }
     });
+    moving.map_err(|error| words(&error))?;
     match timeout(DISK_LIMIT, moved).await {
         Ok(Ok(renamed)) => renamed.map_err(|error| words(&error)),
         Ok(Err(_)) | Err(_) => Err("the disk does not answer".to_owned()),

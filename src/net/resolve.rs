@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 #[cfg(feature = "simulation")]
 use super::tcp::simulated;
+use crate::threads::aside;
 
 /// Names of machines that are looked up at the same time. Whoever comes later waits in the queue,
 /// for as long as the tunnel has time.
@@ -156,7 +156,8 @@ impl Resolver {
             return;
         }
         let shared = Arc::clone(&self.0);
-        spawn_blocking(move || answered((shared.lookup)(&name)));
+        let looking = aside(move || (shared.lookup)(&name));
+        tokio::spawn(async move { answered(looking.await.and_then(|found| found)) });
     }
 }
 

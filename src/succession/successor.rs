@@ -3,12 +3,12 @@
 use std::io;
 use std::process::{Child, ExitStatus};
 
-use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::Program;
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot::Predecessor;
+use crate::threads::aside;
 use crate::tunnel::policy::Policy;
 
 /// How long a process that is killed is waited for.
@@ -59,7 +59,7 @@ impl Successor {
             }),
             Err(error) => {
                 // Without its socket it does nothing.
-                spawn_blocking(move || child.kill().and_then(|()| child.wait()));
+                drop(aside(move || child.kill().and_then(|()| child.wait())));
                 Err(error)
             }
         }
@@ -117,7 +117,7 @@ impl Successor {
             Ok(Some(status)) => status.to_string(),
             Err(error) => return error.to_string(),
             Ok(None) => {
-                spawn_blocking(move || self.child.wait());
+                drop(aside(move || self.child.wait()));
                 return "it hangs".to_owned();
             }
         };

@@ -9,12 +9,12 @@ mod schedule;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::future;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use smartrest::{Request, encode};
 use tokio::sync::watch;
-use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
@@ -32,6 +32,7 @@ use crate::net::certificate::day;
 use crate::net::identity::{Files, Identity};
 use crate::net::{Endpoint, Transport};
 use crate::secret::Secret;
+use crate::threads::aside;
 use crate::words::{date, failure_reason, seconds};
 pub(crate) use schedule::first_due_at;
 use schedule::{Alarm, Expiry, Schedule};
@@ -72,9 +73,9 @@ pub(crate) enum RenewalError {
     /// What came cannot be kept.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A thread has ended by itself.
-    #[error("a file was not read or written to the end")]
-    Thread(#[from] JoinError),
+    /// There is no thread to read or write a file.
+    #[error("a file was not read or written")]
+    Thread(#[from] io::Error),
 }
 
 /// What is told once, however its words change.
@@ -120,10 +121,10 @@ pub(crate) async fn renew(
     token: &Secret,
 ) -> Result<Identity, RenewalError> {
     let path = applicant.files.key.clone();
-    let key = spawn_blocking(move || Key::in_file(&path, files::read(&path))).await??;
+    let key = aside(move || Key::in_file(&path, files::read(&path))).await??;
     let Issued { identity, pem } = applicant.ask(est::RENEW, token, &key).await?;
     let path = applicant.files.renewed();
-    spawn_blocking(move || own_file::write(&path, &pem)).await??;
+    aside(move || own_file::write(&path, &pem)).await??;
     Ok(identity)
 }
 
