@@ -36,6 +36,8 @@ pub(crate) struct Faults {
     trace: Trace,
     ends_at: Instant,
     left_out: Arc<BTreeSet<Strike>>,
+    /// Those that strike, where the dice have no say in it.
+    chosen: Option<Arc<BTreeSet<Strike>>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -54,7 +56,21 @@ impl Faults {
             trace,
             ends_at: Instant::now() + time,
             left_out: Arc::new(left_out),
+            chosen: None,
             state: Arc::default(),
+        }
+    }
+
+    /// Whether the schedule is written out, and nothing strikes that it does not name.
+    pub(crate) fn are_chosen(&self) -> bool {
+        self.chosen.is_some()
+    }
+
+    /// Lets exactly these faults strike, whatever the dice say.
+    pub(crate) fn exactly(self, strikes: BTreeSet<Strike>) -> Self {
+        Self {
+            chosen: Some(Arc::new(strikes)),
+            ..self
         }
     }
 
@@ -65,10 +81,10 @@ impl Faults {
         let chances = state.chances.entry(name).or_default();
         let strike = Strike(name, *chances);
         *chances += 1;
-        let is_kind = self.has(name);
         let mut dice = self.dice(name, strike.1 + 1);
-        let strikes = is_kind
-            && dice.u64(0..one_in.max(1)) == 0
+        let is_drawn = dice.u64(0..one_in.max(1)) == 0 && self.has(name);
+        let is_chosen = self.chosen.as_ref().map(|chosen| chosen.contains(&strike));
+        let strikes = is_chosen.unwrap_or(is_drawn)
             && !state.is_over
             && Instant::now() < self.ends_at
             && !self.left_out.contains(&strike);

@@ -10,13 +10,15 @@
 )]
 #![expect(
     dead_code,
-    reason = "names and a box that starts anew are not drawn yet"
+    reason = "names, a box that starts anew, and what `found.rs` writes out are not drawn yet"
 )]
 
 mod broker;
 mod cloud;
 mod events;
 mod faults;
+#[cfg(test)]
+mod found;
 mod gateway;
 #[path = "../../judge/mod.rs"]
 mod judge;
@@ -69,6 +71,19 @@ mod tests {
     #[test]
     fn keeps_its_promises_in_a_few_schedules() {
         let found = search::search(0..3, play).into_result(play);
+        found.unwrap_or_else(|words| panic!("{words}"));
+    }
+
+    #[test]
+    fn keeps_its_promises_over_a_websocket() {
+        let over_websocket: fn(&Run) -> Outcome = |run| {
+            run.play(async |network| {
+                let mut schedule = schedule::Schedule::draw(network.faults());
+                schedule.settings.over_websocket = true;
+                world::play_schedule(network, schedule).await
+            })
+        };
+        let found = search::search(0..10, over_websocket).into_result(over_websocket);
         found.unwrap_or_else(|words| panic!("{words}"));
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Run {
     pub(crate) seed: u64,
     /// Faults that would strike and do not.
     pub(crate) left_out: BTreeSet<Strike>,
+    /// Those that strike and no others, where the dice have no say in it.
+    pub(crate) chosen: Option<BTreeSet<Strike>>,
     pub(crate) is_traced: bool,
 }
 
@@ -47,6 +49,7 @@ impl Run {
         Self {
             seed,
             left_out: BTreeSet::new(),
+            chosen: None,
             is_traced: false,
         }
     }
@@ -61,6 +64,10 @@ impl Run {
                 let trace = Trace::new(self.is_traced);
                 let left_out = self.left_out.clone();
                 let faults = Faults::new(self.seed, trace.clone(), FAULTY, left_out);
+                let faults = match &self.chosen {
+                    Some(strikes) => faults.exactly(strikes.clone()),
+                    None => faults,
+                };
                 let network = Network::new(faults.clone(), trace.clone());
                 let _log = self.is_traced.then(|| Log::into(trace.clone()));
                 parts = Some((faults, trace));

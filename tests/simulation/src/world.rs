@@ -52,7 +52,11 @@ pub(crate) struct Played {
 
 /// Plays the schedule of a network, and returns what is wrong.
 pub(crate) async fn play(network: &Network) -> Vec<String> {
-    let schedule = Schedule::draw(network.faults());
+    play_schedule(network, Schedule::draw(network.faults())).await
+}
+
+/// Plays a schedule in a network, and returns what is wrong.
+pub(crate) async fn play_schedule(network: &Network, schedule: Schedule) -> Vec<String> {
     crate::note!(network.trace(), "schedule", "{schedule}");
     let settings = schedule.settings.for_adit();
     let settings: Vec<_> = settings.iter().map(String::as_str).collect();
@@ -115,7 +119,9 @@ impl World {
         let life = Arc::clone(&world.life);
         let life = move || life.load(Ordering::Relaxed);
         let (network, broker) = (world.network.clone(), world.broker.clone());
-        world.network.spawn(broker::serve(network, broker, life));
+        let over_websocket = world.schedule.settings.over_websocket;
+        let serving = broker::serve(network, broker, life, over_websocket);
+        world.network.spawn(serving);
         world.network.spawn(world.cloud.clone().serve());
         world
     }
@@ -131,6 +137,9 @@ impl World {
                 Deed::Say(topic, rows) => {
                     self.broker.with(|broker, now| broker.say(topic, rows, now))
                 }
+                Deed::Stall(zone, time) => self.network.stall(zone, time),
+                Deed::ThrowOut => self.broker.with(Broker::throw_out),
+                Deed::LosePubAck => self.broker.with(|broker, _| broker.lose_puback()),
                 Deed::Restart { kill, after } => {
                     self.disturb();
                     if !kill {

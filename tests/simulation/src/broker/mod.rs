@@ -22,6 +22,7 @@ use simulated_cloud::{
 };
 use smartrest::{Row, encode};
 
+use crate::cloud::frames::overhead;
 use crate::faults::Faults;
 use crate::judge::{Seen, Way, What};
 use crate::network::ConnectionId;
@@ -30,6 +31,11 @@ pub(crate) use server::{Shared, serve};
 
 /// The milliseconds that a packet of the broker is late at most.
 const LATE: u64 = 40;
+/// How long a client may take to log in.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+/// How a connection ended that the broker has ended, for the record.
+const BY_CLOSE: &str = "by the broker";
+const BY_RESET: &str = "by a reset of the broker";
 /// Events of tunnels, which alone are refused for good: nothing depends on them.
 const EVENT: &str = "400,";
 /// The topic of answers that come with ids is served by another part of the platform.
@@ -77,6 +83,8 @@ pub(crate) struct Broker {
     closed_at: BTreeMap<(String, String), u32>,
     /// Nobody is taken before.
     down_until: Option<Instant>,
+    /// The next message is not acknowledged.
+    loses_puback: bool,
 }
 
 /// A connection.
@@ -86,6 +94,8 @@ struct Line {
     connection: Option<ConnectionId>,
     /// Bytes that were sent.
     sent: u64,
+    /// Every packet comes in a message of a WebSocket.
+    is_framed: bool,
     state: State,
     topics: BTreeSet<String>,
     last_packet_id: u16,
@@ -142,6 +152,7 @@ impl Broker {
             poison: None,
             closed_at: BTreeMap::new(),
             down_until: None,
+            loses_puback: false,
         }
     }
 
@@ -167,6 +178,19 @@ impl Broker {
             }
         }
         kept.iter().map(|&place| &self.record[place]).collect()
+    }
+
+    /// Whether adit has to have looked at all that it has taken of a connection: it does before it
+    /// goes on with another, where the broker ended this one. What it gives up itself it need not, nor
+    /// when it ends. Held against it only where the schedule is written out.
+    fn is_looked_at(&self, number: usize) -> bool {
+        let is_end = |what: &What| matches!(what, What::Ended(BY_CLOSE | BY_RESET));
+        let mut on_it = self.record.iter().filter(|seen| seen.connection == number);
+        let life = self.lines[number].life;
+        let mut later = self.lines.iter().skip(number + 1);
+        self.faults.are_chosen()
+            && on_it.any(|seen| is_end(&seen.what))
+            && later.any(|line| line.life == life)
     }
 
     /// Returns every way in which adit may have left packets unseen that it had taken.
@@ -210,6 +234,9 @@ impl Broker {
     /// How many packets adit may have left unseen that it had taken, by the number of the connection.
     fn most_unseen(&self, taken: impl Fn(ConnectionId) -> u64) -> Vec<usize> {
         let most = |number| {
+            if self.is_looked_at(number) {
+                return 0;
+            }
             let (taken, _) = self.sent(number, &taken);
             let unseen = taken
                 .iter()
@@ -294,6 +321,18 @@ impl Broker {
         self.deliver(vec![Delivery { topic, payload }], now);
     }
 
+    /// Never acknowledges the next message.
+    pub(crate) fn lose_puback(&mut self) {
+        self.loses_puback = true;
+    }
+
+    /// Resets every connection.
+    pub(crate) fn throw_out(&mut self, now: Instant) {
+        for number in 0..self.lines.len() {
+            self.end(number, Action::Reset, now);
+        }
+    }
+
     /// When connections are taken again, if they are not now.
     pub(crate) fn down_until(&self) -> Option<Instant> {
         self.down_until
@@ -311,7 +350,6 @@ impl Broker {
         life: usize,
         now: Instant,
     ) -> usize {
-        const CONNECT_LIMIT: Duration = Duration::from_secs(30);
         let mut line = Line {
             life,
             connection,
@@ -323,6 +361,13 @@ impl Broker {
         }
         self.lines.push(line);
         self.lines.len() - 1
+    }
+
+    /// Takes note that a connection has become a WebSocket, by an answer of so many bytes.
+    fn upgraded(&mut self, number: usize, answer: usize) {
+        let line = &mut self.lines[number];
+        line.is_framed = true;
+        line.sent += answer as u64;
     }
 
     /// Takes a packet.
@@ -406,7 +451,9 @@ impl Broker {
                 line.unacknowledged
                     .push((self.record.len(), publish.clone()));
             }
-            line.sent += packet.size() as u64;
+            let size = packet.size();
+            let around = if line.is_framed { overhead(size) } else { 0 };
+            line.sent += (size + around) as u64;
             self.ends.insert(self.record.len(), line.sent);
             let packet = packet.clone();
             self.note(number, What::Packet(Way::Down, packet), now);
@@ -513,11 +560,11 @@ impl Broker {
             };
             return self.end(number, how, now);
         }
-        if self
+        let is_silent = self
             .faults
             .strike("broker: never acknowledges", 40)
-            .is_some()
-        {
+            .is_some();
+        if is_silent || std::mem::take(&mut self.loses_puback) {
             return self.deliver(deliveries, now);
         }
         self.closed_at.remove(&message);

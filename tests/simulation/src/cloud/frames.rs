@@ -157,6 +157,15 @@ pub(crate) fn frame(out: &mut Vec<u8>, kind: Kind, is_last: bool, body: &[u8]) {
     out.extend(body);
 }
 
+/// Returns how many bytes such a frame has besides its body.
+pub(crate) fn overhead(length: usize) -> usize {
+    match length {
+        ..126 => 2,
+        126..0x1_0000 => 4,
+        _ => 10,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,6 +238,7 @@ mod tests {
             frame(&mut out, Kind::Binary, true, &vec![1; length]);
             assert_eq!(out[..head.len()], head);
             assert_eq!(out.len(), head.len() + length);
+            assert_eq!(overhead(length), head.len());
         }
     }
 }

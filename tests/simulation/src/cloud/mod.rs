@@ -21,6 +21,7 @@ use frames::{Decoder, Item, Kind, frame};
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Bytes of a request at most.
 const HEAD_LIMIT: usize = 8 << 10;
+const SUBPROTOCOL: &str = "binary";
 const DEVICE_PATH: &str = "GET /service/remoteaccess/device/";
 
 /// How the cloud answers the upgrade for one connection key.
@@ -163,15 +164,15 @@ impl Cloud {
             Answer::Resets => socket.reset_when_closed(),
             Answer::WrongAccept => {
                 let _ = socket
-                    .write_all(upgrade("x3JJHMbDL1EzLkh9GBhXDw==").as_bytes())
+                    .write_all(upgrade("x3JJHMbDL1EzLkh9GBhXDw==", SUBPROTOCOL).as_bytes())
                     .await;
                 finish(socket).await;
             }
             Answer::Opens(after, part, style) => {
                 sleep(after).await;
-                let challenge = header(&head, "sec-websocket-key");
-                let accept = derive_accept_key(challenge.unwrap_or_default().as_bytes());
-                let opened = socket.write_all(upgrade(&accept).as_bytes()).await;
+                let opened = socket
+                    .write_all(opening(&head, SUBPROTOCOL).as_bytes())
+                    .await;
                 note(&place.notes, |notes| {
                     notes.connection = Some(socket.connection());
                     notes.began = Some(Instant::now());
@@ -440,7 +441,7 @@ fn code(body: &[u8]) -> u16 {
 }
 
 /// Reads the head of a request and what comes behind it.
-async fn read_head(socket: &mut Socket) -> Option<(String, Vec<u8>)> {
+pub(crate) async fn read_head(socket: &mut Socket) -> Option<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -464,10 +465,16 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
         .map(|(_, value)| value)
 }
 
-fn upgrade(accept: &str) -> String {
+/// Returns the answer that opens a WebSocket.
+pub(crate) fn opening(request: &str, subprotocol: &str) -> String {
+    let challenge = header(request, "sec-websocket-key").unwrap_or_default();
+    upgrade(&derive_accept_key(challenge.as_bytes()), subprotocol)
+}
+
+fn upgrade(accept: &str, subprotocol: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: binary\r\n\r\n"
+         Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
     )
 }
 

@@ -667,6 +667,16 @@ impl Core {
             .unwrap_or((Fate::Untouched, 0))
     }
 
+    pub(super) fn stall(&mut self, zone: Zone, time: Duration) {
+        let until = self.now() + u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let all = self.connections.values_mut();
+        for connection in all.filter(|connection| connection.zone == zone) {
+            connection.fate = connection.fate.max(Fate::Delayed);
+            let [_, to_gateway] = &mut connection.pipes;
+            to_gateway.stalled_until = to_gateway.stalled_until.max(until);
+        }
+    }
+
     pub(super) fn reset_all(&mut self, zone: Zone) {
         let all = self.connections.iter_mut();
         let all = all.filter(|(_, connection)| connection.zone == zone);

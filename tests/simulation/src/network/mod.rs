@@ -159,6 +159,11 @@ impl Network {
         });
     }
 
+    /// Lets nothing come from a zone for so long, on the connections that there are.
+    pub(crate) fn stall(&self, zone: Zone, time: Duration) {
+        self.with(|core| core.stall(zone, time));
+    }
+
     /// Resets every connection with a host of a zone at both ends, as a stateful box on the way does
     /// that starts anew.
     pub(crate) fn reset_all(&self, zone: Zone) {

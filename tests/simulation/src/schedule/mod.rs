@@ -11,6 +11,7 @@ use crate::broker::GATEWAY;
 use crate::cloud::{Answer, Style};
 use crate::faults::Faults;
 use crate::judge::Expected;
+use crate::network::Zone;
 use crate::places;
 use crate::side::{End, Pace, Part, Piece};
 
@@ -38,6 +39,8 @@ pub(crate) struct Settings {
     pub(crate) keep_alive: Duration,
     /// Of the connection to the broker.
     pub(crate) mqtt_keep_alive: Duration,
+    /// MQTT is spoken in the messages of a WebSocket. Not drawn.
+    pub(crate) over_websocket: bool,
     pub(crate) events: bool,
 }
 
@@ -81,6 +84,12 @@ pub(crate) enum Deed {
     Say(&'static str, &'static [u8]),
     /// Adit is killed, or asked to stop, and started again after a while.
     Restart { kill: bool, after: Duration },
+    /// Nothing comes from this zone to the gateway for so long, and then all of it at once. Not drawn.
+    Stall(Zone, Duration),
+    /// The broker resets every connection. Not drawn.
+    ThrowOut,
+    /// The broker never acknowledges the next message that it takes. Not drawn.
+    LosePubAck,
 }
 
 /// What an operator asks for.
@@ -192,6 +201,7 @@ impl Settings {
             connect_timeout: seconds(&[15, 15, 10, 30], dice),
             keep_alive: seconds(&[20, 20, 5, 0], dice),
             mqtt_keep_alive: seconds(&[60, 60, 30, 10], dice),
+            over_websocket: false,
             events: dice.u8(0..4) > 0,
         }
     }
@@ -205,6 +215,10 @@ impl Settings {
             true => places::BROKER_NAME.to_owned(),
             false => places::BROKER.ip().to_string(),
         };
+        let scheme = match self.over_websocket {
+            true => "ws",
+            false => "mqtt",
+        };
         let mut settings = vec![
             format!("device.id={GATEWAY}"),
             format!("device.children={LISTED_CHILD}"),
@@ -213,7 +227,7 @@ impl Settings {
                 self.cloud_host(),
                 places::CLOUD.port()
             ),
-            format!("mqtt.url=mqtt://{broker}:{}", places::BROKER.port()),
+            format!("mqtt.url={scheme}://{broker}:{}", places::BROKER.port()),
             format!("mqtt.keep_alive={}", seconds(self.mqtt_keep_alive)),
             format!("remote_access.max_tunnels={}", self.max_tunnels),
             format!(
