@@ -78,6 +78,8 @@ impl Reloader {
                     log_level: None,
                     answer: oneshot::channel().0,
                 },
+                // Whoever it would be given to has no use for it any more.
+                () = self.renewals.closed() => return,
                 else => return,
             };
             self.supervisor.reloading();

@@ -46,6 +46,9 @@ async fn starts_no_process_that_is_to_follow_while_it_stops() {
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.result.contains("adit is stopping"), "{said:?}");
     site.failed(opening.operation).await;
+    adit.wait_for_log("its tunnels go on until they end").await;
+    adit.hang_up();
+    adit.wait_for_log("signal passed over").await;
     open.echo("still").await;
     open.close().await;
     assert!(adit.exit().await.success());
