@@ -13,6 +13,7 @@ use super::{Agent, MEASURE_INTERVAL, TUNNELS_END, now};
 use crate::platform::dialogue::Step;
 use crate::state::snapshot::Predecessor;
 use crate::succession::{predecessor, successor};
+use crate::tunnel::policy::Policy;
 use crate::words::seconds;
 
 /// What is left of an agent whose session has ended.
@@ -148,7 +149,12 @@ impl Carrier {
                 }
             }
             Heard::Successor(successor::Said::Stop) => self.is_to_stop(),
-            Heard::Successor(successor::Said::Policy(policy)) => {
+            Heard::Successor(successor::Said::Policy(rules)) => {
+                let Some(policy) = Policy::from_rules(&rules) else {
+                    return warn!(
+                        "a newer policy is not understood; what is carried goes on as before"
+                    );
+                };
                 self.agent.succession.limit_predecessor(&policy);
                 let ended = self.agent.tunnels.set_policy(policy);
                 if ended > 0 {

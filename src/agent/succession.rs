@@ -143,7 +143,7 @@ impl Succession {
     /// Has the process before this one end the tunnels whose targets a policy denies.
     pub(super) fn limit_predecessor(&self, policy: &Policy) {
         if let Some(predecessor) = &self.predecessor {
-            predecessor.limit(policy.clone());
+            predecessor.limit(policy.to_rules());
         }
     }
 

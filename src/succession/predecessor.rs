@@ -14,7 +14,6 @@ use super::between;
 use super::course::{QUIET_LIMIT, READY_LIMIT};
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot;
-use crate::tunnel::policy::Policy;
 
 /// How long the old process may take until it hands over; it gives up earlier by itself.
 pub(crate) const HANDOVER_LIMIT: Duration =
@@ -173,9 +172,9 @@ impl Predecessor {
         self.link.say(&ToPredecessor::Stop);
     }
 
-    /// Has it end the tunnels whose targets this policy denies.
-    pub(crate) fn limit(&self, policy: Policy) {
-        self.link.say(&ToPredecessor::Policy(policy));
+    /// Has it end the tunnels whose targets the policy of these rules denies.
+    pub(crate) fn limit(&self, rules: String) {
+        self.link.say(&ToPredecessor::Policy(rules));
     }
 
     /// Says that another process is in charge, and no more this one.

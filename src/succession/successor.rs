@@ -9,7 +9,6 @@ use super::Program;
 use super::wire::{Candidate, Handover, Link, ToPredecessor, ToSuccessor};
 use crate::state::snapshot::Predecessor;
 use crate::threads::aside;
-use crate::tunnel::policy::Policy;
 
 /// How long a process that is killed is waited for.
 const END_LIMIT: Duration = Duration::from_secs(1);
@@ -36,8 +35,8 @@ pub(crate) enum Said {
     Look,
     /// Everybody is to stop.
     Stop,
-    /// What tunnels may reach from now on.
-    Policy(Policy),
+    /// What tunnels may reach from now on: rules of a policy.
+    Policy(String),
     /// Yet another process is in charge, whatever becomes of this one.
     Replaced,
     /// It has ended.

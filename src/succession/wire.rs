@@ -20,7 +20,6 @@ use tracing::{debug, warn};
 
 use crate::platform::operations::Memory;
 use crate::state::snapshot::{Operation, Predecessor};
-use crate::tunnel::policy::Policy;
 
 /// Bytes of a line: what is known of 4096 keys is a third of it, and a thousand tunnels are too.
 const LINE_LIMIT: usize = 1 << 20;
@@ -67,8 +66,8 @@ pub(crate) enum ToPredecessor {
     Look,
     /// It is to stop, and the old one too.
     Stop,
-    /// What tunnels may reach from now on, also those that are carried.
-    Policy(Policy),
+    /// What tunnels may reach from now on, also those that are carried: rules of a policy.
+    Policy(String),
     /// Yet another process is in charge, whatever becomes of this one.
     Replaced,
 }

@@ -13,13 +13,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use serde::{Deserialize, Serialize};
 use smartrest::Target;
 
 pub(crate) use pattern::{Pattern, PatternError};
 
 /// What the cloud's users may reach through this gateway. `deny` wins over `allow`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {
     allow: Vec<Pattern>,
     deny: Vec<Pattern>,
@@ -90,6 +89,26 @@ impl Policy {
     /// Takes the rules. An empty `allow` allows nothing.
     pub fn new(allow: Vec<Pattern>, deny: Vec<Pattern>) -> Self {
         Self { allow, deny }
+    }
+
+    /// Returns the rules for another process, a line each; [`Policy::from_rules`] reads them.
+    pub(crate) fn to_rules(&self) -> String {
+        let allow = self.allow.iter().map(|pattern| format!("+{pattern}\n"));
+        let deny = self.deny.iter().map(|pattern| format!("-{pattern}\n"));
+        allow.chain(deny).collect()
+    }
+
+    /// Reads the rules; `None` where one of them makes no sense.
+    pub(crate) fn from_rules(rules: &str) -> Option<Self> {
+        let mut policy = Self::new(Vec::new(), Vec::new());
+        for rule in rules.lines() {
+            let (patterns, pattern) = match rule.strip_prefix('+') {
+                Some(pattern) => (&mut policy.allow, pattern),
+                None => (&mut policy.deny, rule.strip_prefix('-')?),
+            };
+            patterns.push(pattern.parse().ok()?);
+        }
+        Some(policy)
     }
 
     /// Decides about an address that is about to be dialled for `target`.
@@ -279,6 +298,23 @@ mod tests {
 
     fn complaint(result: Result<(), Denied>) -> String {
         result.map_or_else(|denied| denied.to_string(), |()| "reached".to_owned())
+    }
+
+    #[test]
+    fn is_the_same_in_another_process() {
+        for policy in [
+            policy(
+                "private *.lan:22 [fd00::7]:1-2",
+                "10.0.0.0/8:5900-5910 plc-7",
+            ),
+            policy("", ""),
+            policy("", "plc-7"),
+        ] {
+            assert_eq!(Policy::from_rules(&policy.to_rules()), Some(policy));
+        }
+        for nonsense in ["private\n", "+private\n-private:x\n", "\n"] {
+            assert_eq!(Policy::from_rules(nonsense), None, "{nonsense}");
+        }
     }
 
     #[test]

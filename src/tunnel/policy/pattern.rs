@@ -6,14 +6,12 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
-use serde::{Deserialize, Serialize};
 use smartrest::Target;
 
 use super::{NEVER, literal, v4, v6};
 
 /// A rule about hosts and ports, such as `plc-7:22`, `*.lan`, `10.0.0.0/8:5900-5910` or `private`.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Pattern {
     /// As the operator wrote it, for messages.
     text: String,
@@ -113,20 +111,6 @@ impl Pattern {
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
-    }
-}
-
-impl From<Pattern> for String {
-    fn from(pattern: Pattern) -> Self {
-        pattern.text
-    }
-}
-
-impl TryFrom<String> for Pattern {
-    type Error = PatternError;
-
-    fn try_from(text: String) -> Result<Self, PatternError> {
-        text.parse()
     }
 }
 
