@@ -81,6 +81,10 @@ impl Alone {
     /// Waits until all is delivered, or set aside.
     async fn delivered(&mut self) {
         self.event(|event| matches!(event, Event::Delivered)).await;
+        // It may have been so once before.
+        while self.publisher.waiting() > 0 {
+            self.event(|event| matches!(event, Event::Delivered)).await;
+        }
     }
 
     async fn event(&mut self, is_meant: fn(&Event) -> bool) {
