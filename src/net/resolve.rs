@@ -239,6 +239,16 @@ mod tests {
             self.0.0.lock().unwrap().asked.clone()
         }
 
+        /// Waits for so many questions: each comes by a thread, which begins when the machine lets it.
+        async fn has_been_asked(&self, times: usize) {
+            let reached = async {
+                while self.asked().len() < times {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(LONG, reached).await.unwrap();
+        }
+
         fn wake(&self) {
             self.0.0.lock().unwrap().awake = true;
             self.0.1.notify_all();
@@ -256,6 +266,7 @@ mod tests {
             .map(|name| timeout(SHORT, machines.resolve(name)));
         let answers = timeout(LONG, join_all(lookups)).await.unwrap();
         assert!(answers.iter().all(Result::is_err));
+        silent.has_been_asked(LANES).await;
         assert_eq!(silent.asked().len(), LANES);
 
         // Nobody stands behind them who needs no name, or asks elsewhere.
@@ -285,9 +296,7 @@ mod tests {
         let resolver = servers.resolver(9);
         let lookups = ["PLC-7.Lan", "plc-7.lan", "Plc-7.LAN"].map(|name| resolver.resolve(name));
         let wake = async {
-            while servers.asked().is_empty() {
-                tokio::task::yield_now().await;
-            }
+            servers.has_been_asked(1).await;
             servers.wake();
         };
         let (answers, ()) = timeout(LONG, join(join_all(lookups), wake)).await.unwrap();
@@ -301,6 +310,7 @@ mod tests {
         resolver.resolve("plc-7.lan").await.unwrap();
         assert_eq!(servers.asked(), ["plc-7.lan", "nobody", "plc-7.lan"]);
     }
+
     #[tokio::test]
     async fn asks_anew_where_an_answer_does_not_come_and_for_no_more_threads() {
         const LANES: usize = 3;
@@ -310,6 +320,7 @@ mod tests {
             let lookup = timeout(SHORT, servers.resolve("broker")).await;
             assert!(lookup.is_err());
         }
+        silent.has_been_asked(LANES).await;
         assert_eq!(silent.asked(), vec!["broker"; LANES]);
         silent.wake();
         let found = timeout(LONG, servers.resolve("broker")).await.unwrap();
