@@ -546,6 +546,20 @@ async fn child(parent: u32) -> u32 {
     timeout(LIMIT, looking).await.expect("a child")
 }
 
+/// Waits for the end of a process: it closes its files, which others see, a moment before.
+async fn has_ended(process: u32) {
+    let is_there = || {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    let ending = async {
+        while is_there() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LIMIT, ending).await.expect("an end in time");
+}
+
 #[tokio::test]
 async fn ends_both_of_the_processes_that_it_has_started_and_says_how_the_new_one_ended() {
     let gateway = Gateway::new(&[]).await;
@@ -578,9 +592,7 @@ async fn ends_both_of_the_processes_that_it_has_started_and_says_how_the_new_one
         let is_said = reasons.iter().any(|reason| said.starts_with(reason));
         assert!(is_said, "{said}");
         assert_eq!(children(old), []);
-        let stat = fs::read_to_string(format!("/proc/{new}/stat"));
-        let has_ended = stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "));
-        assert!(has_ended, "{new}");
+        has_ended(new).await;
         before.echo("still").await;
         gateway.site.failed(opening.operation).await;
     }
