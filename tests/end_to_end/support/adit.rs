@@ -1,5 +1,6 @@
 //! The command under test.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -92,26 +93,23 @@ impl Adit {
         self.process.memory()
     }
 
-    /// Returns how many files it has open.
-    pub(crate) fn open_files(&self) -> u64 {
-        self.process.open_files()
-    }
-
-    /// Returns how many files it has open once that number stays the same: some are open for a moment.
-    pub(crate) async fn settled_open_files(&self) -> u64 {
+    /// Returns the numbers of the files that it has open, once they stay the same: some are open for a
+    /// moment.
+    pub(crate) async fn settled_open_files(&self) -> BTreeSet<u64> {
         const SAME: u32 = 20;
         const LOOK_AGAIN: Duration = Duration::from_millis(10);
-        let (mut files, mut same) = (self.open_files(), 0);
+        let (mut files, mut same) = (self.process.open_files(), 0);
         while same < SAME {
             tokio::time::sleep(LOOK_AGAIN).await;
-            let now = self.open_files();
+            let now = self.process.open_files();
             same = if now == files { same + 1 } else { 0 };
             files = now;
         }
         files
     }
 
-    /// Sets how many files may be open from now on, no more than when it was started.
+    /// Sets which number no file has that it opens from now on, and none above it; no more than when it
+    /// was started.
     pub(crate) fn limit_open_files(&self, limit: u64) {
         self.process.limit_open_files(limit);
     }

@@ -1,7 +1,8 @@
 //! A child process whose standard error is collected, line by line.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -91,13 +92,18 @@ impl Process {
         now.strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10
     }
 
-    /// Returns how many files the process has open.
-    pub(crate) fn open_files(&self) -> u64 {
+    /// Returns the numbers of the files that the process has open.
+    pub(crate) fn open_files(&self) -> BTreeSet<u64> {
         let files = fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
-        files.count().try_into().unwrap()
+        let number = |file: io::Result<fs::DirEntry>| {
+            let name = file.unwrap().file_name().into_string();
+            name.unwrap().parse().unwrap()
+        };
+        files.map(number).collect()
     }
 
-    /// Sets how many files the process may have open from now on, no more than it was started with.
+    /// Sets which number no file has that the process opens from now on, and none above it; no more than
+    /// it was started with.
     pub(crate) fn limit_open_files(&self, limit: u64) {
         let limits = Rlimit {
             current: Some(limit),
