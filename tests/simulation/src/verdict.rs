@@ -17,8 +17,10 @@ use crate::world::{Played, World};
 
 /// A pause that is shorter than a drain takes no bytes away.
 const SHORT_PAUSE: Duration = Duration::from_secs(4);
-/// Within this time an undisturbed end reaches the other side where both are fast.
-const END_LIMIT: Duration = Duration::from_secs(15);
+/// Within this time an undisturbed end reaches the other side where both are fast: three times what a drain
+/// waits for a sign of life, where a machine that echoes takes nothing before its echo is taken, and what
+/// the network needs to tell of it.
+const END_LIMIT: Duration = Duration::from_secs(16);
 /// Bytes that a slow side takes within the ceiling of a drain.
 const DRAIN_TIME: Duration = Duration::from_secs(400);
 
