@@ -102,15 +102,15 @@ pub(crate) fn run(
             "the secret of {place} is too short to be looked for in the archive; choose a longer one"
         ));
     }
-    let ordinary = ordinary(&redacted, &name);
-    for known in redacted.secrets.iter().filter(|it| ordinary(it)) {
+    let (ordinary, secrets) = by_kind(&redacted, &name);
+    for known in &ordinary {
         say(&format!(
             "the secret of {} is an ordinary word that is in every archive; choose another one",
             known.place
         ));
     }
     let files = collect(sources, &redacted, now, check, ask);
-    let leaks = secrets::find(&files, &redacted.secrets, &ordinary);
+    let leaks = secrets::find(&files, &secrets, &ordinary);
     if !leaks.is_empty() {
         for secrets::Leak { file, secret } in leaks {
             say(&format!("{file} would hold a secret: {secret}"));
@@ -141,17 +141,15 @@ pub(crate) fn run(
     ExitCode::SUCCESS
 }
 
-/// Tells which secrets are words that adit says anyway: its own, those of the configuration, or a name
-/// of the machine.
-fn ordinary(redacted: &Redacted, name: &str) -> impl Fn(&Known) -> bool {
+/// Returns the secrets that are words which adit says anyway (its own, those of the configuration, or a
+/// name of the machine), and all others.
+fn by_kind<'a>(redacted: &'a Redacted, name: &str) -> (Vec<&'a Known>, Vec<&'a Known>) {
     // Without it more is refused, and nothing leaks.
     let own = std::env::current_exe().and_then(fs::read);
     let own = own.unwrap_or_default();
     let public = [&own, redacted.text.as_bytes(), name.as_bytes()];
     let secrets = redacted.secrets.iter();
-    let words = secrets.filter(|known| secrets::is_ordinary(known, &public));
-    let words: Vec<_> = words.map(|known| known.secret.clone()).collect();
-    move |known| words.contains(&known.secret)
+    secrets.partition(|known| secrets::is_ordinary(known, &public))
 }
 
 /// Names the archive, and the directory in it.

@@ -42,12 +42,7 @@ pub(super) fn is_ordinary(known: &Known, public: &[&[u8]]) -> bool {
 }
 
 /// Returns all files that hold a secret, with which; an ordinary word is one in a telling place only.
-pub(super) fn find(
-    files: &[File],
-    known: &[Known],
-    is_ordinary: &dyn Fn(&Known) -> bool,
-) -> Vec<Leak> {
-    let (ordinary, known): (Vec<_>, Vec<_>) = known.iter().partition(|known| is_ordinary(known));
+pub(super) fn find(files: &[File], known: &[&Known], ordinary: &[&Known]) -> Vec<Leak> {
     let mut all = Hidden::default();
     for known in known.iter().filter(|known| can_be_disguised(known)) {
         all = all.and(known.secret.expose());
@@ -63,13 +58,13 @@ pub(super) fn find(
                 secret: secret.to_owned(),
             });
         };
-        for known in &known {
+        for known in known {
             let disguised = may_be_disguised && can_be_disguised(known);
             if is_in(known.secret.expose(), disguised, &text, &unbroken) {
                 leak(&known.place);
             }
         }
-        for known in &ordinary {
+        for known in ordinary {
             let word = known.secret.expose();
             if is_told(word, &text) || is_in_base64(word, &unbroken) {
                 leak(&known.place);
@@ -155,11 +150,11 @@ mod tests {
 
     const SECRET: &str = "h>nter2?/ü+~9";
 
-    fn known(secret: &str) -> Vec<Known> {
-        vec![Known {
+    fn known(secret: &str) -> Known {
+        Known {
             place: "auth.password".to_owned(),
             secret: Secret::new(secret),
-        }]
+        }
     }
 
     fn found(text: &str, secret: &str) -> Vec<String> {
@@ -168,7 +163,7 @@ mod tests {
             name: "log.txt",
             content,
         }];
-        let leaks = find(&files, &known(secret), &|_| false);
+        let leaks = find(&files, &[&known(secret)], &[]);
         assert!(leaks.iter().all(|leak| leak.file == "log.txt"));
         leaks.into_iter().map(|leak| leak.secret).collect()
     }
@@ -205,8 +200,8 @@ mod tests {
         assert_eq!(found("a 1-2-3-4 b", "1234"), [""; 0]);
         assert_eq!(found("a 1234 b", "1234"), ["auth.password"]);
         assert_eq!(found("a 123 b", "123"), [""; 0]);
-        assert_eq!(too_short(&known("123")).count(), 1);
-        assert_eq!(too_short(&known("1234")).count(), 0);
+        assert_eq!(too_short(&[known("123")]).count(), 1);
+        assert_eq!(too_short(&[known("1234")]).count(), 0);
     }
 
     #[test]
@@ -223,8 +218,7 @@ mod tests {
             ("at the", false),
             ("", false),
         ] {
-            let known = &known(secret)[0];
-            assert_eq!(is_ordinary(known, &public), expected, "{secret}");
+            assert_eq!(is_ordinary(&known(secret), &public), expected, "{secret}");
         }
     }
 
@@ -246,7 +240,7 @@ mod tests {
             let content = text.as_bytes().to_vec();
             let name = "log.txt";
             let files = [File { name, content }];
-            let leaks = find(&files, &known("gateway"), &|_| true);
+            let leaks = find(&files, &[], &[&known("gateway")]);
             assert_eq!(!leaks.is_empty(), is_leak, "{text}");
         }
     }

@@ -123,6 +123,11 @@ impl Booted {
         }
     }
 
+    /// Waits until the unit is in a state, as "active".
+    async fn comes_to(&self, state: &str) {
+        self.wait_for("ActiveState", |now| now == state).await;
+    }
+
     /// Waits for another main process than one.
     async fn successor(&self, of: &str) -> String {
         self.wait_for("MainPID", |id| id != "0" && id != of).await
@@ -225,16 +230,12 @@ async fn a_real_systemd_follows_an_upgrade_and_lets_tunnels_end() {
     assert_eq!(booted.property("NRestarts").await, "0");
 
     booted.run("systemctl stop --no-block adit").await;
-    booted
-        .wait_for("ActiveState", |state| state == "deactivating")
-        .await;
+    booted.comes_to("deactivating").await;
     for tunnel in [&mut far_end, &mut newer] {
         tunnel.echo("while it stops").await;
     }
     drop((far_end, newer));
-    booted
-        .wait_for("ActiveState", |state| state == "inactive")
-        .await;
+    booted.comes_to("inactive").await;
     assert_eq!(booted.property("Result").await, "success");
 }
 
@@ -256,9 +257,7 @@ async fn a_real_systemd_starts_it_again_when_it_is_killed_while_an_older_one_car
     booted.run(&format!("kill -KILL {second}")).await;
     let third = booted.successor(&second).await;
     assert_ne!(third, first);
-    booted
-        .wait_for("ActiveState", |state| state == "active")
-        .await;
+    booted.comes_to("active").await;
     let (_, mut newer) = open(cloud, DEVICE, lan.port).await;
     newer.echo("in the third").await;
     let words = "connected; tunnels: 1";
@@ -285,12 +284,8 @@ async fn a_real_systemd_starts_it_again_when_it_is_stuck_or_killed() {
     booted.run(&format!("kill -STOP {second}")).await;
     let third = booted.successor(&second).await;
     assert!(booted.log().await.contains("Watchdog timeout"));
-    booted
-        .wait_for("ActiveState", |state| state == "active")
-        .await;
+    booted.comes_to("active").await;
     booted.run(&format!("kill -KILL {third}")).await;
     booted.successor(&third).await;
-    booted
-        .wait_for("ActiveState", |state| state == "active")
-        .await;
+    booted.comes_to("active").await;
 }

@@ -80,10 +80,12 @@ impl Alone {
 
     /// Waits until all is delivered, or set aside.
     async fn delivered(&mut self) {
-        self.event(|event| matches!(event, Event::Delivered)).await;
-        // It may have been so once before.
-        while self.publisher.waiting() > 0 {
+        loop {
             self.event(|event| matches!(event, Event::Delivered)).await;
+            // It may have been so once before.
+            if self.publisher.waiting() == 0 {
+                return;
+            }
         }
     }
 
