@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::iter;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rumqttc::Packet;
 use simulated_cloud::{Complaint, Operation, OperationId, Record, Status};
@@ -22,6 +22,9 @@ const UP: &str = "s/us";
 
 /// Whether adit is there, which its will says too.
 const SERVICE: &str = "104";
+/// So long after its result was acknowledged, a row without a key that comes once more is another
+/// operation to adit, or one that a status of another has fallen on.
+const ROW_MEMORY: Duration = Duration::from_secs(60);
 /// Closes in a row at a message after which adit does without it.
 const TRIALS: usize = 3;
 
@@ -99,6 +102,11 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    fn has_key(&self) -> bool {
+        let row = decode(self.row.as_bytes()).pop();
+        row.is_some_and(|row| row.get(4).is_some())
+    }
+
     /// Whether an operation may end so; `None` is a success.
     fn may_end(&self, reason: Option<&str>) -> bool {
         let is_own = |expected: &Expected| match (expected, reason) {
@@ -422,8 +430,7 @@ impl Case<'_> {
         let keyless = |complaint: &Complaint| {
             let id = complaint.row.get(1).unwrap_or_default();
             let asked = self.asked.iter().find(|asked| asked.id.to_string() == id);
-            let row = asked.and_then(|asked| decode(asked.row.as_bytes()).pop());
-            row.is_some_and(|row| row.get(4).is_none())
+            asked.is_some_and(|asked| !asked.has_key())
         };
         let mut twice: Vec<_> = sent.iter().filter(|s| s.copy_of.is_some()).collect();
         // A collection may be created twice, where the answer to the first time is lost.
@@ -454,6 +461,15 @@ fn copies(sent: &[Sent<'_>], place: usize) -> impl Iterator<Item = usize> {
     iter::successors(Some(place), |&place| sent[place].copy_of)
 }
 
+/// Returns the first one of which a message is a copy, or the message itself.
+fn first<'s>(sent: &'s [Sent<'_>], message: &'s Sent<'_>) -> &'s Sent<'s> {
+    iter::successors(Some(message), |sent_again| {
+        sent_again.copy_of.map(|place| &sent[place])
+    })
+    .last()
+    .unwrap_or(message)
+}
+
 /// What adit has to think of the operations that it was shown.
 #[derive(Default)]
 struct Belief<'a> {
@@ -472,6 +488,10 @@ struct Belief<'a> {
     devices: BTreeMap<String, Queue>,
     /// Ended, or of an earlier life.
     over: HashSet<usize>,
+    /// What ended in this life, by the place of its result.
+    results: HashMap<usize, usize>,
+    /// When the result of one that ended in this life was acknowledged.
+    acknowledged: HashMap<usize, Instant>,
     overtaken: Vec<Overtaken>,
     /// Life, number and connection of everything that was ever taken.
     all_taken: HashSet<(usize, usize, usize)>,
@@ -532,6 +552,7 @@ impl<'a> Belief<'a> {
 
     fn follow(mut self, sent: &[Sent<'_>], verdict: &mut Verdict) {
         let by_place: HashMap<_, _> = sent.iter().map(|sent| (sent.place, sent)).collect();
+        let mut waiting = HashMap::new();
         // What an adit that was killed has sent may arrive when the next one speaks already.
         let mut in_order: Vec<_> = self.record.iter().enumerate().collect();
         in_order.sort_by_key(|(_, seen)| seen.life);
@@ -546,17 +567,24 @@ impl<'a> Belief<'a> {
                 What::Packet(Way::Down, Packet::PubAck(answer)) => {
                     let opening = self.openings.entry(seen.connection).or_default();
                     if opening.acknowledged(answer.pkid) {
-                        self.is_ready(seen.connection);
+                        self.is_ready(seen.connection, seen.at);
+                    }
+                    let answered = waiting.remove(&(seen.connection, answer.pkid));
+                    let ended = answered.and_then(|place| self.results.get(&place));
+                    if let Some(&number) = ended {
+                        self.acknowledged.insert(number, seen.at);
                     }
                 }
                 What::Packet(Way::Up, Packet::Publish(publish)) => {
                     let opening = self.openings.entry(seen.connection).or_default();
                     opening.said(publish.pkid, seen.rows());
-                    if let Some(sent) = by_place.get(&place)
-                        && sent.is_nameless()
-                        && sent.copy_of.is_none()
+                    if let Some(status) = by_place.get(&place)
+                        && status.is_nameless()
                     {
-                        self.said(sent, verdict);
+                        if status.copy_of.is_none() {
+                            self.said(status, verdict);
+                        }
+                        waiting.insert((seen.connection, publish.pkid), first(sent, status).place);
                     }
                 }
                 _ => {}
@@ -577,6 +605,8 @@ impl<'a> Belief<'a> {
         self.life = life;
         self.taken.clear();
         self.early.clear();
+        self.results.clear();
+        self.acknowledged.clear();
         for queue in std::mem::take(&mut self.devices).into_values() {
             self.over.extend(queue.executing);
         }
@@ -589,28 +619,29 @@ impl<'a> Belief<'a> {
             .filter_map(|row| self.asked.iter().position(|asked| asked.row == *row))
             .collect();
         if self.ready.contains(&connection) {
-            self.take(connection, numbers);
+            self.take(connection, numbers, seen.at);
         } else {
             self.held.push((connection, numbers));
         }
     }
 
     /// What came before is taken now; what came on another connection is forgotten.
-    fn is_ready(&mut self, connection: usize) {
+    fn is_ready(&mut self, connection: usize, now: Instant) {
         self.ready.insert(connection);
         for (held_on, numbers) in std::mem::take(&mut self.held) {
             if held_on == connection {
                 self.early.extend(&numbers);
-                self.take(connection, numbers);
+                self.take(connection, numbers, now);
             }
         }
     }
 
-    fn take(&mut self, connection: usize, numbers: Vec<usize>) {
+    fn take(&mut self, connection: usize, numbers: Vec<usize>, now: Instant) {
         for number in numbers {
-            if self.taken.contains_key(&number) {
+            if self.taken.contains_key(&number) && !self.is_forgotten(number, now) {
                 continue;
             }
+            self.acknowledged.remove(&number);
             self.taken.insert(number, connection);
             self.all_taken.insert((self.life, number, connection));
             self.over.remove(&number);
@@ -621,6 +652,13 @@ impl<'a> Belief<'a> {
                 .waiting
                 .push_back(number);
         }
+    }
+
+    /// Whether adit answers a row again.
+    fn is_forgotten(&self, number: usize, now: Instant) -> bool {
+        let since = self.acknowledged.get(&number);
+        !self.asked[number].has_key()
+            && since.is_some_and(|&since| now.saturating_duration_since(since) >= ROW_MEMORY)
     }
 
     fn said(&mut self, sent: &Sent<'_>, verdict: &mut Verdict) {
@@ -649,6 +687,7 @@ impl<'a> Belief<'a> {
             verdict.faults.push(format!("{} is said of {id}", sent.row));
         }
         self.over.insert(number);
+        self.results.insert(sent.place, number);
         // What is older on the platform, and adit has not said that it executes.
         let older = (0..number).filter(|&older| {
             self.asked[older].device == device

@@ -365,3 +365,77 @@ pub(crate) fn unfinished(world: &World) -> Vec<OperationId> {
         open.map(|operation| operation.id).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use judge::{Asked, Expected, Seen, Way, What};
+    use rumqttc::{Packet, PubAck, Publish, QoS};
+    use simulated_cloud::Platform;
+
+    use super::*;
+
+    /// What adit says of a row without a key that comes once more so long after its result.
+    fn statuses_of_a_keyless_row_that_comes_again(after: Duration) -> Vec<String> {
+        const STATUSES: [&str; 2] = [
+            "501,c8y_RemoteAccessConnect",
+            "502,c8y_RemoteAccessConnect,no key",
+        ];
+        let began = Instant::now();
+        let mut platform = Platform::new("gw", false);
+        let mut record = Vec::new();
+        let mut packet_id = 0;
+        let mut say = |at, way, topic: &str, row: &str| {
+            packet_id += 1;
+            let mut publish = Publish::new(topic, QoS::AtLeastOnce, row);
+            publish.pkid = packet_id;
+            record.push(Seen::new(
+                at,
+                0,
+                0,
+                What::Packet(way, Packet::Publish(publish)),
+            ));
+            if way == Way::Up {
+                let answer = Packet::PubAck(PubAck::new(packet_id));
+                record.push(Seen::new(at, 0, 0, What::Packet(Way::Down, answer)));
+                platform.receive(topic, row.as_bytes(), at);
+            }
+        };
+        say(began, Way::Up, "s/us", "500");
+        for at in [began, began + after] {
+            say(at, Way::Down, "s/ds", "530,gw,10.0.0.1,22");
+            for status in STATUSES {
+                say(at, Way::Up, "s/us", status);
+            }
+        }
+        let asked = Asked {
+            id: OperationId(1),
+            device: "gw".to_owned(),
+            row: "530,gw,10.0.0.1,22".to_owned(),
+            expected: vec![Expected::Reason(vec!["no key".to_owned()])],
+            at: began,
+            life: 0,
+            disturbed: false,
+        };
+        let log = judge::applied(platform.log());
+        let case = Case {
+            gateway: "gw",
+            asked: &[asked],
+            record: &record.iter().collect::<Vec<_>>(),
+            log: &log,
+            operations: &[],
+            complaints: &[],
+            with_ids: false,
+            late: &[],
+        };
+        case.judge().faults
+    }
+
+    #[test]
+    fn grants_a_second_answer_to_a_row_without_a_key_when_adit_has_forgotten_it() {
+        let faults = statuses_of_a_keyless_row_that_comes_again;
+        assert_eq!(faults(Duration::from_secs(60)), [""; 0]);
+        assert_ne!(faults(Duration::from_secs(59)), [""; 0]);
+    }
+}

@@ -39,7 +39,7 @@ pub(crate) struct Settings {
     pub(crate) keep_alive: Duration,
     /// Of the connection to the broker.
     pub(crate) mqtt_keep_alive: Duration,
-    /// MQTT is spoken in the messages of a WebSocket. Not drawn.
+    /// MQTT is spoken in the messages of a WebSocket.
     pub(crate) over_websocket: bool,
     pub(crate) events: bool,
 }
@@ -122,7 +122,10 @@ impl Schedule {
     /// Draws one.
     pub(crate) fn draw(faults: &Faults) -> Self {
         let mut dice = faults.rng("schedule");
-        let settings = Settings::draw(&mut dice);
+        let settings = Settings {
+            over_websocket: faults.rng("websocket").u8(0..4) == 0,
+            ..Settings::draw(&mut dice)
+        };
         let count = match dice.u64(0..LARGE) {
             0 => dice.usize(10..=40),
             _ => dice.usize(1..=8),
