@@ -286,7 +286,10 @@ impl Dialogue {
 
     /// Does what the time has come for.
     pub(crate) fn deadline_passed(&mut self, backlog: Backlog, now: Instant) {
-        if self.operations.deadline_passed(now) && !self.is_leaving {
+        let may_be_left = self.operations.deadline_passed(now);
+        // Who comes back asks by itself.
+        let can_ask = !self.is_leaving && !self.operations.are_suspended();
+        if may_be_left && can_ask {
             debug!("asking for operations that look like one that has ended");
             let message = self.uplink.pending_operations();
             self.steps.push_back(Step::Ask(message));
@@ -660,6 +663,24 @@ mod tests {
         hear(&mut dialogue, "530,gw,plc,22", ROOM);
         dialogue.deadline_passed(ROOM, deadline);
         assert_eq!(steps(&mut dialogue), ["ask s/us500"]);
+    }
+
+    #[test]
+    fn leaves_it_to_the_next_connection_to_ask_for_what_looks_like_a_row_that_has_ended() {
+        let mut dialogue = dialogue();
+        hear(&mut dialogue, "530,gw,plc,22\n530,gw,plc,22", ROOM);
+        dialogue.delivered(ROOM, Instant::now());
+        let deadline = dialogue.next_deadline().unwrap();
+        dialogue.disconnected();
+        dialogue.deadline_passed(ROOM, deadline);
+        let nothing: [&str; 0] = [];
+        assert_eq!(steps(&mut dialogue), nothing);
+        dialogue.connected(ROOM, deadline);
+        assert_eq!(
+            steps(&mut dialogue),
+            ["token"],
+            "the session asks by itself"
+        );
     }
 
     #[test]

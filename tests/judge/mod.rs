@@ -22,8 +22,8 @@ const UP: &str = "s/us";
 
 /// Whether adit is there, which its will says too.
 const SERVICE: &str = "104";
-/// So long after its result was acknowledged, a row without a key that comes once more is another
-/// operation to adit, or one that a status of another has fallen on.
+/// So long after its result was acknowledged, and soonest, a row without a key that comes once more is another
+/// operation to adit, or one whose result has fallen on another.
 const ROW_MEMORY: Duration = Duration::from_secs(60);
 /// Closes in a row at a message after which adit does without it.
 const TRIALS: usize = 3;
@@ -538,6 +538,8 @@ struct Queue {
     /// Taken, and not reported as executing.
     waiting: VecDeque<usize>,
     executing: BTreeSet<usize>,
+    /// Over, and shown again when adit may have forgotten them.
+    doubtful: VecDeque<usize>,
 }
 
 impl<'a> Belief<'a> {
@@ -638,10 +640,10 @@ impl<'a> Belief<'a> {
 
     fn take(&mut self, connection: usize, numbers: Vec<usize>, now: Instant) {
         for number in numbers {
-            if self.taken.contains_key(&number) && !self.is_forgotten(number, now) {
+            if self.taken.contains_key(&number) {
+                self.shown_again(number, now);
                 continue;
             }
-            self.acknowledged.remove(&number);
             self.taken.insert(number, connection);
             self.all_taken.insert((self.life, number, connection));
             self.over.remove(&number);
@@ -654,11 +656,18 @@ impl<'a> Belief<'a> {
         }
     }
 
-    /// Whether adit answers a row again.
-    fn is_forgotten(&self, number: usize, now: Instant) -> bool {
+    /// A row without a key that came so long ago may be forgotten: adit forgets when nothing else is
+    /// to be acknowledged.
+    fn shown_again(&mut self, number: usize, now: Instant) {
+        let asked = &self.asked[number];
         let since = self.acknowledged.get(&number);
-        !self.asked[number].has_key()
-            && since.is_some_and(|&since| now.saturating_duration_since(since) >= ROW_MEMORY)
+        let may_be_forgotten =
+            since.is_some_and(|&since| now.saturating_duration_since(since) >= ROW_MEMORY);
+        if !asked.has_key() && may_be_forgotten {
+            self.acknowledged.remove(&number);
+            let queue = self.devices.entry(asked.device.clone()).or_default();
+            queue.doubtful.push_back(number);
+        }
     }
 
     fn said(&mut self, sent: &Sent<'_>, verdict: &mut Verdict) {
@@ -666,7 +675,8 @@ impl<'a> Belief<'a> {
         let device = device.strip_prefix('/').unwrap_or(self.gateway).to_owned();
         let queue = self.devices.entry(device.clone()).or_default();
         if sent.template() == "501" {
-            match queue.waiting.pop_front() {
+            let next = queue.waiting.pop_front();
+            match next.or_else(|| queue.doubtful.pop_front()) {
                 Some(number) => drop(queue.executing.insert(number)),
                 None => verdict
                     .faults

@@ -350,6 +350,11 @@ impl Operations {
         self.is_suspended = true;
     }
 
+    /// Whether there is no connection to the platform.
+    pub(crate) fn are_suspended(&self) -> bool {
+        self.is_suspended
+    }
+
     /// Lets everything that waits for its id wait until then, and no longer.
     pub(crate) fn resume(&mut self, wait_until: Instant) {
         self.is_suspended = false;

@@ -61,11 +61,6 @@ impl Faults {
         }
     }
 
-    /// Whether the schedule is written out, and nothing strikes that it does not name.
-    pub(crate) fn are_chosen(&self) -> bool {
-        self.chosen.is_some()
-    }
-
     /// Lets exactly these faults strike, whatever the dice say.
     pub(crate) fn exactly(self, strikes: BTreeSet<Strike>) -> Self {
         Self {

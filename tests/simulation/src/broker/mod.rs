@@ -182,15 +182,13 @@ impl Broker {
 
     /// Whether adit has to have looked at all that it has taken of a connection: it does before it
     /// goes on with another, where the broker ended this one. What it gives up itself it need not, nor
-    /// when it ends. Held against it only where the schedule is written out.
+    /// when it ends.
     fn is_looked_at(&self, number: usize) -> bool {
         let is_end = |what: &What| matches!(what, What::Ended(BY_CLOSE | BY_RESET));
         let mut on_it = self.record.iter().filter(|seen| seen.connection == number);
         let life = self.lines[number].life;
         let mut later = self.lines.iter().skip(number + 1);
-        self.faults.are_chosen()
-            && on_it.any(|seen| is_end(&seen.what))
-            && later.any(|line| line.life == life)
+        on_it.any(|seen| is_end(&seen.what)) && later.any(|line| line.life == life)
     }
 
     /// Returns every way in which adit may have left packets unseen that it had taken.
