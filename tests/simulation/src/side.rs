@@ -84,6 +84,8 @@ pub(crate) struct Notes {
     pub(crate) began: Option<Instant>,
     /// For the cloud: 101 was written.
     pub(crate) stands: bool,
+    /// For the cloud: the bytes of its 101.
+    pub(crate) opening: u64,
     /// Bytes of the user's that were written.
     pub(crate) said: u64,
     /// All that was to be said was.

@@ -284,10 +284,15 @@ impl<'a> Tunnel<'a> {
         };
         let is_orderly = |left: Left| matches!(left.how, End::InOrder(_) | End::Stays);
         let is_cut = |left: Left| matches!(left.how, End::Cut(_));
-        let cloud_takes = takes_all(cloud, m.said);
+        // Whoever answers a ping that adit sent before it gave up meets a closed socket, and may lose what
+        // it has not read.
+        let keep_alive = self.world.schedule.settings.keep_alive;
+        let is_pinged = keep_alive > Duration::ZERO && !is_fast(cloud);
+        let is_reset = matches!(c.told, Some((_, Heard::Reset)));
+        let cloud_takes = takes_all(cloud, m.said) && !(is_pinged && is_reset);
         let machine_takes = takes_all(machine, c.said);
         // Silence may look like death.
-        if !cloud_takes && self.world.schedule.settings.keep_alive > Duration::ZERO {
+        if !cloud_takes && keep_alive > Duration::ZERO {
             return;
         }
         if is_orderly(m_left) && !c_left.is_own && cloud_takes {

@@ -22,8 +22,9 @@ use crate::side::{self, Notes, Stream};
 
 /// How long the broker has been back when no result may be missing.
 pub(crate) const SETTLED: Duration = Duration::from_secs(120);
-/// How long the ends of tunnels may take after the farewell: somebody may be slow.
-const ENDS: Duration = Duration::from_secs(20 * 60);
+/// How long the ends of tunnels may take after the farewell: some kilobytes in frames of two bytes, through
+/// the smallest buffers over the longest way, take half an hour.
+const ENDS: Duration = Duration::from_secs(60 * 60);
 /// How long after its row a copy of it may come.
 const COPY_AGE: Duration = Duration::from_secs(3);
 /// The header of whoever has the password: `t1/device_gw:hunter2`.
@@ -263,11 +264,16 @@ impl World {
         }
     }
 
-    /// Takes note of the tunnels that adit has to end when it is asked to stop.
+    /// Takes note of the tunnels that adit has to end when it is asked to stop: it has read that they
+    /// are open.
     fn note_open(&self) {
+        let has_read = |notes: &Notes| {
+            let taken = notes.connection.map_or(0, |id| self.network.taken(id));
+            notes.stands && taken >= notes.opening
+        };
         for played in self.played().iter_mut() {
             let machine = side::note(&played.machine, |n| n.began.is_some() && n.left.is_none());
-            let cloud = side::note(&played.cloud, |n| n.stands && n.left.is_none());
+            let cloud = side::note(&played.cloud, |n| has_read(n) && n.left.is_none());
             played.was_open = machine && cloud;
         }
     }

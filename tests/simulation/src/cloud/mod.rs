@@ -170,13 +170,13 @@ impl Cloud {
             }
             Answer::Opens(after, part, style) => {
                 sleep(after).await;
-                let opened = socket
-                    .write_all(opening(&head, SUBPROTOCOL).as_bytes())
-                    .await;
+                let opening = opening(&head, SUBPROTOCOL);
+                let opened = socket.write_all(opening.as_bytes()).await;
                 note(&place.notes, |notes| {
                     notes.connection = Some(socket.connection());
                     notes.began = Some(Instant::now());
                     notes.stands = opened.is_ok();
+                    notes.opening = opening.len() as u64;
                 });
                 self.play(socket, number, &part, style, &place, rest).await;
                 note(&place.notes, |notes| notes.over = Some(Instant::now()));
