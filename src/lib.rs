@@ -21,7 +21,7 @@ pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod inquiry;
-mod limits;
+pub mod limits;
 pub mod logging;
 pub mod mqtt;
 pub mod net;

@@ -1,5 +1,6 @@
 //! What the system lets a process have, and how much of it adit needs.
 
+use anyhow::{Context as _, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use tracing::{debug, warn};
 
@@ -7,6 +8,28 @@ use tracing::{debug, warn};
 const FILES_OF_TUNNEL: u64 = 2;
 /// Files of everything else, and room for tunnels that try several addresses at once.
 const OTHER_FILES: u64 = 128;
+
+/// Files without which nothing is begun: what adit holds without a tunnel (13), confines itself with and reads
+/// its configuration from, and one tunnel whose ends try several addresses.
+const LEAST_FILES: u64 = 32;
+
+/// Makes room for what the runtime and one tunnel need.
+///
+/// # Errors
+/// The system allows fewer open files.
+pub fn allow_least_files() -> anyhow::Result<()> {
+    let now = getrlimit(Resource::Nofile);
+    let highest = now.maximum.unwrap_or(LEAST_FILES);
+    ensure!(
+        highest >= LEAST_FILES,
+        "the system allows {highest} open files, and adit needs at least {LEAST_FILES}: raise the limit \
+         (LimitNOFILE= of systemd, ulimit -n)"
+    );
+    if let Some(wanted) = raised(now, LEAST_FILES) {
+        prlimit(None, Resource::Nofile, wanted).context("cannot raise the limit of open files")?;
+    }
+    Ok(())
+}
 
 /// Raises the number of files that may be open to what `max_tunnels` and so many `connections` of
 /// those who look at adit need, as far as the system lets it; the usual limit of 1024 is not enough

@@ -14,7 +14,7 @@ use adit::config::{self, Config, Sources};
 use adit::confinement::{self, Sandbox};
 use adit::succession::{Inheritance, Program};
 use adit::words::failure_reason;
-use adit::{assembly, check, logging};
+use adit::{assembly, check, limits, logging};
 use anyhow::Context;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -225,6 +225,7 @@ fn run(task: Task, config: &Config, sandbox: Sandbox) -> anyhow::Result<ExitCode
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
+    limits::allow_least_files()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -2,7 +2,7 @@
 
 use simulated_cloud::Status;
 
-use crate::support::{FarEnd, ID_SOURCES, LIMIT, Lan, Site, SiteOptions, Surroundings, rows};
+use crate::support::{Adit, FarEnd, ID_SOURCES, LIMIT, Lan, Site, SiteOptions, Surroundings, rows};
 
 /// Parts the duration out of the text of a Closed event.
 fn without_duration(text: &str) -> String {
@@ -190,6 +190,29 @@ async fn has_room_for_as_many_open_files_as_its_tunnels_need() {
         assert_eq!(said.is_some(), warning.is_some(), "{said:?}");
         assert!(warning.is_none_or(|words| log.contains(words)), "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn says_what_it_needs_where_the_system_allows_too_few_open_files() {
+    let site = Site::new().await;
+    for limit in [8, 31] {
+        let surroundings = Surroundings {
+            open_files: Some((8, limit)),
+            ..Surroundings::default()
+        };
+        let mut adit = Adit::start_in(&surroundings, &site.config(), &[]);
+        assert_eq!(adit.exit().await.code(), Some(1));
+        let words = format!("allows {limit} open files, and adit needs at least 32");
+        assert!(adit.log().contains(&words), "{}", adit.log());
+    }
+    let surroundings = Surroundings {
+        open_files: Some((8, 32)),
+        ..Surroundings::default()
+    };
+    let adit = site.adit_in(&surroundings, &[]).await;
+    let lan = Lan::echo().await;
+    site.open(lan.port).await.1.echo("hello").await;
+    assert!(adit.log().contains("adit is confined"), "{}", adit.log());
 }
 
 #[tokio::test]
