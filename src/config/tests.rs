@@ -1349,6 +1349,14 @@ fn refuses_what_does_not_go_together() {
         ),
         (
             Machine {
+                host_name: Some("localhost".to_owned()),
+                ..Machine::with("")
+            },
+            "device.id: is not set (ADIT_DEVICE_ID): the host name \"localhost\" is that of every \
+             machine without one",
+        ),
+        (
+            Machine {
                 host_name: Some("a:b".to_owned()),
                 ..Machine::with("")
             },

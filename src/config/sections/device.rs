@@ -6,6 +6,10 @@ use crate::config::keys;
 use crate::net::identity::Identity;
 use crate::platform::settings::Device;
 
+/// What a machine is called that nobody has given a name, by the kernel and by distributions. Gateways of
+/// one id throw each other out.
+const NAMES_OF_NOBODY: [&str; 3] = ["(none)", "localhost", "localhost.localdomain"];
+
 /// Bytes of the supported operations. What the platform takes in a packet (16,184 bytes) also has to
 /// hold adit's own operation and the topic with its prefix.
 const OPERATIONS_LIMIT: usize = 15_000;
@@ -73,6 +77,11 @@ impl SectionBuilder<'_> {
             self.refuse_missing(&keys::DEVICE_ID.key, words);
             return None;
         };
+        if NAMES_OF_NOBODY.contains(&name) {
+            let words = format!("the host name {name:?} is that of every machine without one");
+            self.refuse_missing(&keys::DEVICE_ID.key, &words);
+            return None;
+        }
         match (keys::DEVICE_ID.parse)(name) {
             Ok(id) => Some(id),
             Err(clause) => {
