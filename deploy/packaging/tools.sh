@@ -64,6 +64,14 @@ cargo_tools() {
   rm -rf "$CARGO_TARGET_DIR"
 }
 
+# An absolute link would lead to the libraries of this machine: the loader of another release than theirs.
+keep_links_within() {
+  local link
+  find "$1" -type l -lname '/*' | while read -r link; do
+    ln -sfn --relative "$1$(readlink "$link")" "$link" || return
+  done
+}
+
 # What a dynamic binary finds on a machine of a release of Debian, for the emulator: nothing but the libraries.
 glibc() {
   local release architecture root
@@ -79,6 +87,7 @@ glibc() {
       mkdir -p "$root.lib"
       mv "$root.part"/lib* "$root.lib/" && mkdir -p "$root.lib/usr" && mv "$root.part"/usr/lib "$root.lib/usr/" || return
       rm -rf "$root.part"
+      keep_links_within "$root.lib" || return
       mv "$root.lib" "$root"
     done
   done
