@@ -1,5 +1,6 @@
 //! A place that adit connects to, with the fault machine in front of it.
 
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -28,6 +29,9 @@ pub(crate) enum Behind {
     Tcp(SocketAddr),
     Broker(Arc<Recorder>),
 }
+
+/// Ports that are tried before there is none.
+const PORTS_TRIED: usize = 100;
 
 /// A listening port. Dropping it ends everything.
 pub(crate) struct Gate {
@@ -61,7 +65,11 @@ struct State {
 
 impl Gate {
     pub(crate) fn start(name: &'static str, behind: Behind, passages: &[Passage]) -> Self {
-        let port = Port::reserve();
+        // Somebody else's socket may stand at the address for a moment.
+        let (port, listener) = iter::repeat_with(Port::reserve)
+            .take(PORTS_TRIED)
+            .find_map(|port| listen(port.number).map(|listener| (port, listener)))
+            .expect("a port to listen at");
         let number = port.number;
         let nothing = Break::Cut {
             near: How::Fin,
@@ -76,7 +84,7 @@ impl Gate {
             state: Mutex::default(),
         });
         let stop = CancellationToken::new();
-        let serving = serve(listen(number), Arc::clone(&shared));
+        let serving = serve(Some(listener), Arc::clone(&shared));
         tokio::spawn(stop.clone().run_until_cancelled_owned(serving));
         let gate = Self {
             port: number,

@@ -28,15 +28,20 @@ impl Game<'_> {
             let agent = game.lane.agent.as_ref();
             agent.map(|agent| agent.figures()).unwrap_or_default()
         };
+        // A thread that begins has another name for a moment, so what is judged is what was waited for.
+        let mut after = None;
         let is_back = |game: &Self| {
             let agent = game.lane.agent.as_ref();
             let now = agent.map(|agent| agent.light_figures()).unwrap_or_default();
-            now.files <= before.files
-                && now.threads <= before.threads
-                && verdict::kept(before, figures(game)).is_empty()
+            if now.files > before.files || now.threads > before.threads {
+                return false;
+            }
+            let now = figures(game);
+            after = verdict::kept(before, now).is_empty().then_some(now);
+            after.is_some()
         };
         self.wait(BACK, is_back).await;
-        let after = figures(self);
+        let after = after.unwrap_or_else(|| figures(self));
         faults.extend(verdict::kept(before, after));
         after
     }

@@ -47,13 +47,26 @@ pub(super) fn wish(is_calm: bool, dice: &mut Rng) -> Wish {
         1..=2 => Wish::Refused,
         3 => Wish::Keyless,
         4 => Wish::Denied,
-        _ => Wish::Opens(Box::new(Opens {
+        _ => Wish::Opens(Box::new(within_what_ends(Opens {
             machine: part(true, dice),
             cloud: part(false, dice),
             frame: 1 << dice.usize(6..17),
             lan: passage(is_calm, ELSEWHERE, dice),
-        })),
+        }))),
     }
+}
+
+/// A machine that answers TCP and never reads is waited for as one that pauses, for as long as all buffers are
+/// full: the end of the cloud stands behind what they do not take. So to such a one less is said.
+fn within_what_ends(mut opens: Opens) -> Opens {
+    const ALL_BUFFERS: usize = 1 << 20;
+    if let Some((_, _, Break::HalfOpen { reads: false, .. })) = opens.lan.breaks {
+        let pieces = opens.cloud.says.len().max(1);
+        for piece in &mut opens.cloud.says {
+            piece.bytes = piece.bytes.min(ALL_BUFFERS / pieces);
+        }
+    }
+    opens
 }
 
 /// One connection in so many breaks, and of those one in so many is half open.
