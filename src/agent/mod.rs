@@ -37,6 +37,9 @@ use overview::{Facts, Sights, Told};
 use renewal::Renewal;
 use succession::Succession;
 
+/// Why a reload is refused.
+const UPGRADE_UNDER_WAY: &str = "an upgrade is under way, and the new process has read its configuration: \
+                                 reload again when that is over";
 /// How long open tunnels have when adit stops: a moment more than they take for their last bytes.
 const TUNNELS_END: Duration = DRAIN_LIMIT.saturating_add(Duration::from_secs(1));
 /// How long tunnels that are opening have for their results, where open ones may go on when adit stops:
@@ -48,7 +51,8 @@ const OUTBOX_END: Duration = Duration::from_secs(5);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What is new, and where to answer how many tunnels it has ended.
-pub(crate) type Renewals = mpsc::Receiver<(Box<Renewal>, oneshot::Sender<u64>)>;
+pub(crate) type Renewals =
+    mpsc::Receiver<(Box<Renewal>, oneshot::Sender<Result<u64, &'static str>>)>;
 
 /// What is put together into the agent.
 pub(crate) struct Agent {
@@ -178,8 +182,13 @@ impl Agent {
             Some(wish) = wires.upgrades.recv() => self.upgrade(wish),
             heard = self.succession.next() => self.heard(heard),
             Some((renewal, answer)) = wires.renewals.recv() => {
+                // The process that takes over has read its configuration.
+                let renewed = match self.succession.is_upgrading() {
+                    true => Err(UPGRADE_UNDER_WAY),
+                    false => Ok(self.renew(*renewal)),
+                };
                 // Who asked may have gone.
-                let _ = answer.send(self.renew(*renewal));
+                let _ = answer.send(renewed);
             }
         }
         self.dialogue.update_fragment(now());

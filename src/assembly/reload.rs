@@ -63,7 +63,7 @@ pub(super) struct Reloader {
     /// The way of the tunnels, for those who ask the cloud for certificates.
     pub(super) to_cloud: watch::Sender<Transport>,
     pub(super) door: Door,
-    pub(super) renewals: mpsc::Sender<(Box<Renewal>, oneshot::Sender<u64>)>,
+    pub(super) renewals: mpsc::Sender<(Box<Renewal>, oneshot::Sender<Result<u64, &'static str>>)>,
     pub(super) supervisor: Arc<Supervisor>,
     pub(super) inspection: Inspection,
 }
@@ -175,7 +175,7 @@ impl Reloader {
         let stopping = || "adit is stopping".to_owned();
         let given = self.renewals.send((renewal, answer)).await;
         given.map_err(|_| stopping())?;
-        let ended = answered.await.map_err(|_| stopping())?;
+        let ended = answered.await.map_err(|_| stopping())??;
         Ok((ended, transport))
     }
 

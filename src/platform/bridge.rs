@@ -27,6 +27,11 @@ impl Bridge {
         self.has_cloud = None;
     }
 
+    /// Whether it has told that it has no cloud, and nothing since.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.has_cloud == Some(false)
+    }
+
     /// Takes a state. The first of a connection is as old as it may
     /// be, so that only a later one with the cloud is a return; that without a loss before it is one too, since
     /// the bridge tells each of its connections.

@@ -159,6 +159,15 @@ impl Dialogue {
 
     /// Takes what the platform says. A token is not for this dialogue.
     pub(crate) fn heard(&mut self, said: Downlink, backlog: Backlog, now: Instant) {
+        // A broker may keep an old word of its bridge for ever.
+        let is_of_the_cloud = matches!(
+            said,
+            Downlink::Operations(_) | Downlink::Notified(_) | Downlink::OperationsById(_)
+        );
+        if is_of_the_cloud && self.bridge.is_lost() {
+            debug!("an operation comes through the bridge, so it has the cloud");
+            self.bridge_state(true, backlog, now);
+        }
         match said {
             Downlink::Operations(pending) if self.ids.collection().is_some() => {
                 self.collect(backlog, |collection, operations| {
@@ -276,7 +285,7 @@ impl Dialogue {
         };
         [
             collection,
-            self.updates.next_deadline(),
+            self.updates.next_deadline().filter(|_| !self.is_leaving),
             self.operations.next_deadline(),
         ]
         .into_iter()
@@ -397,8 +406,12 @@ impl Dialogue {
         self.take(&pending, None, backlog);
     }
 
-    /// Brings the fragment of the device up to date, if that is due.
+    /// Brings the fragment of the device up to date, if that is due. Where operations are left to another
+    /// process, so is the fragment, which tells of the tunnels of that one.
     pub(crate) fn update_fragment(&mut self, now: Instant) {
+        if self.is_leaving {
+            return;
+        }
         self.publish_fragment(|updates, current| updates.update(current, now));
     }
 
@@ -702,6 +715,48 @@ mod tests {
             dialogue.heard(Downlink::Bridge(has_cloud), ROOM, now);
             assert_eq!(steps(&mut dialogue), then);
         }
+    }
+
+    #[test]
+    fn takes_an_operation_for_a_sign_that_the_bridge_has_the_cloud() {
+        let now = Instant::now();
+        let mut dialogue = dialogue_with(OperationIds::Notifications);
+        dialogue.connected(ROOM, now);
+        dialogue.heard(Downlink::Bridge(false), ROOM, now);
+        steps(&mut dialogue);
+        let heard = hear(&mut dialogue, "530,gw,plc,22,k", ROOM);
+        assert_eq!(heard, ["500", "token", "open 1 plc:22"]);
+        let deadline = dialogue.next_deadline().expect("its id is waited for");
+        dialogue.deadline_passed(ROOM, deadline);
+        assert_eq!(steps(&mut dialogue), ["501,Connect"]);
+    }
+
+    #[test]
+    fn leaves_the_fragment_to_the_process_that_takes_over() {
+        let now = Instant::now();
+        let mut dialogue = dialogue();
+        dialogue.connected(ROOM, now);
+        dialogue.update_fragment(now);
+        steps(&mut dialogue);
+        hear(&mut dialogue, "530,gw,plc,22,k", ROOM);
+        dialogue.opened(OperationId(1));
+        steps(&mut dialogue);
+        dialogue.update_fragment(now);
+        let due_at = dialogue
+            .next_deadline()
+            .expect("an update that came too soon");
+        dialogue.leave();
+        assert_eq!(dialogue.next_deadline(), None);
+        dialogue.update_fragment(due_at);
+        let nothing: [&str; 0] = [];
+        assert_eq!(steps(&mut dialogue), nothing);
+        dialogue.begin_again();
+        dialogue.update_fragment(due_at);
+        assert_eq!(
+            steps(&mut dialogue).len(),
+            2,
+            "the question and the fragment"
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::{Child, ExitStatus};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
 use super::Program;
@@ -121,9 +122,24 @@ impl Successor {
             }
         };
         // With the one between it ends too, and gives up what this process is to have again.
-        let gone = async { while self.link.next().await.is_some() {} };
-        let _ = timeout(END_LIMIT, gone).await;
+        if !self.is_gone().await && self.process_id != self.child.id() {
+            // It was in charge a moment ago, and ends no more with the one between. As long as it holds its end
+            // of the link, the number is its own.
+            let process = i32::try_from(self.process_id).ok().and_then(Pid::from_raw);
+            if let Some(process) = process
+                && let Err(error) = kill_process(process, Signal::KILL)
+            {
+                return error.to_string();
+            }
+            self.is_gone().await;
+        }
         ended
+    }
+
+    /// Waits until it holds nothing of the link any more, for a moment; whether that is so.
+    async fn is_gone(&mut self) -> bool {
+        let gone = async { while self.link.next().await.is_some() {} };
+        timeout(END_LIMIT, gone).await.is_ok()
     }
 
     /// Ends the process between, so that the new one belongs to whoever takes in orphans: systemd, where

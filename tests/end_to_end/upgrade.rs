@@ -735,6 +735,11 @@ async fn lets_one_upgrade_be_under_way_at_a_time() {
         assert_eq!(second.code, Some(1));
         let words = "an upgrade is under way already";
         assert!(second.result.contains(words), "{second:?}");
+        // The new process has read its configuration, and would not know of another.
+        let reload = gateway.watcher.reload(&[]).await;
+        assert_eq!(reload.code, Some(2), "{reload:?}");
+        let words = "an upgrade is under way";
+        assert!(reload.result.contains(words), "{reload:?}");
         // It serves meanwhile.
         drop(gateway.open(lan.port).await);
     });

@@ -256,6 +256,11 @@ impl Conversation {
         self.phase != Phase::Creating
     }
 
+    /// Whether all of the opening is said, acknowledged or not.
+    pub(crate) fn is_opening_said(&self) -> bool {
+        matches!(self.phase, Phase::Announcing | Phase::Ready)
+    }
+
     /// Whether the opening is said and acknowledged.
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Ready

@@ -324,12 +324,20 @@ impl Session {
             resume,
             ..
         } = &self.options;
-        let once = if self.said_once { &[] } else { once.as_slice() };
+        let mut greetings = [once.as_slice(), greeting];
+        if self.said_once {
+            greetings[0] = &[];
+        }
+        // Who only comes to deliver the last words does not say that it is there: the word that it is not may
+        // be among them.
+        if self.finish.is_cancelled() {
+            greetings = [&[], &[]];
+        }
         Opening {
             create: create.clone(),
             subscribe: subscribe.clone(),
             subscribe_if_granted: subscribe_if_granted.clone(),
-            announce: [announce, once, greeting, resume].concat(),
+            announce: [announce.as_slice(), &greetings.concat(), resume].concat(),
         }
     }
 
@@ -386,10 +394,10 @@ impl Session {
     }
 
     /// Adds the farewell to what is to be delivered, once nothing else is. Where there is no connection
-    /// to say it on, the will has said it.
+    /// to say it on, the will has said it; where the greeting is not said yet, nothing else was.
     fn say_farewell(&mut self, conversation: &Conversation) {
         if self.finish.is_cancelled()
-            && conversation.may_publish()
+            && conversation.is_opening_said()
             && self.publisher.outbox().is_empty()
         {
             for message in std::mem::take(&mut self.options.farewell) {

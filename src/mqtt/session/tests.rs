@@ -1,7 +1,9 @@
 use std::net::Ipv4Addr;
 
 use futures_util::{SinkExt, StreamExt};
-use rumqttc::{Codec, ConnAck, ConnectReturnCode, Packet, PubAck, Publish, QoS};
+use rumqttc::{
+    Codec, ConnAck, ConnectReturnCode, Packet, PubAck, Publish, QoS, SubAck, SubscribeReasonCode,
+};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -60,6 +62,96 @@ async fn published(link: &mut Framed<TcpStream, Codec>) -> Publish {
         Some(Ok(Packet::Publish(publish))) => publish,
         other => panic!("{other:?}"),
     }
+}
+
+/// Answers everything until the session says goodbye; returns what it has published.
+async fn until_disconnect(link: &mut Framed<TcpStream, Codec>) -> Vec<String> {
+    let mut said = Vec::new();
+    loop {
+        match link.next().await {
+            Some(Ok(Packet::Publish(publish))) => {
+                said.push(String::from_utf8_lossy(&publish.payload).into_owned());
+                let answer = Packet::PubAck(PubAck::new(publish.pkid));
+                link.send(answer).await.unwrap();
+            }
+            Some(Ok(Packet::Subscribe(subscribe))) => grant(link, subscribe.pkid).await,
+            Some(Ok(Packet::Disconnect)) => return said,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn grant(link: &mut Framed<TcpStream, Codec>, packet_id: u16) {
+    let granted = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce)];
+    let answer = Packet::SubAck(SubAck::new(packet_id, granted));
+    link.send(answer).await.unwrap();
+}
+
+/// A session that says when it comes and when it goes.
+fn polite(port: u16) -> Options {
+    Options {
+        subscribe: vec!["s/ds".to_owned()],
+        greeting: vec![Message::new("s/us/gw_adit", "104,up")],
+        farewell: vec![Message::new("s/us/gw_adit", "104,down")],
+        ..silent(port)
+    }
+}
+
+#[tokio::test]
+async fn does_not_say_that_it_is_there_behind_the_word_that_it_goes() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let finish = CancellationToken::new();
+    let transport = Transport::new(&[]).unwrap();
+    let (session, _publisher, mut events) = Session::new(polite(port), transport, finish.clone());
+    let running = tokio::spawn(session.run());
+    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let told = async {
+        // It is to end while its topics are not granted.
+        let mut link = accept(&listener).await;
+        let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
+            panic!("no SUBSCRIBE");
+        };
+        finish.cancel();
+        grant(&mut link, subscribe.pkid).await;
+        until_disconnect(&mut link).await
+    };
+    let said = timeout(LIMIT, told).await.unwrap();
+    assert_ne!(said.last().map(String::as_str), Some("104,up"), "{said:?}");
+    running.await.unwrap();
+    listening.abort();
+}
+
+#[tokio::test]
+async fn says_on_its_next_connection_only_that_it_goes_where_the_last_one_broke_at_that() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let finish = CancellationToken::new();
+    let transport = Transport::new(&[]).unwrap();
+    let (session, _publisher, mut events) = Session::new(polite(port), transport, finish.clone());
+    let running = tokio::spawn(session.run());
+    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let told = async {
+        let mut link = accept(&listener).await;
+        let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
+            panic!("no SUBSCRIBE");
+        };
+        grant(&mut link, subscribe.pkid).await;
+        let up = published(&mut link).await;
+        assert_eq!(up.payload, "104,up");
+        link.send(Packet::PubAck(PubAck::new(up.pkid)))
+            .await
+            .unwrap();
+        finish.cancel();
+        assert_eq!(published(&mut link).await.payload, "104,down");
+        drop(link);
+        let mut link = accept(&listener).await;
+        until_disconnect(&mut link).await
+    };
+    let said = timeout(LIMIT, told).await.unwrap();
+    assert_eq!(said, ["104,down"]);
+    running.await.unwrap();
+    listening.abort();
 }
 
 #[tokio::test]
