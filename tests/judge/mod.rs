@@ -25,6 +25,9 @@ const SERVICE: &str = "104";
 /// So long after its result was acknowledged, and soonest, a row without a key that comes once more is another
 /// operation to adit, or one whose result has fallen on another.
 const ROW_MEMORY: Duration = Duration::from_secs(60);
+/// What adit says in the place of a result that was set aside, where it cannot be seen how often that was
+/// tried.
+const REPLACED: &str = "the reason could not be sent";
 /// Closes in a row at a message after which adit does without it.
 const TRIALS: usize = 3;
 
@@ -196,6 +199,10 @@ impl Sent<'_> {
         self.is_nameless() || ["504", "505", "506"].contains(&self.template())
     }
 
+    fn is_replacement_on(&self, topic: &str) -> bool {
+        self.topic == topic && self.reason().is_some_and(|reason| reason == REPLACED)
+    }
+
     fn is(&self, applied: &Applied) -> bool {
         self.topic == applied.topic && self.row == applied.row
     }
@@ -333,7 +340,11 @@ impl Case<'_> {
                     sent[next].copy_of = Some(place);
                 }
                 None if status.life < last_life => {}
-                _ if copies(sent, place).count() >= TRIALS => {
+                _ if copies(sent, place).count() >= TRIALS
+                    || self.ends_between(first(sent, status), next.map(|next| &sent[next]))
+                        >= TRIALS
+                    || next.is_some_and(|next| sent[next].is_replacement_on(status.topic)) =>
+                {
                     let row = status.row;
                     verdict.is_set_aside = true;
                     verdict.admitted.push(format!("{row} was set aside"));
@@ -344,6 +355,15 @@ impl Case<'_> {
                 )),
             }
         }
+    }
+
+    /// Returns how many connections ended from a message on, until another one or for good. On each of them
+    /// it may have been tried again, and not have got through.
+    fn ends_between(&self, message: &Sent<'_>, next: Option<&Sent<'_>>) -> usize {
+        let until = next.map_or(self.record.len(), |next| next.place);
+        let between = self.record.get(message.place..until);
+        let is_end = |seen: &&&Seen| matches!(seen.what, What::Ended(_));
+        between.unwrap_or_default().iter().filter(is_end).count()
     }
 
     /// A status that names its operation is sent again behind an older message that was not
