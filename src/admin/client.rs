@@ -129,7 +129,10 @@ pub(crate) fn status_as_sent(settings: &Settings) -> BoxFuture<'_, Result<Vec<u8
         };
         match (by_socket, settings.listen) {
             (Some((_, Ok(answer))), _) => Ok(answer),
-            (Some((_, Err(error))), Some(listen)) if is_nobody(&error) => {
+            // Where nobody runs, anybody may listen at the port, and would be shown the token.
+            (Some((_, Err(error))), Some(listen))
+                if is_nobody(&error) && settings.token.is_none() =>
+            {
                 ask_port(listen, settings).await
             }
             (Some((path, Err(error))), _) => Err(unanswered(&path.display(), &error)),
@@ -329,5 +332,20 @@ mod tests {
         );
         let error = status(&Settings::default()).await.unwrap_err();
         assert!(matches!(error, Unanswered::NobodyRuns(_)));
+    }
+    #[tokio::test]
+    async fn shows_its_token_to_nobody_who_listens_at_the_port_while_no_adit_runs() {
+        let somebody = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        somebody.set_nonblocking(true).unwrap();
+        let settings = Settings {
+            socket: Some("/nowhere/adit.sock".into()),
+            listen: Some(somebody.local_addr().unwrap()),
+            token: Some(crate::secret::Secret::new("a token of the page")),
+            ..Settings::default()
+        };
+        let error = status(&settings).await.unwrap_err();
+        assert!(matches!(error, Unanswered::NobodyRuns(_)), "{error}");
+        let came = somebody.accept().map(|_| ());
+        assert_eq!(came.unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }
