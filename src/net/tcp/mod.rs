@@ -98,7 +98,8 @@ pub(super) async fn connect(address: SocketAddr) -> io::Result<Tcp> {
         .with_interval(PROBE_INTERVAL);
     let socket = SockRef::from(&stream);
     socket.set_tcp_keepalive(&probes)?;
-    // Urgent bytes, as Telnet has them, would be taken out of the stream (RFC 6093, 5).
+    // Urgent bytes, as Telnet has them, would be taken out of the stream (RFC 6093, 5). They still
+    // end a read that comes to them.
     socket.set_out_of_band_inline(true)?;
     #[cfg(feature = "simulation")]
     let stream = Tcp::Kernel(stream);

@@ -1,17 +1,16 @@
 //! How a tunnel ends: each half-connection by itself, for as long as somebody takes something.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::ReadBuf;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::end::EndReason;
 use super::room::Room;
+use super::up::poll_read;
 use super::{CloudIn, CloudOut, LanIn, LanOut, Relay};
 use crate::net::Socket;
 
@@ -127,9 +126,9 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         if self.lan_in == LanIn::Discard
             && let Some(lan) = &mut self.lan
         {
-            let mut read = ReadBuf::new(&mut room.outgoing);
-            if let Poll::Ready(result) = Pin::new(lan).poll_read(cx, &mut read) {
-                if result.is_err() || read.filled().is_empty() {
+            let read = poll_read(lan, cx, &mut room.outgoing, &mut self.lan_hides);
+            if let Poll::Ready(result) = read {
+                if matches!(result, Ok(0) | Err(_)) {
                     self.lan_in = LanIn::Done;
                 }
                 self.lan_life += 1;

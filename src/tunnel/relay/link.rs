@@ -369,7 +369,7 @@ impl<S: Socket> Link<S> {
 
 /// Whether a read found nothing and has left its waker. A task that has used up its budget is told
 /// to wait as well, but by tokio, and nobody has its waker then.
-pub(super) fn has_nothing(read: &Poll<io::Result<()>>) -> bool {
+pub(super) fn has_nothing<T>(read: &Poll<io::Result<T>>) -> bool {
     read.is_pending() && has_budget_remaining()
 }
 

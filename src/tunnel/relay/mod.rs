@@ -150,6 +150,8 @@ struct Relay<'a, L, S> {
     lan_life: u64,
     /// Whether the LAN side had nothing to read when it was polled, and has its waker.
     lan_waits: bool,
+    /// Whether tokio may not know of all that the LAN side has sent. See [`up::poll_read`].
+    lan_hides: bool,
     cloud: Link<S>,
     cloud_in: CloudIn,
     cloud_out: CloudOut,
@@ -240,6 +242,7 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
             lan_rest: Rest::default(),
             lan_life: 0,
             lan_waits: false,
+            lan_hides: false,
             cloud: Link::new(cloud),
             cloud_in: CloudIn::Open,
             cloud_out: CloudOut::Open,

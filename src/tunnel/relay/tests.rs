@@ -449,6 +449,47 @@ async fn sends_a_keystroke_as_one_frame_at_once() {
 const SMALL: u32 = 32 << 10;
 const HELD: u64 = 1 << 20;
 
+/// Sends as a Telnet server does that drops what it was about to say (RFC 854, SYNCH): the mark is
+/// urgent, and the kernel ends a read before it. Returns what was sent, when all has arrived.
+async fn synch(device: &mut TcpStream, before: &[u8], behind: &[u8]) -> Vec<u8> {
+    const INTERRUPT: u8 = 255;
+    const DATA_MARK: u8 = 242;
+    let before = [before, &[INTERRUPT]].concat();
+    within(device.write_all(&before)).await.unwrap();
+    let sent = SockRef::from(&*device).send_out_of_band(&[DATA_MARK]);
+    assert_eq!(sent.unwrap(), 1);
+    within(device.write_all(behind)).await.unwrap();
+    within(async {
+        while device.held(Instant::now()) > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    [&before[..], &[DATA_MARK], behind].concat()
+}
+
+#[tokio::test]
+async fn carries_what_lies_behind_an_urgent_byte_without_waiting_for_more() {
+    // What fills the room of a read, and some of what does not.
+    for behind in [1, room::LAN_READ - 1, room::LAN_READ, room::LAN_READ + 1] {
+        let (mut device, lan) = pair(None).await;
+        let (server, client) = pair(None).await;
+        let cloud =
+            WebSocketStream::from_raw_socket(server, Role::Server, Some(server_config())).await;
+        SockRef::from(&lan).set_out_of_band_inline(true).unwrap();
+        let sent = synch(&mut device, b"a", &noise(16, behind)).await;
+        let mut tunnel = start_between(limits(), device, lan, cloud, client).await;
+        let mut received = Vec::new();
+        while received.len() < sent.len() {
+            received.extend_from_slice(&tunnel.cloud_receives().await.into_data());
+        }
+        same(&received, &sent);
+        // It is still woken for what comes then.
+        tunnel.device_sends(b"key").await;
+        assert_eq!(tunnel.cloud_receives().await, binary("key"));
+    }
+}
+
 #[tokio::test]
 async fn waits_for_a_slow_cloud_and_goes_on_the_other_way() {
     let mut tunnel = start(limits(), Some(SMALL)).await;

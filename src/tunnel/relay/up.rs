@@ -16,6 +16,41 @@ use super::room::{LAN_READ, Room};
 use super::{CloudIn, CloudOut, LanIn, Relay};
 use crate::net::Socket;
 
+/// Reads the LAN side, and looks past tokio where that may be wrong in having nothing.
+///
+/// tokio takes a read that does not fill its room for the last of what has arrived. But the kernel
+/// ends a read before an urgent byte as well, also where that stays in its place, and wakes nobody
+/// for what lies behind. `hides` says whether the last read was such a one. The look costs a system
+/// call for each waking; to ask first whether there is a mark would cost the same.
+pub(super) fn poll_read<L: Socket>(
+    lan: &mut L,
+    cx: &mut Context<'_>,
+    place: &mut [u8],
+    hides: &mut bool,
+) -> Poll<io::Result<usize>> {
+    let size = place.len();
+    let mut read = ReadBuf::new(place);
+    let result = Pin::new(&mut *lan).poll_read(cx, &mut read);
+    let length = read.filled().len();
+    if result.is_ready() {
+        *hides = length < size;
+    }
+    // Only now is the waker there for whatever comes after the look.
+    if !*hides || !has_nothing(&result) {
+        return result.map_ok(|()| length);
+    }
+    loop {
+        match lan.read_now(place) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                *hides = false;
+                return Poll::Pending;
+            }
+            read => return Poll::Ready(read),
+        }
+    }
+}
+
 impl<L: Socket, S: Socket> Relay<'_, L, S> {
     /// From the LAN to the cloud: one frame, a ping, or the end.
     pub(super) fn poll_up(&mut self, cx: &mut Context<'_>, room: &mut Room) -> Poll<()> {
@@ -70,10 +105,9 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         let read = match self.lan_in {
             LanIn::Open if self.lan_waits => return Poll::Pending,
             LanIn::Open => {
-                let mut read = ReadBuf::new(place);
-                let result = Pin::new(lan).poll_read(cx, &mut read);
+                let result = poll_read(lan, cx, place, &mut self.lan_hides);
                 self.lan_waits = has_nothing(&result);
-                ready!(result).map(|()| read.filled().len())
+                ready!(result)
             }
             LanIn::Last(until) => match lan.read_now(place) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
