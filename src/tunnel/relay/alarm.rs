@@ -123,12 +123,12 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
             && idle.until <= now
         {
             let limit = idle.limit;
-            self.say_goodbye(EndReason::Idle(limit));
+            self.stop(EndReason::Idle(limit));
         }
         if let Some(limit) = self.limits.max_duration
             && self.began.checked_add(limit).is_some_and(|end| end <= now)
         {
-            self.say_goodbye(EndReason::MaxDuration(limit));
+            self.stop(EndReason::MaxDuration(limit));
         }
     }
 

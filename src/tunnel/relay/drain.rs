@@ -92,7 +92,7 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
     }
 
     /// Ends the tunnel although both sides could go on: what is under way still arrives.
-    pub(super) fn say_goodbye(&mut self, reason: EndReason) {
+    fn say_goodbye(&mut self, reason: EndReason) {
         if self.drain.is_some() {
             return;
         }

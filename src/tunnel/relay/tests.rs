@@ -1266,6 +1266,48 @@ async fn ends_a_tunnel_that_is_idle_or_too_old() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ends_in_time_though_the_cloud_goes_on_when_a_tunnel_is_idle_or_too_old() {
+    let drain = SHORT * 10;
+    let idle = Limits {
+        idle: Some(SHORT),
+        drain,
+        ..limits()
+    };
+    let old = Limits {
+        max_duration: Some(SHORT),
+        drain,
+        ..limits()
+    };
+    for (limits, reason) in [(idle, "idle for 50ms"), (old, "open for 50ms")] {
+        let Tunnel {
+            mut device,
+            mut cloud,
+            relay,
+            traffic,
+            ..
+        } = start(limits, Some(SMALL)).await;
+        within(async {
+            while !traffic.is_ending.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        // It does not look at the Close frame, and the machine takes all that comes.
+        let flood =
+            tokio::spawn(
+                async move { while cloud.send(binary(vec![0; 64 << 10])).await.is_ok() {} },
+            );
+        let taking =
+            tokio::spawn(async move { tokio::io::copy(&mut device, &mut tokio::io::sink()).await });
+        let ended = within(relay).await.unwrap();
+        let said = ended.reason.to_string();
+        assert!(said.starts_with(reason), "{said}");
+        within(flood).await.unwrap();
+        let _ = within(taking).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn is_not_idle_while_bytes_go_either_way() {
     let limit = SHORT * 4;
