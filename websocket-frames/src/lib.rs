@@ -33,6 +33,9 @@ pub const HEADER_ROOM: usize = 14;
 /// Bytes that a control frame carries at most (RFC 6455, 5.5).
 pub const BODY_LIMIT: usize = 125;
 
+/// A code for Close frames that the registry of IANA has, and the library's list has not.
+const BAD_GATEWAY: u16 = 1014;
+
 const FIN: u8 = 0x80;
 const RESERVED: u8 = 0x70;
 const OPCODE: u8 = 0x0f;
@@ -296,7 +299,7 @@ impl Decoder {
                 [high, low, reason @ ..] => {
                     let number = u16::from_be_bytes([*high, *low]);
                     let code = CloseCode::from(number);
-                    if !code.is_allowed() {
+                    if !code.is_allowed() && number != BAD_GATEWAY {
                         return Err(Fault::CloseCode(number));
                     }
                     match std::str::from_utf8(reason) {

@@ -216,6 +216,8 @@ fn takes_what_a_server_may_send() {
         ("7.3.3", close(1000), closed(Some(1000))),
         ("7.3.4", b"\x88\x05\x03\xe8bye".to_vec(), closed(Some(1000))),
         ("7.7.12", close(1013), closed(Some(1013))),
+        // A gateway's, which the registry of IANA has and RFC 6455 has not.
+        ("IANA", close(1014), closed(Some(1014))),
         ("7.7.13", close(3000), closed(Some(3000))),
         ("7.7.17", close(4999), closed(Some(4999))),
         ("7.1.1", b"\x88\x00\x82\x01a\x89\x00".to_vec(), closed(None)),
