@@ -3,7 +3,7 @@
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -59,13 +59,47 @@ pub fn read(path: &Path) -> io::Result<FileContent> {
 /// # Errors
 /// Those of [`read`], or that the disk hangs; a thread stays behind then.
 pub(crate) fn read_at_start(path: &Path) -> io::Result<FileContent> {
+    at_start(path, read)
+}
+
+/// Whether two paths name one file, also by a link, and also where there is none yet. They do not where
+/// the system does not say: whoever uses the file learns why.
+pub(crate) fn are_one_file(one: &Path, other: &Path) -> bool {
+    let other = other.to_owned();
+    one == other || at_start(one, move |one| Ok(is_one_place(one, &other))).unwrap_or(false)
+}
+
+fn is_one_place(one: &Path, other: &Path) -> bool {
+    let inode = |path: &Path| path.metadata().map(|it| (it.dev(), it.ino())).ok();
+    match (inode(one), inode(other)) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => place_to_be(one).is_some_and(|one| place_to_be(other) == Some(one)),
+        _ => false,
+    }
+}
+
+/// Where a file will be: its directory without links, and its name.
+fn place_to_be(path: &Path) -> Option<PathBuf> {
+    let directory = path.parent()?;
+    let directory = match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
+    };
+    Some(directory.canonicalize().ok()?.join(path.file_name()?))
+}
+
+/// Asks the disk something about a file, and waits only so long for the answer.
+fn at_start<T: Send + 'static>(
+    path: &Path,
+    ask: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let file = path.to_owned();
     thread::Builder::new()
         .name("files".to_owned())
-        .spawn(move || drop(sender.send(read(&file))))?;
-    if let Ok(read) = receiver.recv_timeout(PATIENCE) {
-        return read;
+        .spawn(move || drop(sender.send(ask(&file))))?;
+    if let Ok(answer) = receiver.recv_timeout(PATIENCE) {
+        return answer;
     }
     let file = path.display().to_string();
     warn!(file, "still waiting for the disk to give a file");
@@ -232,6 +266,42 @@ mod tests {
         assert!(read(Path::new("/dev/null")).unwrap().bytes.is_empty());
         let release = read(Path::new("/proc/sys/kernel/osrelease")).unwrap();
         assert!(!release.bytes.is_empty());
+    }
+
+    #[test]
+    fn knows_one_file_by_all_its_names() {
+        let name = format!("adit-names-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(directory.join("sub")).unwrap();
+        let path = |name: &str| directory.join(name);
+        for name in ["file", "other"] {
+            std::fs::write(path(name), "").unwrap();
+        }
+        std::fs::hard_link(path("file"), path("hard")).unwrap();
+        std::os::unix::fs::symlink(path("file"), path("soft")).unwrap();
+        std::os::unix::fs::symlink(&directory, path("here")).unwrap();
+        for (one, other, are_one) in [
+            ("file", "file", true),
+            ("file", "hard", true),
+            ("file", "soft", true),
+            ("here/file", "sub/../hard", true),
+            ("file", "other", false),
+            // What is yet to be written.
+            ("new", "new", true),
+            ("new", "here/new", true),
+            ("new", "sub/../new", true),
+            ("new", "sub/new", false),
+            ("new", "file", false),
+            ("none/new", "none/new", true),
+            ("none/new", "none/../new", false),
+        ] {
+            assert_eq!(
+                are_one_file(&path(one), &path(other)),
+                are_one,
+                "{one}, {other}"
+            );
+        }
+        std::fs::remove_dir_all(directory).unwrap();
     }
 
     const LONG: Duration = Duration::from_secs(10);

@@ -1690,6 +1690,44 @@ fn has_a_certificate_issued_where_there_is_none_that_lives() {
 }
 
 #[test]
+fn keeps_the_key_and_the_certificate_that_is_written_in_two_files() {
+    let directory = std::env::temp_dir().join(format!("adit-one-file-{}", std::process::id()));
+    let linked = directory.with_extension("link");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::os::unix::fs::symlink(&directory, &linked).unwrap();
+    let in_both = |name: &str| {
+        let path = |directory: &Path| directory.join(name).display().to_string();
+        [path(&directory), path(&linked)]
+    };
+    let [certificate, elsewhere] = in_both("device.pem");
+    let default = "/var/lib/adit/device.key".to_owned();
+    let same = "/device.pem".to_owned();
+    for (certificate, key, place) in [
+        (&same, Some(&same), "adit.toml, line 6, auth.key_file"),
+        (
+            &certificate,
+            Some(&elsewhere),
+            "adit.toml, line 6, auth.key_file",
+        ),
+        (&default, None, "auth.key_file"),
+    ] {
+        let mut file =
+            format!("{CLOUD}[auth]\ncertificate_authority = true\ncert_file = {certificate:?}\n");
+        if let Some(key) = key {
+            file += &format!("key_file = {key:?}\n");
+        }
+        let key = key.unwrap_or(&default);
+        let complaint = format!(
+            "{place}: {key:?} is the file of auth.cert_file too, and adit would write the \
+             certificate over the key; name another file, for the key alone"
+        );
+        assert_eq!(Machine::with_file(&file).complaint(), complaint);
+    }
+    std::fs::remove_file(linked).unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
 fn uses_the_certificate_that_was_issued() {
     let good = certificate("gw-7", 4000);
     // The password has done its work, and whoever has given it may have removed it.

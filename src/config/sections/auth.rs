@@ -9,7 +9,7 @@ use crate::auth::credentials_file;
 use crate::auth::settings::{Auth, Authority, Bootstrap, login_of};
 use crate::config::fault::Place;
 use crate::config::keys::{self, Key, Setting};
-use crate::files::FileContent;
+use crate::files::{self, FileContent};
 use crate::net::identity::{Files, Identity, IdentityError};
 use crate::words::date;
 
@@ -85,6 +85,7 @@ impl SectionBuilder<'_> {
             certificate: certificate?,
             key: key?,
         };
+        self.check_two_files(&files)?;
         let mut authority = Authority {
             files,
             one_time_password: None,
@@ -100,6 +101,24 @@ impl SectionBuilder<'_> {
             authority.one_time_password = Some(self.password(password_key, file_key)?);
         }
         Some((Auth::Unenrolled, Some(authority)))
+    }
+
+    /// A key that the certificate is written over is lost for good.
+    fn check_two_files(&mut self, files: &Files) -> Option<()> {
+        if !files::are_one_file(&files.certificate, &files.key) {
+            return Some(());
+        }
+        let key = &keys::AUTH_KEY_FILE.key;
+        let place = self
+            .place(key)
+            .unwrap_or_else(|| Place::Key(key.full_name()));
+        let words = format!(
+            "{:?} is the file of auth.cert_file too, and adit would write the certificate over the \
+             key; name another file, for the key alone",
+            files.key.display().to_string()
+        );
+        self.refuse(&place, words);
+        None
     }
 
     fn path_or(&mut self, setting: &Setting<PathBuf>, default: &str) -> Option<PathBuf> {
