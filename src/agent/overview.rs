@@ -94,7 +94,7 @@ pub(crate) fn kind(auth: &Auth) -> &'static str {
     match auth {
         Auth::Password { .. } => "password",
         Auth::Certificate(_) => "certificate",
-        Auth::Unenrolled => "enrolment",
+        Auth::Unenrolled(_) => "enrolment",
         Auth::Bootstrap(_) => "registration",
         Auth::None => "none",
     }

@@ -468,9 +468,9 @@ pub async fn enrol(
                 () = stop.cancelled() => Ok(enrol::stopped()),
             }
         }
-        (Auth::Unenrolled, _) if renew => Ok(enrol::nothing_to_renew()),
+        (Auth::Unenrolled(_), _) if renew => Ok(enrol::nothing_to_renew()),
         _ if renew => Ok(enrol::not_issued()),
-        (Auth::Unenrolled, Some(authority)) => {
+        (Auth::Unenrolled(_), Some(authority)) => {
             let show = enrol::show_invitation;
             let issued = have_issued(config, authority, &transport, show, &stop).await?;
             Ok(match issued {
@@ -493,7 +493,7 @@ pub async fn enrol(
         }
         (Auth::Certificate(identity), _) => Ok(enrol::is_certified(identity)),
         (Auth::Password { user, .. }, _) => Ok(enrol::has_user(user)),
-        (Auth::None | Auth::Unenrolled, _) => Ok(enrol::nothing_to_get()),
+        (Auth::None | Auth::Unenrolled(_), _) => Ok(enrol::nothing_to_get()),
     }
 }
 
@@ -629,7 +629,7 @@ async fn log_in_as(
 ) -> anyhow::Result<Option<(Auth, Account, Option<Unkept>)>> {
     let bootstrap = match (&config.auth, &config.authority) {
         (Auth::Bootstrap(bootstrap), _) => bootstrap,
-        (Auth::Unenrolled, Some(authority)) => {
+        (Auth::Unenrolled(_), Some(authority)) => {
             let identity =
                 have_issued(config, authority, transport, enrol::show_code, stop).await?;
             let account = account(config, config.mqtt.login.clone());

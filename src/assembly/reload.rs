@@ -242,7 +242,7 @@ fn options(config: &Config) -> anyhow::Result<Options> {
     let login = config.mqtt.login.clone().or_else(|| match &config.auth {
         // Given at a registration.
         Auth::Password { user, password } => Some((user.clone(), password.clone())),
-        Auth::Certificate(_) | Auth::Bootstrap(_) | Auth::Unenrolled | Auth::None => None,
+        Auth::Certificate(_) | Auth::Bootstrap(_) | Auth::Unenrolled(_) | Auth::None => None,
     });
     let announcement = announcement(config, &config.auth)?;
     Ok(announcement.session_options(account(config, login)))

@@ -25,8 +25,9 @@ pub enum Auth {
     },
     /// A certificate, whose common name is the device id.
     Certificate(Identity),
-    /// Nobody yet: the platform's own authority has to issue a certificate, as [`Authority`] says.
-    Unenrolled,
+    /// Nobody yet: the platform's own authority has to issue a certificate, as [`Authority`] says. With
+    /// the one that it has issued earlier and that has expired, by the clock of this machine.
+    Unenrolled(Option<Identity>),
     /// Nobody yet: it has to be registered.
     Bootstrap(Bootstrap),
     /// Nobody: a broker that bridges to the platform vouches for the device.
@@ -65,7 +66,7 @@ impl Auth {
     pub fn identity(&self) -> Option<&Identity> {
         match self {
             Self::Certificate(identity) => Some(identity),
-            Self::Password { .. } | Self::Unenrolled | Self::Bootstrap(_) | Self::None => None,
+            Self::Password { .. } | Self::Unenrolled(_) | Self::Bootstrap(_) | Self::None => None,
         }
     }
 }

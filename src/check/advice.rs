@@ -291,7 +291,7 @@ fn credentials(auth: &Auth, mqtt: &Settings) -> &'static str {
         (_, Some(_)) => "mqtt.username and mqtt.password",
         (Auth::Bootstrap(_), None) => "auth.bootstrap_username and its password",
         (Auth::Certificate(_), None) => "auth.cert_file, and that the platform trusts its issuer",
-        (Auth::Unenrolled, None) => "the registration: there is no certificate yet",
+        (Auth::Unenrolled(_), None) => "the registration: there is no certificate yet",
         (Auth::Password { .. } | Auth::None, None) => "whether the broker wants mqtt.username",
     }
 }

@@ -231,7 +231,7 @@ impl<'a> Checker<'a> {
     }
 
     async fn check(&mut self) {
-        if !self.options.no_login && !matches!(self.subject.auth, Auth::Unenrolled) {
+        if !self.options.no_login && !matches!(self.subject.auth, Auth::Unenrolled(_)) {
             self.announce_login();
         }
         self.add(configuration(self.subject));
@@ -247,12 +247,12 @@ impl<'a> Checker<'a> {
                     now,
                 ));
             }
-            Auth::Unenrolled => self.add(certificate::not_issued()),
+            Auth::Unenrolled(_) => self.add(certificate::not_issued()),
             _ => {}
         }
         self.running = running::ask(self.subject).await;
         self.add_all(self.running.as_ref().and_then(running::templates));
-        let token = if self.options.no_login || matches!(self.subject.auth, Auth::Unenrolled) {
+        let token = if self.options.no_login || matches!(self.subject.auth, Auth::Unenrolled(_)) {
             self.reach_broker().await;
             None
         } else {
@@ -367,7 +367,7 @@ impl<'a> Checker<'a> {
 
     /// A gateway that is to register has nothing that the WebSocket would take.
     fn wants_token(&self) -> bool {
-        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_) | Auth::Unenrolled);
+        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_) | Auth::Unenrolled(_));
         is_known && self.subject.auth.needs_token()
     }
 
@@ -514,7 +514,7 @@ impl<'a> Checker<'a> {
             self.add_all(way.hops(&self.journal.take(), reached.as_ref().err()));
             let words = match self.subject.auth {
                 Auth::Bootstrap(_) => "not tried: the gateway is not registered yet",
-                Auth::Unenrolled => "not tried: the gateway has no certificate yet",
+                Auth::Unenrolled(_) => "not tried: the gateway has no certificate yet",
                 _ => "not tried: there is no token to show",
             };
             self.add(Hop::skipped(WEBSOCKET, words));

@@ -107,7 +107,7 @@ impl Config {
         };
         builder.warn_of_exposed_file();
         let (auth, authority) = builder.auth().unzip();
-        let device = builder.device(auth.as_ref().and_then(Auth::identity));
+        let device = builder.device(auth.as_ref());
         let proxies = builder.proxies();
         let cloud = builder.cloud(proxies.as_ref());
         let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), auth.as_ref());

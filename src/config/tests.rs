@@ -960,7 +960,7 @@ fn takes_the_device_id_from_the_certificate() {
         sources: &sources,
     };
     let (auth, _) = builder.auth().unwrap();
-    assert_eq!(builder.device(auth.identity()).unwrap().id, "gw-7");
+    assert_eq!(builder.device(Some(&auth)).unwrap().id, "gw-7");
     let proxies = builder.proxies();
     let cloud = builder.cloud(proxies.as_ref());
     let mqtt = builder.mqtt(cloud.as_ref(), proxies.as_ref(), Some(&auth));
@@ -1651,28 +1651,36 @@ fn issued(more: &str) -> Machine {
 #[test]
 fn has_a_certificate_issued_where_there_is_none_that_lives() {
     let dead = certificate("gw-7", 2020);
+    let expired = |more: &str| {
+        let machine = issued(more).file("/device.pem", &dead.0);
+        machine.file("/device.key", &dead.1)
+    };
     let password = Some("hunter2".to_owned());
-    for (machine, one_time_password) in [
-        (issued(""), None),
-        (issued("").file("/device.key", &dead.1), None),
-        (
-            issued("")
-                .file("/device.pem", &dead.0)
-                .file("/device.key", &dead.1),
-            None,
-        ),
+    for (machine, id, one_time_password) in [
+        (issued(""), "box", None),
+        (issued("").file("/device.key", &dead.1), "box", None),
+        // The device is still the one that the certificate names, unless it is to become another.
+        (expired(""), "gw-7", None),
+        (expired("[device]\nid = \"gw-8\"\n"), "gw-8", None),
         (
             issued("one_time_password = \"hunter2\"\n"),
+            "box",
             password.clone(),
         ),
         (
             issued("one_time_password_file = \"/once\"\n").file("/once", "hunter2\n"),
+            "box",
+            password.clone(),
+        ),
+        (
+            expired("one_time_password_file = \"/once\"\n").file("/once", "hunter2\n"),
+            "gw-7",
             password,
         ),
     ] {
         let config = machine.config();
-        assert!(matches!(config.auth, Auth::Unenrolled), "{config:?}");
-        assert_eq!(config.device.id, "box");
+        assert!(matches!(config.auth, Auth::Unenrolled(_)), "{config:?}");
+        assert_eq!(config.device.id, id);
         assert!(config.mqtt.login.is_none());
         assert!(!format!("{config:?}").contains("hunter2"));
         let authority = config.authority.unwrap();

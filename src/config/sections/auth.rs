@@ -17,6 +17,16 @@ use crate::words::date;
 pub(in crate::config) const ISSUED_CERTIFICATE: &str = "/var/lib/adit/device.pem";
 pub(in crate::config) const OWN_KEY: &str = "/var/lib/adit/device.key";
 
+/// A certificate that the authority has issued earlier.
+enum Earlier {
+    /// It can be used.
+    Living(Identity),
+    /// It cannot any more, by the clock of this machine.
+    Expired(Identity),
+    /// There is none.
+    Missing,
+}
+
 impl SectionBuilder<'_> {
     /// Who adit is, and the authority that issues and renews its certificate, where there is one.
     pub(in crate::config) fn auth(&mut self) -> Option<(Auth, Option<Authority>)> {
@@ -91,16 +101,19 @@ impl SectionBuilder<'_> {
             one_time_password: None,
             renew_before: renew_before?,
         };
-        if let Some(identity) = self.issued(&authority.files)? {
-            return Some((Auth::Certificate(identity), Some(authority)));
-        }
-        // Whoever has given it may have removed it once it was used.
+        let expired = match self.issued(&authority.files)? {
+            Earlier::Living(identity) => {
+                return Some((Auth::Certificate(identity), Some(authority)));
+            }
+            Earlier::Expired(identity) => Some(identity),
+            Earlier::Missing => None,
+        };
         let password_key = &keys::AUTH_ONE_TIME_PASSWORD;
         let file_key = &keys::AUTH_ONE_TIME_PASSWORD_FILE;
         if self.place(&password_key.key).is_some() || self.place(&file_key.key).is_some() {
             authority.one_time_password = Some(self.password(password_key, file_key)?);
         }
-        Some((Auth::Unenrolled, Some(authority)))
+        Some((Auth::Unenrolled(expired), Some(authority)))
     }
 
     /// A key that the certificate is written over is lost for good.
@@ -128,14 +141,14 @@ impl SectionBuilder<'_> {
         }
     }
 
-    /// The certificate that was issued earlier; `Some(None)` if there is none, or none any more.
+    /// The certificate that was issued earlier.
     ///
     /// One that was renewed and has not been used yet counts where the one in use has expired: the last
     /// login may be long ago.
-    fn issued(&mut self, files: &Files) -> Option<Option<Identity>> {
+    fn issued(&mut self, files: &Files) -> Option<Earlier> {
         let certificate = match (self.sources.read)(&files.certificate) {
             Ok(content) => content,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(Earlier::Missing),
             Err(error) => {
                 self.refuse_own(&files.certificate, &format!("cannot be read: {error}"));
                 return None;
@@ -165,7 +178,7 @@ impl SectionBuilder<'_> {
                     .filter(|renewed| renewed.name() == identity.name())
                     .filter(|renewed| renewed.life.1 >= self.sources.now);
                 if let Some(renewed) = renewed {
-                    return Some(Some(renewed.issued()));
+                    return Some(Earlier::Living(renewed.issued()));
                 }
                 let path = files.certificate.display();
                 let (ended, clock) = (date(identity.life.1), date(self.sources.now));
@@ -173,11 +186,11 @@ impl SectionBuilder<'_> {
                     "the certificate in {path} expired at {ended}, and now is {clock}: the device \
                      has to be registered again, unless the clock of this machine is wrong"
                 ));
-                Some(None)
+                Some(Earlier::Expired(identity))
             }
             Ok(identity) => {
                 self.warn_of_life(&files.certificate, identity.life);
-                Some(Some(identity.issued()))
+                Some(Earlier::Living(identity.issued()))
             }
             Err(error) => {
                 let path = match error {

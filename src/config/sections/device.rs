@@ -1,6 +1,7 @@
 //! The gateway itself.
 
 use super::SectionBuilder;
+use crate::auth::settings::Auth;
 use crate::config::fault::Place;
 use crate::config::keys;
 use crate::net::identity::Identity;
@@ -15,10 +16,13 @@ const NAMES_OF_NOBODY: [&str; 3] = ["(none)", "localhost", "localhost.localdomai
 const OPERATIONS_LIMIT: usize = 15_000;
 
 impl SectionBuilder<'_> {
-    pub(in crate::config) fn device(&mut self, identity: Option<&Identity>) -> Option<Device> {
-        let id = match identity {
-            Some(identity) => self.certified_device_id(identity),
-            None => self.device_id(),
+    pub(in crate::config) fn device(&mut self, auth: Option<&Auth>) -> Option<Device> {
+        let is_set = self.place(&keys::DEVICE_ID.key).is_some();
+        let id = match auth {
+            Some(Auth::Certificate(identity)) => self.certified_device_id(identity),
+            // It is the same device, unless it is to become another one.
+            Some(Auth::Unenrolled(Some(expired))) if !is_set => self.certified_device_id(expired),
+            _ => self.device_id(),
         };
         let name = self.get(&keys::DEVICE_NAME).or_else(|| id.clone());
         let device_type = self.get(&keys::DEVICE_TYPE);

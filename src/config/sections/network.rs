@@ -120,7 +120,9 @@ impl<'a> SectionBuilder<'a> {
                 server.into()
             }),
         };
-        if let (Some(Auth::Certificate(_) | Auth::Unenrolled), Some(endpoint)) = (auth, &endpoint) {
+        if let (Some(Auth::Certificate(_) | Auth::Unenrolled(_)), Some(endpoint)) =
+            (auth, &endpoint)
+        {
             self.check_certified_broker(endpoint);
         }
         let topic_prefix = self.get(&keys::MQTT_TOPIC_PREFIX);
@@ -153,9 +155,9 @@ impl<'a> SectionBuilder<'a> {
                     }
                     Some(Some((user.clone(), password.clone())))
                 }
-                Some(Auth::Certificate(_) | Auth::Unenrolled | Auth::Bootstrap(_) | Auth::None) => {
-                    Some(None)
-                }
+                Some(
+                    Auth::Certificate(_) | Auth::Unenrolled(_) | Auth::Bootstrap(_) | Auth::None,
+                ) => Some(None),
                 None => None,
             },
         };
