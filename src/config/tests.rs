@@ -1698,6 +1698,26 @@ fn has_a_certificate_issued_where_there_is_none_that_lives() {
 }
 
 #[test]
+fn starts_without_its_used_password_where_the_clock_says_that_the_certificate_has_expired() {
+    let dead = certificate("gw-7", 2020);
+    let config = issued("one_time_password_file = \"/once\"\n")
+        .file("/device.pem", &dead.0)
+        .file("/device.key", &dead.1)
+        .config();
+    assert!(matches!(config.auth, Auth::Unenrolled(_)), "{config:?}");
+    assert!(config.authority.unwrap().one_time_password.is_none());
+    let [expired, gone] = &config.warnings[..] else {
+        panic!("{:?}", config.warnings)
+    };
+    assert!(expired.contains("unless the clock of this machine is wrong"));
+    assert_eq!(
+        gone,
+        "auth.one_time_password_file names /once, which is not there: adit makes a one-time password \
+         itself, and logs the link to open"
+    );
+}
+
+#[test]
 fn keeps_the_key_and_the_certificate_that_is_written_in_two_files() {
     let directory = std::env::temp_dir().join(format!("adit-one-file-{}", std::process::id()));
     let linked = directory.with_extension("link");

@@ -101,6 +101,7 @@ impl SectionBuilder<'_> {
             one_time_password: None,
             renew_before: renew_before?,
         };
+        // Whoever has given the password may have removed it once it was used.
         let expired = match self.issued(&authority.files)? {
             Earlier::Living(identity) => {
                 return Some((Auth::Certificate(identity), Some(authority)));
@@ -110,10 +111,30 @@ impl SectionBuilder<'_> {
         };
         let password_key = &keys::AUTH_ONE_TIME_PASSWORD;
         let file_key = &keys::AUTH_ONE_TIME_PASSWORD_FILE;
-        if self.place(&password_key.key).is_some() || self.place(&file_key.key).is_some() {
+        let is_named = [&password_key.key, &file_key.key].map(|key| self.place(key).is_some());
+        // A clock that is set soon must not keep a gateway down for good that is registered.
+        let is_gone = expired.is_some() && is_named == [false, true] && self.is_gone(file_key);
+        if is_named.contains(&true) && !is_gone {
             authority.one_time_password = Some(self.password(password_key, file_key)?);
         }
         Some((Auth::Unenrolled(expired), Some(authority)))
+    }
+
+    /// Whether there is no file of a one-time password any more, which is a warning then.
+    fn is_gone(&mut self, file: &Setting<PathBuf>) -> bool {
+        let Some(path) = self.get(file) else {
+            return false;
+        };
+        let is_found = |error: io::Error| error.kind() != io::ErrorKind::NotFound;
+        if (self.sources.read)(&path).map_or_else(is_found, |_| true) {
+            return false;
+        }
+        let path = path.display();
+        self.gathered.warnings.push(format!(
+            "auth.one_time_password_file names {path}, which is not there: adit makes a one-time \
+             password itself, and logs the link to open"
+        ));
+        true
     }
 
     /// A key that the certificate is written over is lost for good.
