@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use smartrest::Topics;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -101,6 +101,11 @@ pub async fn agent(
     };
     let built = transport(config).and_then(|transport| {
         announcement(config, &config.auth)?;
+        // Nobody would serve the gateway while a person is waited for.
+        let has_to_wait = matches!(config.auth, Auth::Unenrolled(_) | Auth::Bootstrap(_));
+        if inheritance.is_some() && has_to_wait {
+            bail!("the new configuration has no credentials yet, which needs a restart");
+        }
         Ok(transport)
     });
     let transport = built.inspect_err(|error| {

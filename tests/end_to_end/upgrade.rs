@@ -373,6 +373,24 @@ async fn refuses_a_configuration_that_cannot_be_followed_and_says_why() {
             "admin.listen or admin.socket is another in the new configuration, which needs a restart",
         ),
     ];
+    // A person would have to be waited for, with nobody there to serve meanwhile.
+    let (but_auth, _) = config.split_once("[auth]\n").unwrap();
+    let kept = gateway.site.credentials_file();
+    for auth in [
+        format!(
+            "bootstrap_username = \"b\"\nbootstrap_password = \"hunter2\"\ncredentials_file = {kept:?}\n"
+        ),
+        format!(
+            "certificate_authority = true\ncert_file = {:?}\nkey_file = {:?}\n",
+            kept.with_extension("pem"),
+            kept.with_extension("key")
+        ),
+    ] {
+        cases.push((
+            format!("{but_auth}[auth]\n{auth}"),
+            "the new configuration has no credentials yet, which needs a restart",
+        ));
+    }
     if gateway.adit.log().contains("adit is confined") {
         let config = config.replace("[cloud]\n", &with_ca);
         cases.push((config, "a restart can read there"));
