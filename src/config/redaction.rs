@@ -38,6 +38,19 @@ pub struct Known {
     pub place: String,
     /// The secret itself, or a part of it that is one.
     pub secret: Secret,
+    /// Whether it is the one-time password that adit makes, and shows in its log.
+    is_made: bool,
+}
+
+impl Known {
+    /// Names a secret that somebody else has chosen.
+    pub fn new(place: &str, secret: Secret) -> Self {
+        Self {
+            place: place.to_owned(),
+            secret,
+            is_made: false,
+        }
+    }
 }
 
 /// What can be said of a configuration, good or bad.
@@ -49,6 +62,17 @@ pub struct Redacted {
     pub device: Option<String>,
     /// All secrets that it names, also those that something else wins over.
     pub secrets: Vec<Known>,
+}
+
+impl Redacted {
+    /// Returns a text without the one-time password that adit has made: it is in the link that the log
+    /// repeats until a person has opened it, and nobody could choose another.
+    pub(crate) fn without_made(&self, text: &str) -> String {
+        let made = self.secrets.iter().filter(|known| known.is_made);
+        made.fold(text.to_owned(), |text, known| {
+            text.replace(known.secret.expose(), HIDDEN)
+        })
+    }
 }
 
 /// Reads a configuration for others to read. It need not be one that can be used.
@@ -187,8 +211,7 @@ impl Finder<'_> {
                     certificate: text.into(),
                     key: PathBuf::new(),
                 };
-                let made = one_time_password::file(&files);
-                self.file("the one-time password that adit has made", &made);
+                self.made(&one_time_password::file(&files));
             }
             (_, "credentials_file") => {
                 let content = (self.read)(Path::new(text));
@@ -204,10 +227,16 @@ impl Finder<'_> {
 
     fn add(&mut self, place: &str, secret: &str) {
         if !secret.is_empty() {
-            self.known.push(Known {
-                place: place.to_owned(),
-                secret: Secret::new(secret),
-            });
+            self.known.push(Known::new(place, Secret::new(secret)));
+        }
+    }
+
+    /// The one-time password that adit has made, or what else somebody has put there.
+    fn made(&mut self, path: &Path) {
+        let from = self.known.len();
+        self.file("the one-time password that adit has made", path);
+        for known in self.known.iter_mut().skip(from) {
+            known.is_made = one_time_password::looks_made(&known.secret);
         }
     }
 
@@ -355,6 +384,20 @@ mod tests {
             assert!(!redacted.text.contains(known.1), "{}", redacted.text);
         }
         assert_eq!(found.len(), 11, "{found:#?}");
+    }
+
+    #[test]
+    fn leaves_out_the_password_that_adit_has_made_and_no_other() {
+        let config = "[auth]\ncert_file = \"c.pem\"\npassword = \"hunter2\"\n";
+        let made = "3W5hdynJ4Xn1Cv8IscQu0XgKWOQ0Yygh";
+        let log = format!("?one-time-password={made}\" hunter2 the-made\n");
+        for (kept, expected) in [
+            (made, log.replace(made, "<set>")),
+            ("the-made", log.clone()),
+        ] {
+            let files = [("adit.toml", config), ("c.one-time-password", kept)];
+            assert_eq!(redacted_of(&files, &[]).without_made(&log), expected);
+        }
     }
 
     #[test]

@@ -210,7 +210,9 @@ fn collect(
     let id = client::process_of(status.as_bytes());
     add(status);
     let (metrics, log) = match agent.inside {
-        Ok(client::Inside { metrics, log }) => (metrics, log.join("\n") + "\n"),
+        Ok(client::Inside { metrics, log }) => {
+            (metrics, redacted.without_made(&(log.join("\n") + "\n")))
+        }
         Err(error) => (not_there(&error), not_there(&error)),
     };
     add(metrics);

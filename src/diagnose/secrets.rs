@@ -151,10 +151,7 @@ mod tests {
     const SECRET: &str = "h>nter2?/ü+~9";
 
     fn known(secret: &str) -> Known {
-        Known {
-            place: "auth.password".to_owned(),
-            secret: Secret::new(secret),
-        }
+        Known::new("auth.password", Secret::new(secret))
     }
 
     fn found(text: &str, secret: &str) -> Vec<String> {

@@ -11,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::support::{Adit, Directory, LIMIT, Lan, Site, Surroundings, Watcher, command_in};
+use crate::support::{
+    Adit, Directory, LIMIT, Lan, Login, Site, SiteOptions, Surroundings, Watcher, command_in,
+};
 
 /// What the archive has to hold.
 const FILES: [&str; 11] = [
@@ -305,6 +307,44 @@ async fn refuses_to_write_what_holds_a_secret() {
         assert!(!diagnosed.said.contains(password), "{}", diagnosed.said);
         assert!(archives(&directory).is_empty());
     }
+}
+
+#[tokio::test]
+async fn leaves_out_the_password_of_the_link_where_the_gateway_waits_to_be_enrolled() {
+    let options = SiteOptions {
+        login: Login::Issued,
+        tls: true,
+        ..SiteOptions::default()
+    };
+    let site = Site::with(options).await;
+    let watcher = Watcher::new();
+    let adit = site.start_adit(&[&watcher.setting()]);
+    let line = adit.wait_for_log("waiting to be enrolled").await;
+    let kept = site.issued_file().with_extension("one-time-password");
+    let password = fs::read_to_string(kept).unwrap();
+    assert!(line.contains(&format!("&one-time-password={password}")));
+    let config = format!(
+        "{}[admin]\nsocket = {:?}\n",
+        site.config(),
+        watcher.socket()
+    );
+    let directory = Directory::new();
+    let diagnosed = diagnose(&directory, &config, &[], &["-o", "x.tar.gz"]).await;
+    assert_eq!(diagnosed.code, Some(0), "{}", diagnosed.said);
+    let files = unpacked(&directory.path("x.tar.gz"));
+    assert_hidden(&files, &[&password]);
+    let log = &files["log.txt"];
+    assert!(log.contains("&one-time-password=<set>"), "{log}");
+
+    // A secret that was configured keeps it from being written all the same, for all that it can be.
+    let config = config.replace(
+        "[auth]\n",
+        "[auth]\nbootstrap_password = \"/apps/devicemanagement\"\n",
+    );
+    let diagnosed = diagnose(&directory, &config, &[], &["-o", "y.tar.gz"]).await;
+    assert_eq!(diagnosed.code, Some(1), "{}", diagnosed.said);
+    let found = "log.txt would hold a secret: auth.bootstrap_password\n";
+    assert!(diagnosed.said.contains(found), "{}", diagnosed.said);
 }
 
 #[tokio::test]
