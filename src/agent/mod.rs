@@ -50,9 +50,9 @@ const OUTBOX_END: Duration = Duration::from_secs(5);
 /// How often it is looked at what open tunnels carry, so that whoever looks sees a rate.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is new, and where to answer how many tunnels it has ended.
-pub(crate) type Renewals =
-    mpsc::Receiver<(Box<Renewal>, oneshot::Sender<Result<u64, &'static str>>)>;
+/// What is new, and where to answer how many tunnels it has ended, or why it does not hold.
+pub(crate) type Asked = (Box<Renewal>, oneshot::Sender<Result<u64, &'static str>>);
+pub(crate) type Renewals = mpsc::Receiver<Asked>;
 
 /// What is put together into the agent.
 pub(crate) struct Agent {

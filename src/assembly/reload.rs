@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use super::inspection::Inspection;
 use super::{account, announcement, opener, token_service};
 use crate::admin::http::Door;
+use crate::agent::Asked;
 use crate::agent::renewal::{Renewal, news};
 use crate::auth::authorization::Authorization;
 use crate::auth::settings::Auth;
@@ -63,7 +64,7 @@ pub(super) struct Reloader {
     /// The way of the tunnels, for those who ask the cloud for certificates.
     pub(super) to_cloud: watch::Sender<Transport>,
     pub(super) door: Door,
-    pub(super) renewals: mpsc::Sender<(Box<Renewal>, oneshot::Sender<Result<u64, &'static str>>)>,
+    pub(super) renewals: mpsc::Sender<Asked>,
     pub(super) supervisor: Arc<Supervisor>,
     pub(super) inspection: Inspection,
 }
