@@ -226,7 +226,7 @@ impl Agent {
 
     fn tunnel_event(&mut self, event: manager::Event) {
         match event {
-            manager::Event::Opened(id, took, _) => {
+            manager::Event::Opened(id, took) => {
                 self.record.opened(id, took, now());
                 self.dialogue.opened(OperationId(id));
             }

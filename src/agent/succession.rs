@@ -358,7 +358,7 @@ impl Agent {
                 self.succession.confirmed.cancel();
                 // This process may have been started with another.
                 let policy = self.tunnels.policy();
-                self.succession.limit_predecessor(policy);
+                self.succession.limit_predecessor(&policy);
                 self.succession.look();
             }
             predecessor::Said::Nothing => {}

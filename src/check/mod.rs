@@ -548,7 +548,8 @@ impl<'a> Checker<'a> {
         let began = Instant::now();
         let names = Resolver::for_machines();
         let limit = settings.connect_timeout;
-        let reached = lan::connect(target, &settings.policy, &names, limit).await;
+        let policy = settings.policy.clone().into();
+        let reached = lan::connect(target, &policy, &names, limit).await;
         let took = began.elapsed();
         let error = match reached {
             Ok(stream) => {

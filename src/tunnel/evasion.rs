@@ -76,7 +76,7 @@ async fn outcome(allow: &str, deny: &str, host: &str, names: Names) -> Outcome {
         Unasked => Resolver::answered_by(|name| panic!("somebody is asked for {name}")),
     };
     let addresses = resolver.resolve(target.host());
-    match lan::find(&target, &policy(allow, deny), LIMIT, addresses).await {
+    match lan::find(&target, &policy(allow, deny).into(), LIMIT, addresses).await {
         Ok(addresses) => Outcome::Dialled(addresses),
         Err(DialError::Denied(_)) => Outcome::Refused,
         Err(other) => panic!("{host}: {other}"),
@@ -224,7 +224,7 @@ async fn is_not_led_around_by_what_a_network_makes_of_an_address() {
         for (allow, deny) in [(EVERYTHING, OFFICE), ("plc-7", OFFICE)] {
             let names = names();
             let addresses = names.resolve("plc-7");
-            let found = lan::find(&target, &policy(allow, deny), LIMIT, addresses).await;
+            let found = lan::find(&target, &policy(allow, deny).into(), LIMIT, addresses).await;
             assert!(
                 matches!(found, Err(DialError::Denied(_))),
                 "{address} {why}: {found:?}"
@@ -273,7 +273,7 @@ async fn dials_what_it_has_checked_though_the_name_leads_elsewhere_by_then() {
         _ => Ok(parse(&["127.0.0.2"])),
     });
     let target = Target::parse("plc-7", &port.to_string()).unwrap();
-    let policy = policy(SITE, "127.0.0.2");
+    let policy = policy(SITE, "127.0.0.2").into();
     let stream = lan::connect(&target, &policy, &names, LIMIT).await.unwrap();
     assert_eq!(stream.peer_addr().unwrap().ip(), parse(&["127.0.0.1"])[0]);
     assert_eq!(asked.load(Ordering::Relaxed), 1);

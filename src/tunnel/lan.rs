@@ -12,7 +12,7 @@ use smartrest::Target;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::policy::{Denied, Policy};
+use super::policy::{CurrentPolicy, Denied};
 use crate::net::Tcp;
 use crate::net::dial;
 use crate::net::resolve::Resolver;
@@ -72,7 +72,7 @@ pub enum DialError {
 /// Dropping the future closes what is half open, and leaves the queue.
 pub(crate) async fn connect(
     target: &Target,
-    policy: &Policy,
+    policy: &CurrentPolicy,
     names: &Resolver,
     limit: Duration,
 ) -> Result<Tcp, DialError> {
@@ -81,7 +81,7 @@ pub(crate) async fn connect(
 
 async fn connect_to(
     target: &Target,
-    policy: &Policy,
+    policy: &CurrentPolicy,
     limit: Duration,
     addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
 ) -> Result<Tcp, DialError> {
@@ -106,7 +106,7 @@ async fn connect_to(
 /// where one of them could be.
 pub(super) async fn find(
     target: &Target,
-    policy: &Policy,
+    policy: &CurrentPolicy,
     limit: Duration,
     addresses: impl Future<Output = io::Result<Vec<IpAddr>>>,
 ) -> Result<Vec<IpAddr>, DialError> {
@@ -130,7 +130,11 @@ pub(super) async fn find(
 }
 
 /// Returns the addresses that may be dialled in the order in which they are, or why none may.
-fn admit(target: &Target, policy: &Policy, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Denied> {
+fn admit(
+    target: &Target,
+    policy: &CurrentPolicy,
+    addresses: &[IpAddr],
+) -> Result<Vec<IpAddr>, Denied> {
     let mut admitted: Vec<IpAddr> = Vec::new();
     let mut first_denied = None;
     for address in addresses.iter().map(IpAddr::to_canonical) {
@@ -162,6 +166,7 @@ mod tests {
     use crate::net::dial::ADDRESS_LIMIT;
     use crate::net::dial::testing::black_hole;
     use crate::net::tcp::of_kernel;
+    use crate::tunnel::policy::Policy;
     use crate::words::failure_reason;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -170,9 +175,9 @@ mod tests {
         Target::parse(host, &port.to_string()).unwrap()
     }
 
-    fn policy(allow: &[&str], deny: &[&str]) -> Policy {
+    fn policy(allow: &[&str], deny: &[&str]) -> CurrentPolicy {
         let patterns = |list: &[&str]| list.iter().map(|p| p.parse().unwrap()).collect();
-        Policy::new(patterns(allow), patterns(deny))
+        Policy::new(patterns(allow), patterns(deny)).into()
     }
 
     fn local(last: u8) -> IpAddr {
@@ -188,7 +193,7 @@ mod tests {
 
     async fn outcome(
         target: &Target,
-        policy: &Policy,
+        policy: &CurrentPolicy,
         limit: Duration,
         addresses: &[IpAddr],
     ) -> Result<SocketAddr, String> {
@@ -311,6 +316,18 @@ mod tests {
                 "{led_to:?}: {outcome:?}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn dials_nothing_that_is_denied_by_the_time_its_name_has_led_there() {
+        let (_listener, port) = listener(1).await;
+        let policy = policy(&["private"], &[]);
+        let addresses = async {
+            policy.set(self::policy(&["private"], &["127.0.0.1"]).get());
+            Ok(vec![local(1)])
+        };
+        let outcome = connect_to(&target("plc-7", port), &policy, LIMIT, addresses).await;
+        assert!(matches!(outcome, Err(DialError::Denied(_))), "{outcome:?}");
     }
 
     #[tokio::test]

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use smartrest::{ConnectRequest, Target};
 use tokio::sync::{mpsc, oneshot};
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 
-use super::policy::Policy;
-use super::{EndReason, Ended, OpenTunnel, Opener, Traffic};
+use super::policy::{CurrentPolicy, Policy};
+use super::{EndReason, Ended, OpenError, OpenTunnel, Opener, Traffic};
 use crate::state::clock::Clock;
 use crate::state::meter::Meter;
 use crate::state::record::Took;
@@ -38,8 +38,8 @@ pub(crate) type TunnelId = u64;
 /// [`Event::Ended`].
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Both ends stand; the machine is reached at the address.
-    Opened(TunnelId, Took, Option<IpAddr>),
+    /// Both ends stand.
+    Opened(TunnelId, Took),
     /// It did not open, for this reason.
     Failed(TunnelId, FailureKind, String),
     /// It had opened and has ended; `None` where adit itself failed.
@@ -56,7 +56,8 @@ pub(crate) struct TooMany(usize);
 /// The tunnels that are opening or open.
 pub(crate) struct Tunnels {
     opener: Arc<Opener>,
-    policy: Policy,
+    /// What every opener asks, too, also one that was replaced while it opens.
+    policy: CurrentPolicy,
     limit: usize,
     tasks: JoinSet<()>,
     running: HashMap<task::Id, Running>,
@@ -69,8 +70,8 @@ struct Running {
     id: TunnelId,
     device: String,
     target: Target,
-    /// The address that was dialled, once both ends stand.
-    address: Option<IpAddr>,
+    /// The address that was dialled, once both ends stand. Its task notes it.
+    address: Arc<OnceLock<IpAddr>>,
     opened: bool,
     /// It is told that it has ended, and only its task is still to be forgotten.
     ended: bool,
@@ -79,6 +80,14 @@ struct Running {
     meter: Meter,
     /// Ends it for a reason that it is told.
     end: Option<oneshot::Sender<EndReason>>,
+}
+
+/// What a tunnel opens with.
+struct Opening {
+    request: ConnectRequest,
+    opener: Arc<Opener>,
+    /// Where the address that was dialled is noted.
+    address: Arc<OnceLock<IpAddr>>,
 }
 
 impl Tunnels {
@@ -110,10 +119,14 @@ impl Tunnels {
         let (device, target) = (request.device.clone(), request.target.clone());
         let span = info_span!("tunnel", id, %target);
         let (end, ended) = oneshot::channel();
+        let address = Arc::default();
         let tunnel = carry(
             id,
-            request,
-            Arc::clone(&self.opener),
+            Opening {
+                request,
+                opener: Arc::clone(&self.opener),
+                address: Arc::clone(&address),
+            },
             Arc::clone(&traffic),
             self.sender.clone(),
             stopped(self.stop.clone(), ended),
@@ -125,7 +138,7 @@ impl Tunnels {
             id,
             device,
             target,
-            address: None,
+            address,
             opened: false,
             ended: false,
             began,
@@ -161,13 +174,9 @@ impl Tunnels {
         let Some(running) = running.find(|running| running.id == *id) else {
             return;
         };
-        if let Event::Opened(_, _, address) = event {
-            running.opened = true;
-            running.address = *address;
-            // It may have begun to open under another policy.
-            running.end_if_denied(&self.policy);
-        } else {
-            running.ended = true;
+        match event {
+            Event::Opened(..) => running.opened = true,
+            _ => running.ended = true,
         }
     }
 
@@ -189,8 +198,10 @@ impl Tunnels {
     }
 
     /// Opens tunnels otherwise from now on; those that are open stay as they are, but for those whose
-    /// targets the new policy denies. Returns how many these are.
-    pub(crate) fn renew(&mut self, opener: Opener, limit: usize, policy: Policy) -> u64 {
+    /// targets the new policy denies. Returns how many these are. What is opening fails if it is
+    /// denied.
+    pub(crate) fn renew(&mut self, mut opener: Opener, limit: usize, policy: Policy) -> u64 {
+        opener.policy = self.policy.clone();
         self.opener = Arc::new(opener);
         self.limit = limit;
         self.set_policy(policy)
@@ -198,15 +209,16 @@ impl Tunnels {
 
     /// Ends the tunnels whose targets a new policy denies, and returns how many these are.
     pub(crate) fn set_policy(&mut self, policy: Policy) -> u64 {
-        self.policy = policy;
+        // Before the look at the addresses: see `open`.
+        self.policy.set(policy);
         let running = self.running.values_mut();
         let ended = running.filter_map(|running| running.end_if_denied(&self.policy));
         ended.count() as u64
     }
 
-    /// Returns what holds for tunnels that are open.
-    pub(crate) fn policy(&self) -> &Policy {
-        &self.policy
+    /// Returns what holds for all tunnels.
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy.get()
     }
 
     /// Looks at what every tunnel has carried, so that there is a rate the next time.
@@ -263,8 +275,9 @@ impl Running {
     }
 
     /// Ends a tunnel that is open to a target that the policy denies.
-    fn end_if_denied(&mut self, policy: &Policy) -> Option<()> {
-        let denied = policy.check(&self.target, self.address?).err()?;
+    fn end_if_denied(&mut self, policy: &CurrentPolicy) -> Option<()> {
+        let address = *self.address.get()?;
+        let denied = policy.check(&self.target, address).err()?;
         // It may just have ended by itself.
         self.end
             .take()?
@@ -315,8 +328,7 @@ async fn stopped(all: CancellationToken, one: oneshot::Receiver<EndReason>) -> E
 /// One tunnel from the request to its end.
 async fn carry(
     id: TunnelId,
-    request: ConnectRequest,
-    opener: Arc<Opener>,
+    opening: Opening,
     traffic: Arc<Traffic>,
     events: mpsc::Sender<Event>,
     stopped: impl Future<Output = EndReason> + Send,
@@ -324,7 +336,7 @@ async fn carry(
 ) {
     // On the heap, because this future is kept for as long as the tunnel lives.
     let mut stopped = pin!(stopped);
-    let opening = open(request, opener, stopped.as_mut()).instrument(span.clone());
+    let opening = open(opening, stopped.as_mut()).instrument(span.clone());
     let opened = Box::pin(opening).await;
     let tunnel = match opened {
         Ok(tunnel) => tunnel,
@@ -336,7 +348,7 @@ async fn carry(
         }
     };
     span.in_scope(|| info!("opened"));
-    let opened = Event::Opened(id, tunnel.took, tunnel.address());
+    let opened = Event::Opened(id, tunnel.took);
     let _ = events.send(opened).await;
     let ended = tunnel.relay(&traffic, stopped).await;
     span.in_scope(|| ended.log("ended"));
@@ -344,15 +356,33 @@ async fn carry(
 }
 
 async fn open(
-    request: ConnectRequest,
-    opener: Arc<Opener>,
+    opening: Opening,
     stopped: impl Future<Output = EndReason> + Send,
 ) -> Result<OpenTunnel, (FailureKind, String)> {
-    tokio::select! {
-        opened = opener.open(&request.target, &request.key) => {
-            opened.map_err(|error| (error.kind(), failure_reason(&error, REASON_LIMIT)))
+    let Opening {
+        request,
+        opener,
+        address,
+    } = opening;
+    let opening = async {
+        let tunnel = opener.open(&request.target, &request.key).await?;
+        if let Some(dialled) = tunnel.address() {
+            // Before the policy is asked: whoever changes it later finds the address.
+            address.get_or_init(|| dialled);
         }
-        reason = stopped => Err((FailureKind::Stopping, reason.to_string())),
+        opener.admit(tunnel, &request.target).await
+    };
+    tokio::select! {
+        opened = opening => opened.map_err(|error: OpenError| {
+            (error.kind(), failure_reason(&error, REASON_LIMIT))
+        }),
+        reason = stopped => {
+            let kind = match reason {
+                EndReason::Denied(_) => FailureKind::Policy,
+                _ => FailureKind::Stopping,
+            };
+            Err((kind, reason.to_string()))
+        }
     }
 }
 

@@ -27,7 +27,7 @@ use crate::state::record::Took;
 use crate::state::snapshot::FailureKind;
 use cloud::EndpointError;
 use lan::DialError;
-use policy::{Denied, Policy};
+use policy::{CurrentPolicy, Denied};
 pub(crate) use relay::Traffic;
 use relay::{CloudSocket, DRAIN_LIMIT, Limits};
 pub(crate) use relay::{EndReason, Ended};
@@ -43,7 +43,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every tunnel of an agent needs besides its request.
 pub struct Opener {
-    policy: Policy,
+    /// Another may hold by the time a tunnel stands.
+    policy: CurrentPolicy,
     names: Resolver,
     transport: Transport,
     cloud: Endpoint,
@@ -131,7 +132,7 @@ impl Opener {
         authorization: Authorization,
     ) -> Self {
         Self {
-            policy: settings.policy.clone(),
+            policy: settings.policy.clone().into(),
             names: Resolver::for_machines(),
             transport,
             cloud,
@@ -190,6 +191,23 @@ impl Opener {
             },
             span: Span::current(),
         })
+    }
+
+    /// Lets a tunnel that stands begin, if the policy that holds by now still allows its machine;
+    /// closes it otherwise, and tells the cloud why.
+    async fn admit(&self, tunnel: OpenTunnel, target: &Target) -> Result<OpenTunnel, OpenError> {
+        let allowed = match tunnel.address() {
+            Some(address) => self.policy.check(target, address),
+            // It has gone already; the relay finds out how.
+            None => self.policy.check_name(target),
+        };
+        let Err(denied) = allowed else {
+            return Ok(tunnel);
+        };
+        let OpenTunnel { lan, cloud, .. } = tunnel;
+        drop(lan);
+        dismiss(cloud, &failure_reason(&denied, usize::MAX)).await;
+        Err(denied.into())
     }
 }
 
@@ -299,6 +317,8 @@ mod tests {
     use tokio_tungstenite::tungstenite::Message;
     use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 
+    use super::manager::{Event, Tunnels};
+    use super::policy::Policy;
     use super::*;
     use crate::password::Password;
 
@@ -340,14 +360,19 @@ mod tests {
             policy: &Policy,
             connect_timeout: Duration,
         ) -> Result<OpenTunnel, OpenError> {
+            let opener = self.opener(policy, connect_timeout);
+            within(opener.open(&request.target, &request.key)).await
+        }
+
+        fn opener(&self, policy: &Policy, connect_timeout: Duration) -> Opener {
             let cloud = Endpoint {
                 tls: false,
                 host: "127.0.0.1".into(),
                 port: self.cloud.local_addr().unwrap().port(),
             };
-            let opener = Opener {
+            Opener {
                 names: Resolver::for_machines(),
-                policy: policy.clone(),
+                policy: policy.clone().into(),
                 transport: self.transport.clone(),
                 cloud,
                 authorization: Authorization::Basic(("t1/gw".to_owned(), self.password.clone())),
@@ -358,8 +383,7 @@ mod tests {
                     idle: None,
                     max_duration: None,
                 },
-            };
-            within(opener.open(&request.target, &request.key)).await
+            }
         }
     }
 
@@ -419,6 +443,35 @@ mod tests {
         assert!(error.to_string().contains("denies 127.0.0.1"), "{error}");
         let nobody = timeout(Duration::ZERO, site.cloud.accept()).await;
         assert!(nobody.is_err());
+    }
+
+    #[tokio::test]
+    async fn does_not_open_to_a_machine_that_is_denied_before_the_cloud_stands() {
+        let site = Site::new().await;
+        let mut tunnels = Tunnels::new(site.opener(&private(), DEADLINE), 1);
+        tunnels.open(1, site.request()).unwrap();
+        let (mut device, _) = within(site.device.accept()).await.unwrap();
+        let (stream, _) = within(site.cloud.accept()).await.unwrap();
+        tunnels.set_policy(Policy::new(vec![], vec![]));
+        let cloud = async {
+            let mut cloud = accept(stream).await;
+            cloud.send(Message::binary("early")).await.unwrap();
+            let message = cloud.next().await.unwrap().unwrap();
+            while cloud.next().await.is_some() {}
+            message
+        };
+        let (event, said) = within(async { tokio::join!(tunnels.next(), cloud) }).await;
+        let Event::Failed(1, FailureKind::Policy, reason) = event else {
+            panic!("{event:?}");
+        };
+        let target = site.request().target;
+        let denied = format!("the policy does not allow {target} (remote_access.allow)");
+        assert_eq!(reason, denied);
+        let Message::Close(Some(frame)) = said else {
+            panic!("{said:?}");
+        };
+        assert_eq!(frame.reason.as_str(), denied);
+        assert_eq!(within(device.read(&mut [0])).await.unwrap(), 0);
     }
 
     #[tokio::test]

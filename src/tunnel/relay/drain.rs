@@ -81,13 +81,31 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
 
     /// Ends the tunnel because adit wants it to end, which does not wait for those who are slow.
     pub(super) fn stop(&mut self, reason: EndReason) {
-        self.say_goodbye(reason);
+        match reason {
+            EndReason::Denied(_) => self.cut_lan_off(reason),
+            reason => self.say_goodbye(reason),
+        }
         let ceiling = Instant::now() + self.limits.drain;
         if let Some(drain) = &mut self.drain {
             drain.ceiling = drain.ceiling.min(ceiling);
             drain.look = drain.look.min(ceiling);
             let look = drain.look;
             self.set_alarm(look);
+        }
+    }
+
+    /// Ends the tunnel to a machine that may not be reached any more: nothing more is carried to it
+    /// or from it, whatever ends already.
+    fn cut_lan_off(&mut self, reason: EndReason) {
+        if self.lan.is_some() {
+            let progress = self.progress(Instant::now());
+            self.undelivered.1 = progress.lan.1;
+            self.down = progress.lan.0;
+        }
+        self.end(reason);
+        self.reset_lan();
+        if self.cloud_out == CloudOut::Open {
+            self.cloud_out = CloudOut::Close;
         }
     }
 

@@ -1144,6 +1144,33 @@ async fn delivers_what_is_under_way_when_it_is_stopped() {
     assert!(ended.lasted < DRAIN_LIMIT);
 }
 
+#[tokio::test]
+async fn delivers_nothing_more_to_a_machine_that_is_denied() {
+    let (mut device, lan) = pair(None).await;
+    let (server, client) = pair(None).await;
+    let mut cloud =
+        WebSocketStream::from_raw_socket(server, Role::Server, Some(server_config())).await;
+    // As above, all of this is in the sockets when the relay begins.
+    device.write_all(b"up").await.unwrap();
+    cloud.send(binary("down")).await.unwrap();
+    let client = CloudSocket::new(UnbufferedStream::plain(client), Vec::new());
+    let reason = EndReason::Denied("the policy denies plc-7:22".to_owned());
+    let stop = std::future::ready(reason.clone());
+    let relay = tokio::spawn(async move {
+        let traffic = Traffic::default();
+        relay(lan, client, &limits(), &traffic, Span::none(), stop).await
+    });
+    let closed = within(cloud.next()).await.unwrap().unwrap();
+    let denied = close(CloseCode::Policy, "the policy denies plc-7:22");
+    assert_eq!(closed, denied);
+    while within(cloud.next()).await.is_some() {}
+    drop(cloud);
+    let ended = within(relay).await.unwrap();
+    assert_eq!((ended.reason, ended.up, ended.down), (reason, 0, 0));
+    let end = within(device.read(&mut [0])).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stops_while_a_device_never_stops_sending() {
     let mut tunnel = start(
