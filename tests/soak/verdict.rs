@@ -9,8 +9,8 @@ use crate::side::{End, Heard, Left, Notes, Pace, Part};
 /// Within this time an undisturbed end reaches the other side where both are fast.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// How much more memory adit may keep, in KiB, than it had before its first tunnel: what allocators
-/// hold back, and the keys of connections, which adit remembers.
-pub(crate) const MEMORY_SLACK: usize = 1 << 10;
+/// hold back, and the keys and ids of 4096 operations, which adit remembers, in half a MiB.
+pub(crate) const MEMORY_SLACK: usize = 3 << 9;
 
 /// A tunnel that was asked for, after its end.
 pub(crate) struct Tunnel<'a> {
