@@ -513,6 +513,8 @@ struct Belief<'a> {
     /// When the result of one that ended in this life was acknowledged.
     acknowledged: HashMap<usize, Instant>,
     overtaken: Vec<Overtaken>,
+    /// Those that an earlier life may have had failed in the place of younger ones.
+    lost: HashSet<usize>,
     /// Life, number and connection of everything that was ever taken.
     all_taken: HashSet<(usize, usize, usize)>,
 }
@@ -626,10 +628,20 @@ impl<'a> Belief<'a> {
     fn restart(&mut self, life: usize) {
         self.life = life;
         self.taken.clear();
-        self.early.clear();
+        let early = std::mem::take(&mut self.early);
         self.results.clear();
         self.acknowledged.clear();
-        for queue in std::mem::take(&mut self.devices).into_values() {
+        for (device, queue) in std::mem::take(&mut self.devices) {
+            // Where one that came too early was said to execute, that was an older one to the platform, which is
+            // failed at the start of this life, and shown to nobody.
+            let early = queue.executing.iter().filter(|it| early.contains(it));
+            if let Some(&last) = early.last() {
+                let older = (0..last).filter(|older| {
+                    self.asked[*older].device == device && !queue.executing.contains(older)
+                });
+                self.lost
+                    .extend(older.filter(|older| !self.over.contains(older)));
+            }
             self.over.extend(queue.executing);
         }
     }
@@ -742,7 +754,7 @@ impl<'a> Belief<'a> {
     fn judge_overtaken(&self, verdict: &mut Verdict) {
         let has_doubles = !verdict.admitted.is_empty();
         // To the next adit the platform shows no more of it.
-        let mut overtaken_before = HashSet::new();
+        let mut overtaken_before = self.lost.clone();
         for overtaken in &self.overtaken {
             let taken = (overtaken.life, overtaken.older, overtaken.connection);
             let [older, younger] =

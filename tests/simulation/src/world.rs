@@ -23,8 +23,8 @@ use crate::side::{self, Notes, Stream};
 /// How long the broker has been back when no result may be missing.
 pub(crate) const SETTLED: Duration = Duration::from_secs(120);
 /// How long the ends of tunnels may take after the farewell: some kilobytes in frames of two bytes, through
-/// the smallest buffers over the longest way, take half an hour.
-const ENDS: Duration = Duration::from_secs(60 * 60);
+/// the smallest buffers over the longest way, take hours.
+const ENDS: Duration = Duration::from_secs(6 * 60 * 60);
 /// How long after its row a copy of it may come.
 const COPY_AGE: Duration = Duration::from_secs(3);
 /// The header of whoever has the password: `t1/device_gw:hunter2`.
