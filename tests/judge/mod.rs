@@ -634,8 +634,8 @@ impl<'a> Belief<'a> {
         for (device, queue) in std::mem::take(&mut self.devices) {
             // Where one that came too early was said to execute, that was an older one to the platform, which is
             // failed at the start of this life, and shown to nobody.
-            let early = queue.executing.iter().filter(|it| early.contains(it));
-            if let Some(&last) = early.last() {
+            let mut early = queue.executing.iter().filter(|it| early.contains(it));
+            if let Some(&last) = early.next_back() {
                 let older = (0..last).filter(|older| {
                     self.asked[*older].device == device && !queue.executing.contains(older)
                 });
