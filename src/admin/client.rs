@@ -333,6 +333,7 @@ mod tests {
         let error = status(&Settings::default()).await.unwrap_err();
         assert!(matches!(error, Unanswered::NobodyRuns(_)));
     }
+
     #[tokio::test]
     async fn shows_its_token_to_nobody_who_listens_at_the_port_while_no_adit_runs() {
         let somebody = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

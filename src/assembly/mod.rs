@@ -102,8 +102,7 @@ pub async fn agent(
     let built = transport(config).and_then(|transport| {
         announcement(config, &config.auth)?;
         // Nobody would serve the gateway while a person is waited for.
-        let has_to_wait = matches!(config.auth, Auth::Unenrolled(_) | Auth::Bootstrap(_));
-        if inheritance.is_some() && has_to_wait {
+        if inheritance.is_some() && config.auth.is_to_be_given() {
             bail!("the new configuration has no credentials yet, which needs a restart");
         }
         Ok(transport)

@@ -57,6 +57,11 @@ pub struct Authority {
 }
 
 impl Auth {
+    /// Whether somebody has to register the gateway first.
+    pub(crate) fn is_to_be_given(&self) -> bool {
+        matches!(self, Self::Unenrolled(_) | Self::Bootstrap(_))
+    }
+
     /// Whether tunnels need a token: there is no user of the platform whose password would do.
     pub fn needs_token(&self) -> bool {
         !matches!(self, Self::Password { .. })

@@ -367,8 +367,7 @@ impl<'a> Checker<'a> {
 
     /// A gateway that is to register has nothing that the WebSocket would take.
     fn wants_token(&self) -> bool {
-        let is_known = !matches!(self.subject.auth, Auth::Bootstrap(_) | Auth::Unenrolled(_));
-        is_known && self.subject.auth.needs_token()
+        !self.subject.auth.is_to_be_given() && self.subject.auth.needs_token()
     }
 
     async fn ask(&mut self, link: Link) -> Option<Secret> {

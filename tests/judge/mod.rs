@@ -341,7 +341,7 @@ impl Case<'_> {
                 }
                 None if status.life < last_life => {}
                 _ if copies(sent, place).count() >= TRIALS
-                    || self.ends_between(first(sent, status), next.map(|next| &sent[next]))
+                    || self.ends_between(first(sent, place), next.map(|next| &sent[next]))
                         >= TRIALS
                     || next.is_some_and(|next| sent[next].is_replacement_on(status.topic)) =>
                 {
@@ -482,12 +482,8 @@ fn copies(sent: &[Sent<'_>], place: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Returns the first one of which a message is a copy, or the message itself.
-fn first<'s>(sent: &'s [Sent<'_>], message: &'s Sent<'_>) -> &'s Sent<'s> {
-    iter::successors(Some(message), |sent_again| {
-        sent_again.copy_of.map(|place| &sent[place])
-    })
-    .last()
-    .unwrap_or(message)
+fn first<'s, 'a>(sent: &'s [Sent<'a>], place: usize) -> &'s Sent<'a> {
+    &sent[copies(sent, place).last().unwrap_or(place)]
 }
 
 /// What adit has to think of the operations that it was shown.
@@ -575,7 +571,10 @@ impl<'a> Belief<'a> {
     }
 
     fn follow(mut self, sent: &[Sent<'_>], verdict: &mut Verdict) {
-        let by_place: HashMap<_, _> = sent.iter().map(|sent| (sent.place, sent)).collect();
+        let numbered = sent.iter().enumerate();
+        let by_place: HashMap<_, _> = numbered
+            .map(|(number, sent)| (sent.place, number))
+            .collect();
         let mut waiting = HashMap::new();
         // What an adit that was killed has sent may arrive when the next one speaks already.
         let mut in_order: Vec<_> = self.record.iter().enumerate().collect();
@@ -602,13 +601,13 @@ impl<'a> Belief<'a> {
                 What::Packet(Way::Up, Packet::Publish(publish)) => {
                     let opening = self.openings.entry(seen.connection).or_default();
                     opening.said(publish.pkid, seen.rows());
-                    if let Some(status) = by_place.get(&place)
-                        && status.is_nameless()
+                    if let Some(&number) = by_place.get(&place)
+                        && sent[number].is_nameless()
                     {
-                        if status.copy_of.is_none() {
-                            self.said(status, verdict);
+                        if sent[number].copy_of.is_none() {
+                            self.said(&sent[number], verdict);
                         }
-                        waiting.insert((seen.connection, publish.pkid), first(sent, status).place);
+                        waiting.insert((seen.connection, publish.pkid), first(sent, number).place);
                     }
                 }
                 _ => {}

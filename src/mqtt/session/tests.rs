@@ -6,6 +6,7 @@ use rumqttc::{
 };
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
 
@@ -40,6 +41,31 @@ fn silent(port: u16) -> Options {
         greeting: Vec::new(),
         resume: Vec::new(),
         farewell: Vec::new(),
+    }
+}
+
+/// A session that runs, and the broker's end.
+struct Begun {
+    listener: TcpListener,
+    finish: CancellationToken,
+    publisher: Publisher,
+    running: JoinHandle<()>,
+    /// Takes its events.
+    listening: JoinHandle<()>,
+}
+
+async fn begin(options: fn(u16) -> Options) -> Begun {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let finish = CancellationToken::new();
+    let transport = Transport::new(&[]).unwrap();
+    let (session, publisher, mut events) = Session::new(options(port), transport, finish.clone());
+    Begun {
+        listener,
+        finish,
+        publisher,
+        running: tokio::spawn(session.run()),
+        listening: tokio::spawn(async move { while events.recv().await.is_some() {} }),
     }
 }
 
@@ -99,13 +125,13 @@ fn polite(port: u16) -> Options {
 
 #[tokio::test]
 async fn does_not_say_that_it_is_there_behind_the_word_that_it_goes() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let finish = CancellationToken::new();
-    let transport = Transport::new(&[]).unwrap();
-    let (session, _publisher, mut events) = Session::new(polite(port), transport, finish.clone());
-    let running = tokio::spawn(session.run());
-    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let Begun {
+        listener,
+        finish,
+        running,
+        listening,
+        ..
+    } = begin(polite).await;
     let told = async {
         // It is to end while its topics are not granted.
         let mut link = accept(&listener).await;
@@ -124,13 +150,13 @@ async fn does_not_say_that_it_is_there_behind_the_word_that_it_goes() {
 
 #[tokio::test]
 async fn says_on_its_next_connection_only_that_it_goes_where_the_last_one_broke_at_that() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let finish = CancellationToken::new();
-    let transport = Transport::new(&[]).unwrap();
-    let (session, _publisher, mut events) = Session::new(polite(port), transport, finish.clone());
-    let running = tokio::spawn(session.run());
-    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let Begun {
+        listener,
+        finish,
+        running,
+        listening,
+        ..
+    } = begin(polite).await;
     let told = async {
         let mut link = accept(&listener).await;
         let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
@@ -156,13 +182,13 @@ async fn says_on_its_next_connection_only_that_it_goes_where_the_last_one_broke_
 
 #[tokio::test]
 async fn says_nothing_again_that_was_acknowledged_before_a_write_failed() {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let finish = CancellationToken::new();
-    let transport = Transport::new(&[]).unwrap();
-    let (session, publisher, mut events) = Session::new(silent(port), transport, finish);
-    let running = tokio::spawn(session.run());
-    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let Begun {
+        listener,
+        publisher,
+        running,
+        listening,
+        ..
+    } = begin(silent).await;
     let told = async {
         publisher.publish(Message::new("s/us", "502,c8y_RemoteAccessConnect,first"));
         let mut link = accept(&listener).await;
