@@ -33,7 +33,7 @@ pub(crate) async fn run(settings: &Settings, log_level: Option<Level>) -> ExitCo
 fn text(reloaded: &Reloaded) -> String {
     let mut lines = Vec::new();
     if !reloaded.faults.is_empty() {
-        lines.push("nothing is changed, because the configuration cannot be used:".to_owned());
+        lines.push("nothing is changed:".to_owned());
         lines.extend(reloaded.faults.iter().map(|fault| legible(fault)));
     }
     for (words, keys) in [
@@ -94,7 +94,7 @@ mod tests {
         };
         assert_eq!(
             text(reloaded),
-            "nothing is changed, because the configuration cannot be used:\n\
+            "nothing is changed:\n\
              adit.toml, line 2: x\n"
         );
     }
