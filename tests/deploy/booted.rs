@@ -185,11 +185,31 @@ async fn a_real_systemd_starts_it_reloads_it_and_keeps_its_log() {
         "{message}"
     );
 
-    // So is one that adit is started with, and that stays the last word.
+    // So is one that adit is started with, until it is good.
     let (is_good, _) = booted.try_to("systemctl restart adit").await;
     assert!(!is_good);
-    assert_eq!(booted.property("ExecMainStatus").await, "2");
-    assert_eq!(booted.property("ActiveState").await, "failed");
+    booted
+        .wait_for("ExecMainStatus", |status| status == "2")
+        .await;
+    booted.run("sed -i '$d' /etc/adit/adit.toml").await;
+    booted.comes_to("active").await;
+}
+
+#[tokio::test]
+async fn a_real_systemd_starts_it_once_a_file_is_there_that_came_late() {
+    let surroundings = Surroundings::new().await;
+    let Some(booted) = Booted::new(&surroundings).await else {
+        return;
+    };
+    booted.run("mv /etc/adit/password /etc/adit/later").await;
+    let (is_good, _) = booted.try_to("systemctl start adit").await;
+    assert!(!is_good);
+    booted
+        .wait_for("ExecMainStatus", |status| status == "2")
+        .await;
+    booted.run("mv /etc/adit/later /etc/adit/password").await;
+    booted.comes_to("active").await;
+    announced(&surroundings.cloud).await;
 }
 
 #[tokio::test]

@@ -22,6 +22,15 @@ fn leaves_no_core_with_secrets_behind() {
 }
 
 #[test]
+fn starts_adit_again_whatever_it_ended_with() {
+    let settings = settings();
+    assert_eq!(values(&settings, "Restart"), ["always"]);
+    assert_eq!(values(&settings, "StartLimitIntervalSec"), ["0"]);
+    // A file that is missing for a moment is a bad configuration too.
+    assert!(values(&settings, "RestartPreventExitStatus").is_empty());
+}
+
+#[test]
 fn lets_adit_confine_itself() {
     let settings = settings();
     let filters = values(&settings, "SystemCallFilter").join("\n");
