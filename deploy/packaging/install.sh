@@ -3,10 +3,11 @@
 #
 # The configuration in /etc/adit and what adit keeps in /var/lib/adit stay, at an upgrade and at a removal;
 # --purge takes them as well. --prefix installs below another root, as when an image of a gateway is made.
+# The first installation enables adit; an upgrade leaves it enabled or not, running or not, as it is.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root='' action=install purge=no
-usage() { sed -n '2,5s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
 while [ $# -gt 0 ]; do
   case $1 in
     --prefix) root=${2:?--prefix takes a folder}; shift ;;
@@ -27,11 +28,13 @@ if [ "$action" = remove ]; then
     rm -rf "$root/etc/adit" "$root/var/lib/adit"
     [ -n "$root" ] || userdel adit 2>/dev/null || deluser adit 2>/dev/null || true
   fi
-  if systemd; then systemctl daemon-reload; fi
+  if systemd; then systemctl daemon-reload || true; fi
   echo "adit is removed"
   exit
 fi
 
+first=yes
+[ ! -e "$root/usr/bin/adit" ] || first=no
 (cd "$here/usr" && find . ! -type d) | while read -r file; do
   mkdir -p "$root/usr/$(dirname "$file")"
   # A running program cannot be written to, but replaced.
@@ -46,10 +49,14 @@ mkdir -p "$root/etc/adit"
 [ -e "$root/etc/adit/adit.toml" ] || install -m 0640 "$here/etc/adit/adit.toml" "$root/etc/adit/adit.toml"
 if [ -z "$root" ]; then chgrp adit /etc/adit/adit.toml 2>/dev/null || true; fi
 if systemd; then
-  systemctl daemon-reload
-  systemctl enable --quiet adit.service
-  if systemctl is-active --quiet adit.service; then
+  systemctl daemon-reload || true
+  if [ "$first" = yes ] && ! systemctl enable --quiet adit.service; then
+    # It is masked, say.
+    echo "adit is not enabled: systemctl status adit"
+  elif systemctl is-active --quiet adit.service; then
     echo "adit goes on with the old program until: adit upgrade"
+  elif [ "$first" = no ]; then
+    echo "adit is left as it is: systemctl status adit"
   else
     echo "fill in /etc/adit/adit.toml, look with: adit check, then: systemctl start adit"
   fi

@@ -15,6 +15,12 @@ fn the_debian_package_is_installed_upgraded_removed_and_purged_without_a_trace()
 }
 
 #[test]
+fn an_upgrade_of_any_package_leaves_what_was_switched_off_as_it_is() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("scripts");
+    run_script("scripts", &[directory.as_os_str()]);
+}
+
+#[test]
 fn every_way_to_install_ends_in_the_same_places() {
     let unit = read("deploy/systemd/adit.service");
     assert!(unit.contains("\nExecStart=/usr/bin/adit run\n"), "{unit}");
