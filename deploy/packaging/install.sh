@@ -5,6 +5,8 @@
 # --purge takes them as well. --prefix installs below another root, as when an image of a gateway is made.
 # The first installation enables adit; an upgrade leaves it enabled or not, running or not, as it is.
 set -eu
+# adit runs as a user of its own, who has to get at the program and its configuration.
+umask 022
 here=$(cd "$(dirname "$0")" && pwd)
 root='' action=install purge=no
 usage() { sed -n '2,6s/^# \{0,1\}//p' "$0"; }
@@ -39,6 +41,8 @@ first=yes
   mkdir -p "$root/usr/$(dirname "$file")"
   # A running program cannot be written to, but replaced.
   cp "$here/usr/$file" "$root/usr/$file.new"
+  # Whoever has unpacked the archive may have kept it from others.
+  chmod u=rwX,go=rX "$root/usr/$file.new"
   mv -f "$root/usr/$file.new" "$root/usr/$file"
 done
 if [ -z "$root" ] && ! id adit >/dev/null 2>&1; then
