@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs adit from this archive, or removes it: ./install.sh [--prefix DIR] [--remove [--purge]]
 #
-# The configuration in /etc/adit and what adit keeps in /var/lib/adit stay, at an upgrade and at a removal;
-# --purge takes them as well. --prefix installs below another root, as when an image of a gateway is made.
+# The configuration in /etc/adit and /etc/default/adit and what adit keeps in /var/lib/adit stay, at an upgrade and
+# at a removal; --purge takes them as well. --prefix installs below another root, as when an image of a gateway is made.
 # The first installation enables adit; an upgrade leaves it enabled or not, running or not, as it is.
 set -eu
 # adit runs as a user of its own, who has to get at the program and its configuration.
@@ -27,7 +27,9 @@ if [ "$action" = remove ]; then
   (cd "$here/usr" && find . ! -type d) | while read -r file; do rm -f "$root/usr/$file"; done
   rm -rf "$root/usr/share/doc/adit"
   if [ "$purge" = yes ]; then
-    rm -rf "$root/etc/adit" "$root/var/lib/adit"
+    rm -rf "$root/etc/adit" "$root/etc/default/adit" "$root/var/lib/adit"
+    changes=$root/etc/systemd/system/adit.service.d
+    if [ -d "$changes" ]; then echo "$changes is left, where a password may stand"; fi
     [ -n "$root" ] || userdel adit 2>/dev/null || deluser adit 2>/dev/null || true
   fi
   if systemd; then systemctl daemon-reload || true; fi
