@@ -30,6 +30,8 @@ const ROW_MEMORY: Duration = Duration::from_secs(60);
 const REPLACED: &str = "the reason could not be sent";
 /// Closes in a row at a message after which adit does without it.
 const TRIALS: usize = 3;
+/// How a connection ended that adit has ended: nothing speaks against what was on its way on it.
+pub(crate) const BY_ADIT: &str = "by adit";
 
 /// A direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -165,8 +167,26 @@ pub(crate) fn applied(log: &[Record]) -> Vec<Applied> {
 pub(crate) struct Verdict {
     pub(crate) faults: Vec<String>,
     pub(crate) admitted: Vec<String>,
-    /// The broker closed the connection at a status so often that adit does without it.
-    pub(crate) is_set_aside: bool,
+    /// The topics of the devices of which something was admitted.
+    pub(crate) excused: BTreeSet<String>,
+    /// The topics of the devices that miss a status, because the broker closed the connection at one so
+    /// often that adit does without it.
+    pub(crate) without_status: BTreeSet<String>,
+}
+
+impl Verdict {
+    fn admit(&mut self, topic: &str, words: String) {
+        self.excused.insert(topic.to_owned());
+        self.admitted.push(words);
+    }
+
+    /// Whatever comes after a status that was set aside, the platform takes for that of another operation of
+    /// the device.
+    fn blame(&mut self, topic: &str, words: String) {
+        if !self.without_status.contains(topic) {
+            self.faults.push(words);
+        }
+    }
 }
 
 /// A row that adit published and that got through to the broker.
@@ -228,8 +248,8 @@ impl Case<'_> {
                 let nameless = (0..sent.len()).filter(|&place| sent[place].is_nameless());
                 for place in nameless.filter(|&place| landed[place]) {
                     if copies(&sent, place).skip(1).any(|copy| landed[copy]) {
-                        let row = sent[place].row;
-                        verdict.admitted.push(format!("{row} arrived twice"));
+                        let Sent { topic, row, .. } = sent[place];
+                        verdict.admit(topic, format!("{row} arrived twice"));
                     }
                 }
             }
@@ -237,19 +257,10 @@ impl Case<'_> {
                 "the platform has not heard what adit said and the broker acknowledged".to_owned(),
             ),
         }
-        // Whatever comes after that, the operation has no status, as the guarantees say.
-        if verdict.is_set_aside {
-            return Verdict {
-                faults: Vec::new(),
-                ..verdict
-            };
-        }
         if !self.with_ids {
             Belief::new(self).follow(&sent, &mut verdict);
         }
-        if verdict.admitted.is_empty() {
-            self.hold_against_the_platform(&sent, &mut verdict);
-        }
+        self.hold_against_the_platform(&sent, &mut verdict);
         verdict
     }
 
@@ -318,6 +329,7 @@ impl Case<'_> {
         // A connection of an earlier one may be noticed to be over later than all else.
         let lives = self.record.iter().map(|seen| seen.life);
         let last_life = lives.max().unwrap_or(0);
+        let mut lost = Vec::new();
         for place in 0..sent.len() {
             let status = &sent[place];
             if !status.is_status() {
@@ -340,30 +352,66 @@ impl Case<'_> {
                     sent[next].copy_of = Some(place);
                 }
                 None if status.life < last_life => {}
-                _ if copies(sent, place).count() >= TRIALS
-                    || self.ends_between(first(sent, place), next.map(|next| &sent[next]))
-                        >= TRIALS
+                _ if self.trials(sent, place, next) >= TRIALS
                     || next.is_some_and(|next| sent[next].is_replacement_on(status.topic)) =>
                 {
-                    let row = status.row;
-                    verdict.is_set_aside = true;
-                    verdict.admitted.push(format!("{row} was set aside"));
+                    verdict.without_status.insert(status.topic.to_owned());
+                    verdict.admit(status.topic, format!("{} was set aside", status.row));
                 }
-                _ => verdict.faults.push(format!(
-                    "{} was not acknowledged on connection {} and is not what comes next",
-                    status.row, status.connection
-                )),
+                _ => lost.push(place),
             }
+        }
+        for place in lost {
+            let status = &sent[place];
+            let words = format!(
+                "{} was not acknowledged on connection {} and is not what comes next",
+                status.row, status.connection
+            );
+            verdict.blame(status.topic, words);
         }
     }
 
-    /// Returns how many connections ended from a message on, until another one or for good. On each of them
-    /// it may have been tried again, and not have got through.
-    fn ends_between(&self, message: &Sent<'_>, next: Option<&Sent<'_>>) -> usize {
-        let until = next.map_or(self.record.len(), |next| next.place);
-        let between = self.record.get(message.place..until);
-        let is_end = |seen: &&&Seen| matches!(seen.what, What::Ended(_));
-        between.unwrap_or_default().iter().filter(is_end).count()
+    /// Returns how often a message may have been tried until another one came, or for good: as often as it
+    /// got through, and on each later connection on which it may have been lost on its way.
+    fn trials(&self, sent: &[Sent<'_>], place: usize, next: Option<usize>) -> usize {
+        let tried: BTreeSet<_> = copies(sent, place)
+            .map(|copy| sent[copy].connection)
+            .collect();
+        let begin = first(sent, place);
+        let until = next.map_or(self.record.len(), |next| sent[next].place);
+        let between = self.record.get(begin.place..until).unwrap_or_default();
+        let may_be_unseen = |seen: &&&Seen| {
+            matches!(seen.what, What::Ended(how) if how != BY_ADIT)
+                && seen.life == begin.life
+                && seen.connection > begin.connection
+                && !tried.contains(&seen.connection)
+                && self.owes_nothing_on(seen.connection)
+        };
+        tried.len() + between.iter().filter(may_be_unseen).count()
+    }
+
+    /// Whether adit was let in on a connection, and everything that is known to have been sent on it was
+    /// acknowledged: only then does its end speak against a message that is not known of.
+    fn owes_nothing_on(&self, connection: usize) -> bool {
+        let mut waiting = HashSet::new();
+        let mut is_let_in = false;
+        for seen in self
+            .record
+            .iter()
+            .filter(|seen| seen.connection == connection)
+        {
+            match &seen.what {
+                What::Packet(Way::Down, Packet::ConnAck(_)) => is_let_in = true,
+                What::Packet(Way::Up, Packet::Publish(publish)) => {
+                    waiting.insert(publish.pkid);
+                }
+                What::Packet(Way::Down, Packet::PubAck(answer)) => {
+                    waiting.remove(&answer.pkid);
+                }
+                _ => {}
+            }
+        }
+        is_let_in && waiting.is_empty()
     }
 
     /// A status that names its operation is sent again behind an older message that was not
@@ -416,17 +464,11 @@ impl Case<'_> {
         nameless.map(|sent| sent.topic).collect()
     }
 
-    fn topic(&self, device: &str) -> String {
-        match device == self.gateway {
-            true => UP.to_owned(),
-            false => format!("{UP}/{device}"),
-        }
-    }
-
     fn hold_against_the_platform(&self, sent: &[Sent<'_>], verdict: &mut Verdict) {
         let without_ids = self.topics_without_ids(sent);
         for asked in self.asked {
-            if without_ids.contains(self.topic(&asked.device).as_str()) {
+            let topic = topic(self.gateway, &asked.device);
+            if without_ids.contains(topic.as_str()) || verdict.excused.contains(&topic) {
                 continue;
             }
             let Some(operation) = self.operations.iter().find(|o| o.id == asked.id) else {
@@ -457,7 +499,9 @@ impl Case<'_> {
         let of_statuses = self.complaints.iter().filter(|c| c.topic.starts_with(UP));
         for complaint in of_statuses {
             let row = encode([&complaint.row]);
-            if keyless(complaint) || without_ids.contains(complaint.topic.as_str()) {
+            let topic = complaint.topic.as_str();
+            if keyless(complaint) || without_ids.contains(topic) || verdict.excused.contains(topic)
+            {
                 continue;
             }
             match twice.iter().position(|s| s.row == row && !s.is_nameless()) {
@@ -468,6 +512,14 @@ impl Case<'_> {
                 )),
             }
         }
+    }
+}
+
+/// Where the statuses of a device are said.
+fn topic(gateway: &str, device: &str) -> String {
+    match device == gateway {
+        true => UP.to_owned(),
+        false => format!("{UP}/{device}"),
     }
 }
 
@@ -618,8 +670,8 @@ impl<'a> Belief<'a> {
             if !queue.waiting.is_empty() || !queue.executing.is_empty() {
                 let left = queue.waiting.iter().chain(&queue.executing);
                 let left: Vec<_> = left.map(|&number| self.asked[number].id.0).collect();
-                let fault = format!("adit was shown {left:?} of {device} and says no more");
-                verdict.faults.push(fault);
+                let words = format!("adit was shown {left:?} of {device} and says no more");
+                verdict.blame(&topic(self.gateway, device), words);
             }
         }
     }
@@ -709,23 +761,19 @@ impl<'a> Belief<'a> {
             let next = queue.waiting.pop_front();
             match next.or_else(|| queue.doubtful.pop_front()) {
                 Some(number) => drop(queue.executing.insert(number)),
-                None => verdict
-                    .faults
-                    .push(format!("EXECUTING of {device} for nothing")),
+                None => verdict.blame(sent.topic, format!("EXECUTING of {device} for nothing")),
             }
             return;
         }
         let Some(number) = queue.executing.pop_first() else {
-            let row = &sent.row;
-            verdict
-                .faults
-                .push(format!("{row} of {device} for nothing"));
+            let words = format!("{} of {device} for nothing", sent.row);
+            verdict.blame(sent.topic, words);
             return;
         };
         let asked = &self.asked[number];
         let id = asked.id;
         if !asked.may_end(sent.reason().as_deref()) {
-            verdict.faults.push(format!("{} is said of {id}", sent.row));
+            verdict.blame(sent.topic, format!("{} is said of {id}", sent.row));
         }
         self.over.insert(number);
         self.results.insert(sent.place, number);
@@ -751,7 +799,7 @@ impl<'a> Belief<'a> {
     /// older one on the same connection; or where a status that arrived twice has taken it
     /// out of that answer.
     fn judge_overtaken(&self, verdict: &mut Verdict) {
-        let has_doubles = !verdict.admitted.is_empty();
+        let with_doubles = verdict.excused.clone();
         // To the next adit the platform shows no more of it.
         let mut overtaken_before = self.lost.clone();
         for overtaken in &self.overtaken {
@@ -759,16 +807,17 @@ impl<'a> Belief<'a> {
             let [older, younger] =
                 [overtaken.older, overtaken.younger].map(|number| self.asked[number].id);
             let words = format!("{younger} had its result before adit took {older}");
-            let is_admitted = has_doubles
+            let topic = topic(self.gateway, &self.asked[overtaken.older].device);
+            let is_admitted = with_doubles.contains(&topic)
                 || overtaken.is_early
                 || self.all_taken.contains(&taken)
                 || overtaken_before.contains(&overtaken.older);
             match is_admitted {
                 true => {
                     overtaken_before.insert(overtaken.older);
-                    verdict.admitted.push(words);
+                    verdict.admit(&topic, words);
                 }
-                false => verdict.faults.push(words),
+                false => verdict.blame(&topic, words),
             }
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::judge::{Seen, Verdict, Way, What};
+use crate::judge::{BY_ADIT, Seen, Verdict, Way, What};
 
 /// What came longer before the end was looked at, however slow the machine is.
 const MOMENT: Duration = Duration::from_secs(3);
@@ -86,7 +86,7 @@ mod tests {
     fn record(is_ended: bool) -> Vec<Seen> {
         let answer = |pkid| What::Packet(Way::Down, Packet::PubAck(PubAck::new(pkid)));
         let mut what = vec![answer(1), answer(2), answer(3)];
-        what.extend(is_ended.then_some(What::Ended("by adit")));
+        what.extend(is_ended.then_some(What::Ended(BY_ADIT)));
         let seen = |what| Seen::new(Instant::now(), 1, 1, what);
         what.into_iter().map(seen).collect()
     }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::Decoder;
 
-use crate::judge::{Seen, Way, What};
+use crate::judge::{BY_ADIT, Seen, Way, What};
 
 /// Packets of this size do not come.
 const PACKET_LIMIT: usize = 1 << 20;
@@ -163,7 +163,7 @@ impl Connection<'_> {
             self.note_arrivals();
             match done {
                 Ok(true) => {}
-                Ok(false) => break "by adit",
+                Ok(false) => break BY_ADIT,
                 Err(_) => break "by a fault of TLS or MQTT",
             }
         };

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tokio_util::codec::Decoder;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::judge::{Seen, Way, What};
+use crate::judge::{BY_ADIT, Seen, Way, What};
 
 /// Between the last byte that gets through and a reset. A reset makes the system forget what was
 /// received and not yet read, so adit has time to read what the record says it has.
@@ -204,7 +204,7 @@ impl Connection {
             };
             let Ok(read @ 1..) = read else {
                 return self.ended(match way {
-                    Way::Up => "by adit",
+                    Way::Up => BY_ADIT,
                     Way::Down => "by the broker",
                 });
             };

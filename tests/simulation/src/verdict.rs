@@ -21,6 +21,8 @@ const SHORT_PAUSE: Duration = Duration::from_secs(4);
 /// waits for a sign of life, where a machine that echoes takes nothing before its echo is taken, and what
 /// the network needs to tell of it.
 const END_LIMIT: Duration = Duration::from_secs(16);
+/// Adit waits so long at least for an end that takes nothing.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(5);
 /// Bytes that a slow side takes within the ceiling of a drain.
 const DRAIN_TIME: Duration = Duration::from_secs(400);
 
@@ -288,8 +290,11 @@ impl<'a> Tunnel<'a> {
         // it has not read.
         let keep_alive = self.world.schedule.settings.keep_alive;
         let is_pinged = keep_alive > Duration::ZERO && !is_fast(cloud);
-        let is_reset = matches!(c.told, Some((_, Heard::Reset)));
-        let cloud_takes = takes_all(cloud, m.said) && !(is_pinged && is_reset);
+        let first = m_left.at.min(c_left.at);
+        let is_given_up = c.told.is_some_and(|(at, told)| {
+            told == Heard::Reset && at.duration_since(first) >= GIVES_UP_AFTER
+        });
+        let cloud_takes = takes_all(cloud, m.said) && !(is_pinged && is_given_up);
         let machine_takes = takes_all(machine, c.said);
         // Silence may look like death.
         if !cloud_takes && keep_alive > Duration::ZERO {
@@ -375,8 +380,8 @@ pub(crate) fn unfinished(world: &World) -> Vec<OperationId> {
 mod tests {
     use std::time::Instant;
 
-    use judge::{Asked, Expected, Seen, Way, What};
-    use rumqttc::{Packet, PubAck, Publish, QoS};
+    use judge::{Asked, BY_ADIT, Expected, Seen, Way, What};
+    use rumqttc::{ConnAck, ConnectReturnCode, Packet, PubAck, Publish, QoS};
     use simulated_cloud::Platform;
 
     use super::*;
@@ -435,6 +440,77 @@ mod tests {
             late: &[],
         };
         case.judge().faults
+    }
+
+    /// What the judge says where a result of the gateway and an EXECUTING of a child are the last that got
+    /// through, and two connections more ended `how` before the adit was stopped.
+    fn statuses_that_never_come(how: &'static str, is_let_in: bool) -> Vec<String> {
+        let began = Instant::now();
+        let (mut platform, mut record) = (Platform::new("gw", false), Vec::new());
+        let mut note = |connection, what| record.push(Seen::new(began, connection, 0, what));
+        let publish = |packet_id, topic: &str, row: &str| {
+            let mut publish = Publish::new(topic, QoS::AtLeastOnce, row);
+            publish.pkid = packet_id;
+            Packet::Publish(publish)
+        };
+        let mut asked = Vec::new();
+        for (number, device) in [(1, "gw"), (2, "plc")] {
+            let row = format!("530,{device},10.0.0.1,22,key-{number}");
+            note(0, What::Packet(Way::Down, publish(0, "s/ds", &row)));
+            asked.push(Asked {
+                id: OperationId(number),
+                device: device.to_owned(),
+                row,
+                expected: vec![Expected::Success],
+                at: began,
+                life: 0,
+                disturbed: false,
+            });
+        }
+        let said = [
+            ("s/us", "500"),
+            ("s/us", "501,c8y_RemoteAccessConnect"),
+            ("s/us/plc", "501,c8y_RemoteAccessConnect"),
+            ("s/us", "503,c8y_RemoteAccessConnect"),
+        ];
+        for (packet_id, (topic, row)) in (1..).zip(said) {
+            note(0, What::Packet(Way::Up, publish(packet_id, topic, row)));
+            if packet_id < 4 {
+                let answer = Packet::PubAck(PubAck::new(packet_id));
+                note(0, What::Packet(Way::Down, answer));
+                platform.receive(topic, row.as_bytes(), began);
+            }
+        }
+        note(0, What::Ended(how));
+        for connection in [1, 2] {
+            if is_let_in {
+                let answer = ConnAck::new(ConnectReturnCode::Success, false);
+                note(connection, What::Packet(Way::Down, Packet::ConnAck(answer)));
+            }
+            note(connection, What::Ended(how));
+        }
+        let case = Case {
+            gateway: "gw",
+            asked: &asked,
+            record: &record.iter().collect::<Vec<_>>(),
+            log: &judge::applied(platform.log()),
+            operations: &[],
+            complaints: &[],
+            with_ids: false,
+            late: &[],
+        };
+        case.judge().faults
+    }
+
+    #[test]
+    fn takes_a_status_for_set_aside_only_where_three_connections_may_have_ended_at_it() {
+        let of_child = "adit was shown [2] of plc and says no more";
+        assert_eq!(statuses_that_never_come("by the broker", true), [of_child]);
+        for (how, is_let_in) in [(BY_ADIT, true), ("by the broker", false)] {
+            let faults = statuses_that_never_come(how, is_let_in);
+            assert!(faults[0].contains("is not what comes next"), "{faults:?}");
+            assert!(faults.contains(&of_child.to_owned()), "{faults:?}");
+        }
     }
 
     #[test]

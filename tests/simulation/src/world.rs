@@ -1,5 +1,6 @@
 //! All parties of a schedule, and what is done with them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -252,12 +253,21 @@ impl World {
         }
     }
 
-    /// Takes note of what is not over when adit ends.
+    /// Takes note of what is not over when adit ends. Where a status without an id fell on another operation of
+    /// the device, it is another one that the platform shows as open than adit has.
     fn disturb(&self) {
         let open = crate::verdict::unfinished(self);
-        for asked in self.asked().iter_mut() {
-            asked.disturbed |= open.contains(&asked.id);
+        let mut all = self.asked();
+        let open_now = all.iter().filter(|asked| open.contains(&asked.id));
+        let devices: BTreeSet<_> = open_now.map(|asked| asked.device.clone()).collect();
+        let has_ids = self.schedule.settings.ids != Ids::None;
+        for asked in all.iter_mut() {
+            asked.disturbed |= match has_ids {
+                true => open.contains(&asked.id),
+                false => devices.contains(&asked.device),
+            };
         }
+        drop(all);
         for played in self.played().iter_mut() {
             played.is_stopped |= side::note(&played.cloud, |notes| notes.over.is_none())
                 || side::note(&played.machine, |notes| notes.over.is_none());

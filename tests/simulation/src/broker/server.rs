@@ -12,7 +12,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::{Action, BY_CLOSE, BY_RESET, Broker, CONNECT_LIMIT};
 use crate::cloud::frames::{Decoder as Frames, Item, Kind, frame};
 use crate::cloud::{opening, read_head};
-use crate::judge;
+use crate::judge::{self, BY_ADIT};
 use crate::network::{Network, Socket, Zone};
 use crate::places::BROKER;
 
@@ -237,7 +237,7 @@ async fn converse(
                 Ok(1..) => if let Err(how) = wire.feed(&read.split(), &mut incoming) {
                     return how;
                 },
-                Ok(0) => return "by adit",
+                Ok(0) => return BY_ADIT,
                 Err(_) => return "by a broken read",
             },
             () = changed => continue,
