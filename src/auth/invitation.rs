@@ -3,6 +3,9 @@
 use crate::net::Endpoint;
 use crate::secret::Secret;
 
+/// Precedes the password in a link.
+const PASSWORD: &str = "one-time-password=";
+
 /// Asks a person to register this gateway.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Invitation {
@@ -25,7 +28,8 @@ impl Invitation {
             percent_encoded(id),
         );
         if let Some(password) = password {
-            link.push_str("&one-time-password=");
+            link.push('&');
+            link.push_str(PASSWORD);
             link.push_str(&percent_encoded(password.expose()));
         }
         Self {
@@ -45,6 +49,24 @@ impl Invitation {
             }
         }
     }
+}
+
+/// Returns a text in which `words` stand for the password of each link, whatever it is and whoever made it.
+pub(crate) fn without_passwords(text: &str, words: &str) -> String {
+    // What may stand behind a link in a log, in JSON or in a page.
+    let is_end = |c: char| c.is_whitespace() || c.is_control() || "\"'\\<>&#".contains(c);
+    let mut pieces = text.split(PASSWORD);
+    let mut left = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let end = piece.find(is_end).unwrap_or(piece.len());
+        let (password, rest) = piece.split_at(end);
+        left.push_str(PASSWORD);
+        if !password.is_empty() {
+            left.push_str(words);
+        }
+        left.push_str(rest);
+    }
+    left
 }
 
 /// Leaves what has no meaning in a URL (RFC 3986, 2.3).
@@ -89,6 +111,28 @@ mod tests {
             let invitation = Invitation::new(&server, id, password);
             assert_eq!(invitation.link, link);
             assert_eq!(invitation.holds_password, password.is_some());
+        }
+    }
+
+    #[test]
+    fn leaves_every_password_out_of_a_text() {
+        for (text, left) in [
+            ("", ""),
+            ("one-time-password", "one-time-password"),
+            (
+                "link=https://t/#/r?externalId=gw&one-time-password=a7%2FB\nnext",
+                "link=https://t/#/r?externalId=gw&one-time-password=<set>\nnext",
+            ),
+            (
+                r#"{"link":"https://t/#/r?one-time-password=Ab1&x=1","x":"one-time-password=Z\""}"#,
+                r#"{"link":"https://t/#/r?one-time-password=<set>&x=1","x":"one-time-password=<set>\""}"#,
+            ),
+            ("one-time-password= b", "one-time-password= b"),
+            ("one-time-password=\u{1b}[0m", "one-time-password=\u{1b}[0m"),
+            ("one-time-password=Tür+7", "one-time-password=<set>"),
+            ("one-time-password=<set>", "one-time-password=<set>"),
+        ] {
+            assert_eq!(without_passwords(text, "<set>"), left, "{text}");
         }
     }
 }

@@ -64,11 +64,6 @@ pub(crate) fn kept_or_new(path: &Path) -> Result<Secret, NoPassword> {
     Ok(password)
 }
 
-/// Whether a password looks like one that adit has made.
-pub(crate) fn looks_made(password: &Secret) -> bool {
-    parse(password.expose().as_bytes()).is_some()
-}
-
 fn parse(content: &[u8]) -> Option<Secret> {
     let is_one = content.len() == LENGTH && content.iter().all(|byte| LETTERS.contains(byte));
     let text = str::from_utf8(content).ok().filter(|_| is_one)?;

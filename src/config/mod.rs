@@ -29,6 +29,7 @@ use sections::SectionBuilder;
 pub use changes::Effect;
 pub use fault::Faults;
 pub use keys::{Fallback, Key};
+pub(crate) use redaction::HIDDEN;
 pub use redaction::{Known, Redacted, redacted};
 pub use sources::{
     DEFAULT_FILE, LOG_FORMAT_VARIABLE, LOG_LEVEL_VARIABLE, NO_SANDBOX_VARIABLE, Sources,

@@ -16,7 +16,7 @@ use crate::password;
 use crate::secret::Secret;
 
 /// Stands for a secret.
-const HIDDEN: &str = "<set>";
+pub(crate) const HIDDEN: &str = "<set>";
 /// Variables that may name a proxy, with its password.
 const PROXIES: [&str; 6] = [
     "https_proxy",
@@ -38,8 +38,6 @@ pub struct Known {
     pub place: String,
     /// The secret itself, or a part of it that is one.
     pub secret: Secret,
-    /// Whether it is the one-time password that adit makes, and shows in its log.
-    is_made: bool,
 }
 
 impl Known {
@@ -48,7 +46,6 @@ impl Known {
         Self {
             place: place.to_owned(),
             secret,
-            is_made: false,
         }
     }
 }
@@ -62,17 +59,6 @@ pub struct Redacted {
     pub device: Option<String>,
     /// All secrets that it names, also those that something else wins over.
     pub secrets: Vec<Known>,
-}
-
-impl Redacted {
-    /// Returns a text without the one-time password that adit has made: it is in the link that the log
-    /// repeats until a person has opened it, and nobody could choose another.
-    pub(crate) fn without_made(&self, text: &str) -> String {
-        let made = self.secrets.iter().filter(|known| known.is_made);
-        made.fold(text.to_owned(), |text, known| {
-            text.replace(known.secret.expose(), HIDDEN)
-        })
-    }
 }
 
 /// Reads a configuration for others to read. It need not be one that can be used.
@@ -211,7 +197,8 @@ impl Finder<'_> {
                     certificate: text.into(),
                     key: PathBuf::new(),
                 };
-                self.made(&one_time_password::file(&files));
+                let made = one_time_password::file(&files);
+                self.file("the one-time password that adit has made", made);
             }
             (_, "credentials_file") => {
                 let content = (self.read)(Path::new(text));
@@ -228,15 +215,6 @@ impl Finder<'_> {
     fn add(&mut self, place: &str, secret: &str) {
         if !secret.is_empty() {
             self.known.push(Known::new(place, Secret::new(secret)));
-        }
-    }
-
-    /// The one-time password that adit has made, or what else somebody has put there.
-    fn made(&mut self, path: &Path) {
-        let from = self.known.len();
-        self.file("the one-time password that adit has made", path);
-        for known in self.known.iter_mut().skip(from) {
-            known.is_made = one_time_password::looks_made(&known.secret);
         }
     }
 
@@ -384,20 +362,6 @@ mod tests {
             assert!(!redacted.text.contains(known.1), "{}", redacted.text);
         }
         assert_eq!(found.len(), 11, "{found:#?}");
-    }
-
-    #[test]
-    fn leaves_out_the_password_that_adit_has_made_and_no_other() {
-        let config = "[auth]\ncert_file = \"c.pem\"\npassword = \"hunter2\"\n";
-        let made = "3W5hdynJ4Xn1Cv8IscQu0XgKWOQ0Yygh";
-        let log = format!("?one-time-password={made}\" hunter2 the-made\n");
-        for (kept, expected) in [
-            (made, log.replace(made, "<set>")),
-            ("the-made", log.clone()),
-        ] {
-            let files = [("adit.toml", config), ("c.one-time-password", kept)];
-            assert_eq!(redacted_of(&files, &[]).without_made(&log), expected);
-        }
     }
 
     #[test]

@@ -17,9 +17,10 @@ use std::time::SystemTime;
 
 use crate::admin::client;
 use crate::admin::settings::Settings;
+use crate::auth::invitation::without_passwords;
 use crate::check::report::Report;
 use crate::cli::{self, Diagnose};
-use crate::config::{self, Config, Known, Redacted, Sources};
+use crate::config::{self, Config, HIDDEN, Known, Redacted, Sources};
 use crate::words::{date, sized, words};
 use archive::File;
 
@@ -174,7 +175,9 @@ fn collect(
     let mut files = Vec::with_capacity(CONTENTS.len());
     let mut add = |content: String| {
         let name = CONTENTS.get(files.len()).map_or("more.txt", |file| file.0);
-        let content = content.into_bytes();
+        // The log repeats the link until a person has opened it. The command may know nothing of its
+        // password: where the service is told of the files in variables, and once they are gone.
+        let content = without_passwords(&content, HIDDEN).into_bytes();
         files.push(File { name, content });
     };
     add(readme(now));
@@ -210,9 +213,7 @@ fn collect(
     let id = client::process_of(status.as_bytes());
     add(status);
     let (metrics, log) = match agent.inside {
-        Ok(client::Inside { metrics, log }) => {
-            (metrics, redacted.without_made(&(log.join("\n") + "\n")))
-        }
+        Ok(client::Inside { metrics, log }) => (metrics, log.join("\n") + "\n"),
         Err(error) => (not_there(&error), not_there(&error)),
     };
     add(metrics);
