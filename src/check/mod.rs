@@ -642,9 +642,20 @@ fn configuration(subject: &Subject<'_>) -> Hop {
 
 fn confinement(confined: &Confined) -> Hop {
     match confined {
-        Confined::Yes { abi, what, gaps } => {
+        Confined::Yes {
+            abi,
+            what,
+            gaps,
+            unseen,
+        } => {
             let words = format!("Landlock {abi}: {what}");
             let hop = Hop::passed(CONFINEMENT, &words, Duration::ZERO);
+            let hop = unseen.iter().fold(hop, |hop, link| {
+                hop.with_advice(&format!(
+                    "the link {} leads to a directory that is not there: start adit again once it is",
+                    link.display()
+                ))
+            });
             match gaps.as_slice() {
                 [] => hop,
                 gaps => hop.with_advice(&format!(
@@ -718,6 +729,13 @@ mod tests {
             abi: 3,
             what: "writes nowhere".to_owned(),
             gaps,
+            unseen: Vec::new(),
+        };
+        let unseen = Confined::Yes {
+            abi: 3,
+            what: "writes nowhere".to_owned(),
+            gaps: Vec::new(),
+            unseen: vec!["/etc/resolv.conf".into()],
         };
         for (confined, text) in [
             (
@@ -728,6 +746,12 @@ mod tests {
                 yes(vec!["signals", "ports"]),
                 "✓ confinement: Landlock 3: writes nowhere (0 ms)\n    \
                  a later kernel could also forbid: signals, ports",
+            ),
+            (
+                unseen,
+                "✓ confinement: Landlock 3: writes nowhere (0 ms)\n    \
+                 the link /etc/resolv.conf leads to a directory that is not there: start adit again \
+                 once it is",
             ),
             (
                 Confined::Unsupported("this kernel has no Landlock"),

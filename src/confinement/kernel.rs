@@ -48,6 +48,7 @@ pub(super) fn restrict(confinement: &Confinement) -> Confined {
             abi: kernel_abi.unwrap_or(effective_abi as i32),
             what: confinement.to_string(),
             gaps: gaps(effective_abi),
+            unseen: confinement.unseen.iter().cloned().collect(),
         },
     }
 }

@@ -20,7 +20,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, prlimit, set_dumpable_behavior,
@@ -52,6 +52,11 @@ const ROOT_VARIABLES: [&str; 1] = ["SSL_CERT_FILE"];
 /// May be a link that leads out of `/etc`.
 const NAME_SERVERS: &str = "/etc/resolv.conf";
 
+/// Links that lead to one another, as many as the kernel follows.
+const LINKS: usize = 40;
+/// Where services of this machine make directories of their own as they start.
+const SERVICES: &str = "/run";
+
 /// What is said where the kernel takes no further confinement.
 pub(crate) const INHERITED: &str = "adit lives in the confinements of the processes before it, and the \
                                     kernel takes no further one; the next restart begins anew";
@@ -74,6 +79,8 @@ pub struct Confinement {
     executes: BTreeSet<PathBuf>,
     ports: BTreeSet<u16>,
     abstract_sockets: bool,
+    /// Links to where nothing is yet that may be read.
+    unseen: BTreeSet<PathBuf>,
 }
 
 /// What has become of a confinement.
@@ -87,6 +94,8 @@ pub enum Confined {
         what: String,
         /// What this version does not keep adit from.
         gaps: Vec<&'static str>,
+        /// Links whose files adit may not read once they are there.
+        unseen: Vec<PathBuf>,
     },
     /// The kernel cannot do it, with a clause that says why.
     Unsupported(&'static str),
@@ -102,9 +111,21 @@ impl Confined {
     /// Tells the log, except of what whoever started adit wants.
     pub fn log(&self) {
         match self {
-            Self::Yes { abi, what, gaps } => {
+            Self::Yes {
+                abi,
+                what,
+                gaps,
+                unseen,
+            } => {
                 let gaps = (!gaps.is_empty()).then(|| gaps.join(", "));
                 info!(landlock = abi, what, gaps, "adit is confined");
+                for link in unseen {
+                    warn!(
+                        link = %link.display(),
+                        "a link leads to a directory that is not there, and adit may not read \
+                         there once it is; start adit again then"
+                    );
+                }
             }
             Self::Unsupported(reason) => info!(reason, "adit is not confined"),
             Self::Inherited => info!("{INHERITED}"),
@@ -127,12 +148,14 @@ impl Confinement {
             executes: BTreeSet::new(),
             ports: BTreeSet::new(),
             abstract_sockets: false,
+            unseen: BTreeSet::new(),
         }
         .read_again(Path::new(NAME_SERVERS))
     }
 
     /// Allows a file to be read, and whatever comes to stand in its place: all files of its directory,
-    /// and of the one that it lies in if it is a link.
+    /// and of the one that it lies in if it is a link. What a link leads to may be made only later, as
+    /// `resolv.conf` is when the network comes up.
     ///
     /// A file in the root of the file system is allowed by itself.
     #[must_use]
@@ -144,6 +167,12 @@ impl Confinement {
                 directory => directory,
             };
             self.reads.insert(place.to_owned());
+        }
+        if target.is_err() && file.is_symlink() {
+            match place_to_come(file) {
+                Some(place) => self.reads.insert(place),
+                None => self.unseen.insert(file.to_owned()),
+            };
         }
         self
     }
@@ -269,6 +298,32 @@ pub fn keep_memory_private() -> io::Result<()> {
     // The flag forbids a core too, and a program that `core_pattern` names heeds no limit.
     let _ = prlimit(None, Resource::Core, none);
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+/// Returns the directory that has to be allowed for the file that a link leads to, where there is none yet:
+/// its own, or the nearest that there is. `None` where that one is for others too.
+fn place_to_come(link: &Path) -> Option<PathBuf> {
+    let mut path = link.to_owned();
+    for _ in 0..LINKS {
+        let own = directory(&path);
+        let Ok(own) = own.canonicalize() else {
+            let mut above = own.ancestors();
+            let nearest = above.find_map(|place| place.canonicalize().ok())?;
+            return is_of_one_service(&nearest).then_some(nearest);
+        };
+        let Ok(target) = own.join(path.file_name()?).read_link() else {
+            return (own != Path::new("/")).then_some(own);
+        };
+        path = own.join(target);
+    }
+    None
+}
+
+/// Whether a directory is what one service has made: above it lies what others keep, as the secrets of a
+/// container (`/run/secrets`).
+fn is_of_one_service(place: &Path) -> bool {
+    let below = place.strip_prefix(SERVICES);
+    below.is_ok_and(|below| matches!(below.components().next(), Some(Component::Normal(_))))
 }
 
 fn directory(file: &Path) -> &Path {

@@ -40,6 +40,60 @@ fn allows_the_directory_that_a_link_leads_to() {
     assert!(confinement.reads.is_superset(&expected));
 }
 
+#[test]
+fn allows_the_directory_of_a_file_that_a_link_leads_to_before_it_is_there() {
+    let directory = Directory::new("late");
+    let other = directory.path("other").canonicalize().unwrap();
+    let link = |name: &str, target: &str| {
+        let link = directory.path(name);
+        symlink(target, &link).unwrap();
+        link
+    };
+    link("other/further", "late");
+    link("turned", "own/../other");
+    link("own/loop", "loop");
+    let absolute = other.join("late").display().to_string();
+    let usual = Confinement::new();
+    for (name, target, is_allowed) in [
+        ("own/relative", "../other/late", true),
+        ("own/absolute", &absolute, true),
+        ("own/by-another", "../other/further", true),
+        ("own/by-a-directory", "../turned/late", true),
+        ("own/without-directory", "../none/late", false),
+        ("own/root", "/adit-late", false),
+        ("own/to-loop", "loop", false),
+    ] {
+        let link = link(name, target);
+        let confinement = usual.clone().read_again(&link);
+        let mut allowed = BTreeSet::from([directory.path("own")]);
+        allowed.extend(is_allowed.then(|| other.clone()));
+        let added = confinement.reads.difference(&usual.reads).cloned();
+        assert_eq!(added.collect::<BTreeSet<_>>(), allowed, "{name}");
+        let unseen = (!is_allowed).then_some(link);
+        assert_eq!(confinement.unseen, unseen.into_iter().collect(), "{name}");
+    }
+}
+
+#[test]
+fn opens_nothing_of_others_for_a_directory_that_is_not_there() {
+    for (nearest, is_of_one) in [
+        ("/", false),
+        ("/run", false),
+        ("/run/", false),
+        ("/run/NetworkManager", true),
+        ("/run/systemd/resolve", true),
+        ("/runner", false),
+        ("/tmp", false),
+        ("/var/lib", false),
+    ] {
+        assert_eq!(
+            is_of_one_service(Path::new(nearest)),
+            is_of_one,
+            "{nearest}"
+        );
+    }
+}
+
 /// Runs in a thread of its own, which is all that is confined.
 fn confined<T: Send>(confinement: &Confinement, run: impl FnOnce(i32) -> T + Send) -> Option<T> {
     thread::scope(|scope| {
@@ -163,7 +217,19 @@ fn reads_what_it_may_and_nothing_else() {
 #[test]
 fn reads_a_file_that_has_been_replaced() {
     let directory = Directory::new("replaced");
-    let own = &directory.path("own/file");
+    is_read_once_it_is_put(&directory, &directory.path("own/file"), "own/file");
+}
+
+#[test]
+fn reads_a_file_that_a_link_led_to_before_it_was_there() {
+    let directory = Directory::new("put-later");
+    let link = directory.path("own/link");
+    symlink("../other/late", &link).unwrap();
+    is_read_once_it_is_put(&directory, &link, "other/late");
+}
+
+/// Reads `own` once a file was put at `place`, by somebody who is confined before.
+fn is_read_once_it_is_put(directory: &Directory, own: &Path, place: &str) {
     let (replaced, wait) = mpsc::channel();
     let (confined_by_now, ready) = mpsc::channel();
     thread::scope(|scope| {
@@ -177,7 +243,7 @@ fn reads_a_file_that_has_been_replaced() {
         if ready.recv().is_ok() {
             let new = directory.path("own/new");
             fs::write(&new, "new").unwrap();
-            fs::rename(&new, own).unwrap();
+            fs::rename(&new, directory.path(place)).unwrap();
             replaced.send(()).unwrap();
         }
         let read = reader.join().unwrap();
@@ -290,6 +356,7 @@ fn says_what_is_left() {
         executes: BTreeSet::new(),
         ports: BTreeSet::new(),
         abstract_sockets: false,
+        unseen: BTreeSet::new(),
     };
     assert_eq!(
         confinement.to_string(),
