@@ -278,6 +278,37 @@ async fn tells_whoever_guesses_nothing_sooner_by_not_waiting() {
 }
 
 #[tokio::test]
+async fn answers_whoever_has_the_token_while_somebody_guesses_and_floods() {
+    let (_site, _adit, address) = with_token().await;
+    let mut friend = TcpStream::connect(&address).await.unwrap();
+    let request = format!(
+        "HEAD /metrics HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+    );
+    let mut ask = async || {
+        friend.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("\r\n\r\n") {
+            let byte = timeout(LIMIT, friend.read_u8()).await.expect("in time");
+            answer.push(char::from(byte.expect("an answer")));
+        }
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    };
+    ask().await;
+    let guess = request.replace(TOKEN, "guess");
+    for _ in 0..3 {
+        let mut guessing = TcpStream::connect(&address).await.unwrap();
+        guessing.write_all(guess.as_bytes()).await.unwrap();
+        let flood = async {
+            let mut held = Vec::new();
+            for _ in 0..200 {
+                held.push(TcpStream::connect(&address).await.unwrap());
+            }
+        };
+        tokio::join!(ask(), flood);
+    }
+}
+
+#[tokio::test]
 async fn asks_for_a_token_where_others_can_reach_it() {
     let site = Site::new().await;
     let (code, said) = refused_configuration(&site.config(), &["admin.listen=0.0.0.0:9590"]).await;

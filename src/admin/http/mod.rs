@@ -38,8 +38,8 @@ pub(super) use process::Process;
 use service::Service;
 use stream::Patient;
 
-/// Connections at the same time. The oldest that is not a page that is watched gives way to a new
-/// one, so that whoever holds many keeps nobody out.
+/// Connections at the same time. One of those who hold most gives way to a new one, so that they keep
+/// nobody out.
 pub(crate) const CONNECTIONS: usize = 64;
 /// How long the head of a request may take to come, and an idle connection stays.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
@@ -164,9 +164,9 @@ async fn serve(port: Port, door: Door, inquirer: Inquirer) -> io::Result<()> {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 let service = Arc::clone(&service);
-                connections.add(|is_watched| speak(stream, service, is_watched));
+                connections.add(from.ip(), |mark| speak(stream, service, mark));
             }
             Err(error) => {
                 warn!(error = error.to_string(), "no connection to admin.listen");
@@ -176,11 +176,11 @@ async fn serve(port: Port, door: Door, inquirer: Inquirer) -> io::Result<()> {
     }
 }
 
-async fn speak(stream: TcpStream, service: Arc<Service>, is_watched: connections::Mark) {
+async fn speak(stream: TcpStream, service: Arc<Service>, mark: connections::Mark) {
     let io = TokioIo::new(Patient::new(stream));
     let answer = service_fn(|request| {
-        let (service, is_watched) = (Arc::clone(&service), is_watched.clone());
-        async move { service.answer(request, &is_watched).await }
+        let (service, mark) = (Arc::clone(&service), mark.clone());
+        async move { service.answer(request, &mark).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -76,13 +76,13 @@ impl Service {
         }
     }
 
-    /// Answers one request; `is_watched` is set where the answer does not end by itself.
+    /// Answers one request; `mark` learns what the connection is worth.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        is_watched: &Mark,
+        mark: &Mark,
     ) -> Result<Answer, Infallible> {
-        let mut answer = self.answer_to(request, is_watched).await;
+        let mut answer = self.answer_to(request, mark).await;
         for (name, value) in HEADERS {
             let value = HeaderValue::from_static(value);
             answer.headers_mut().insert(name, value);
@@ -90,7 +90,7 @@ impl Service {
         Ok(answer)
     }
 
-    async fn answer_to(&self, request: Request<Incoming>, is_watched: &Mark) -> Answer {
+    async fn answer_to(&self, request: Request<Incoming>, mark: &Mark) -> Answer {
         let path = request.uri().path().to_owned();
         let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
@@ -112,9 +112,12 @@ impl Service {
             );
         }
         if path == "/login" && request.method() == Method::POST {
-            return self.log_in(request, token).await;
+            return self.log_in(request, token, mark).await;
         }
         let pass = Pass::of(request.headers(), &self.cookie);
+        if !matches!(pass, Pass::Nothing) {
+            mark.has_shown_a_pass();
+        }
         let is_admitted = self.guard.admits(&pass);
         if token.is_some() && matches!(pass, Pass::Token(_)) {
             self.guard.hesitate(is_admitted).await;
@@ -124,7 +127,7 @@ impl Service {
         }
         match (path.as_str(), is_look) {
             ("/", true) => self.page(token.is_some()).await,
-            ("/events", true) => self.events(pass, is_watched),
+            ("/events", true) => self.events(pass, mark),
             ("/metrics", true) => self.metrics().await,
             (STATUS_PATH, true) => self.status().await,
             ("/logout", false) if request.method() == Method::POST => self.log_out(&request),
@@ -178,19 +181,27 @@ impl Service {
         }
     }
 
-    fn events(&self, pass: Pass, is_watched: &Mark) -> Answer {
+    fn events(&self, pass: Pass, mark: &Mark) -> Answer {
         let Some(events) = self.feed.watch(pass, &self.looking) else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "too many watch already\n");
         };
-        is_watched.set();
+        mark.is_watched_from_now_on();
         answer(StatusCode::OK, EVENTS, Payload::Events(events))
     }
 
-    async fn log_in(&self, request: Request<Incoming>, token: Option<Secret>) -> Answer {
+    async fn log_in(
+        &self,
+        request: Request<Incoming>,
+        token: Option<Secret>,
+        mark: &Mark,
+    ) -> Answer {
         let Some(token) = token else {
             return see_other("/");
         };
         let shown = form::token(request.into_body()).await;
+        if shown.is_some() {
+            mark.has_shown_a_pass();
+        }
         let is_right = shown.is_some_and(|shown| sessions::is_same(&shown, &token));
         self.guard.hesitate(is_right).await;
         if !is_right {
