@@ -42,8 +42,9 @@ pub(crate) fn lock_beside(path: &Path) -> Option<File> {
 
 /// Room on the disk for a file, taken before there is anything to write.
 ///
-/// The platform hands out once what is kept here: a disk that is full by then must not lose it.
-/// Dropping it gives the room back.
+/// The platform hands out once what is kept here: a disk that is full by then must not lose it. What
+/// never writes over what is there (btrfs, JFFS2, UBIFS) takes new room for the content: there it is
+/// only known that there was enough a moment ago. Dropping it gives the room back.
 pub(crate) struct Reservation {
     path: PathBuf,
     /// Beside the place of the file, and as long as that may be.
@@ -58,9 +59,10 @@ impl Reservation {
     pub(crate) fn new(path: &Path, bytes: usize) -> Result<Self, WriteError> {
         let beside = beside(path);
         let mut file = create(&beside)?;
-        let written = file
-            .write_all(&vec![b'\n'; bytes])
-            .and_then(|()| file.sync_all());
+        // Of equal bytes a file system that compresses keeps next to nothing.
+        let mut noise = vec![0; bytes];
+        fastrand::Rng::new().fill(&mut noise);
+        let written = file.write_all(&noise).and_then(|()| file.sync_all());
         let reservation = Self {
             path: path.to_owned(),
             file,
@@ -159,6 +161,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> WriteError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -196,7 +199,9 @@ mod tests {
         let path = directory.join("credentials.toml");
         let reserved = directory.join("credentials.new");
         let reservation = Reservation::new(&path, 1000).unwrap();
-        assert_eq!(fs::metadata(&reserved).unwrap().len(), 1000);
+        let room = fs::read(&reserved).unwrap();
+        let kinds: BTreeSet<_> = room.iter().collect();
+        assert!(room.len() == 1000 && kinds.len() > 100, "it is compressed");
         drop(reservation);
         assert!(!reserved.exists());
         let reservation = Reservation::new(&path, 1000).unwrap();
