@@ -7,7 +7,7 @@ pub(crate) mod enrolment;
 pub(crate) mod est;
 pub(crate) mod invitation;
 pub(crate) mod one_time_password;
-mod own_file;
+pub(crate) mod own_file;
 pub(crate) mod registration;
 pub(crate) mod renewal;
 pub mod settings;

@@ -136,7 +136,8 @@ fn directory(path: &Path) -> &Path {
     named.unwrap_or(Path::new("."))
 }
 
-fn beside(path: &Path) -> PathBuf {
+/// Where a file is written before it is moved to its place; what was there is removed.
+pub(crate) fn beside(path: &Path) -> PathBuf {
     path.with_extension("new")
 }
 

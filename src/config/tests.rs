@@ -1756,6 +1756,103 @@ fn keeps_the_key_and_the_certificate_that_is_written_in_two_files() {
 }
 
 #[test]
+fn keeps_every_file_from_the_names_that_it_writes_to() {
+    let issued = |more: &str| format!("{CLOUD}[auth]\ncertificate_authority = true\n{more}");
+    let registered = |more: &str| {
+        format!("{CLOUD}[auth]\nbootstrap_tenant = \"t\"\nbootstrap_username = \"u\"\n{more}")
+    };
+    for (file, key, path, of) in [
+        (
+            issued("cert_file = \"/d/device.pem\"\nkey_file = \"/d/device.new\"\n"),
+            "key_file",
+            "/d/device.new",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/device.new\"\nkey_file = \"/d/device.key\"\n"),
+            "cert_file",
+            "/d/device.new",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/a.pem\"\nkey_file = \"/d/a.renewed.pem\"\n"),
+            "key_file",
+            "/d/a.renewed.pem",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/a.pem\"\nkey_file = \"/d/a.renewed.new\"\n"),
+            "key_file",
+            "/d/a.renewed.new",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/a.pem\"\nkey_file = \"/d/a.refused.pem\"\n"),
+            "key_file",
+            "/d/a.refused.pem",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/a.pem\"\nkey_file = \"/d/a.one-time-password\"\n"),
+            "key_file",
+            "/d/a.one-time-password",
+            "cert_file",
+        ),
+        (
+            issued("cert_file = \"/d/b.new\"\nkey_file = \"/d/b.key\"\n"),
+            "cert_file",
+            "/d/b.new",
+            "cert_file",
+        ),
+        (
+            issued(
+                "cert_file = \"/d/a.pem\"\nkey_file = \"/d/b.key\"\n\
+                 one_time_password_file = \"/d/b.new\"\n",
+            ),
+            "one_time_password_file",
+            "/d/b.new",
+            "key_file",
+        ),
+        (
+            registered("bootstrap_password_file = \"/d/c.new\"\ncredentials_file = \"/d/c\"\n"),
+            "bootstrap_password_file",
+            "/d/c.new",
+            "credentials_file",
+        ),
+        (
+            registered("bootstrap_password = \"p\"\ncredentials_file = \"/d/c.new\"\n"),
+            "credentials_file",
+            "/d/c.new",
+            "credentials_file",
+        ),
+    ] {
+        let machine = Machine::with_file(&file);
+        let machine = match key.ends_with("password_file") {
+            true => machine.file(path, "hunter2"),
+            false => machine,
+        };
+        let complaint = format!(
+            ", auth.{key}: {path:?} is the name of what adit writes for auth.{of}, so that the file \
+             would be lost; name another file"
+        );
+        let said = machine.complaint();
+        assert!(said.ends_with(&complaint), "{said}\n{complaint}");
+    }
+    // What it never writes to may have any name, and so may what somebody else gives.
+    let own = "cert_file = \"/d/a.pem\"\nkey_file = \"/d/a.key\"\n\
+               one_time_password_file = \"/d/a.one-time-password\"\n";
+    let machine = Machine::with_file(&issued(own)).file("/d/a.one-time-password", "hunter2");
+    assert!(matches!(machine.config().auth, Auth::Unenrolled(None)));
+    let given = certificate("gw-7", 4000);
+    let files = "[auth]\ncert_file = \"/d/a.pem\"\nkey_file = \"/d/a.new\"\n";
+    let machine = Machine::with_file(&format!("{CLOUD}{files}"));
+    let machine = machine
+        .file("/d/a.pem", &given.0)
+        .file("/d/a.new", &given.1);
+    assert!(matches!(machine.config().auth, Auth::Certificate(_)));
+}
+
+#[test]
 fn uses_the_certificate_that_was_issued() {
     let good = certificate("gw-7", 4000);
     // The password has done its work, and whoever has given it may have removed it.

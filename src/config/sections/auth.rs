@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::SectionBuilder;
-use crate::auth::credentials_file;
 use crate::auth::settings::{Auth, Authority, Bootstrap, login_of};
+use crate::auth::{credentials_file, one_time_password, own_file};
 use crate::config::fault::Place;
 use crate::config::keys::{self, Key, Setting};
 use crate::files::{self, FileContent};
@@ -96,6 +96,10 @@ impl SectionBuilder<'_> {
             key: key?,
         };
         self.check_two_files(&files)?;
+        let written = written_for(&files);
+        let (cert_key, key_key) = (&keys::AUTH_CERT_FILE.key, &keys::AUTH_KEY_FILE.key);
+        self.check_name(cert_key, &files.certificate, &written)?;
+        self.check_name(key_key, &files.key, &written)?;
         let mut authority = Authority {
             files,
             one_time_password: None,
@@ -114,6 +118,13 @@ impl SectionBuilder<'_> {
         let is_named = [&password_key.key, &file_key.key].map(|key| self.place(key).is_some());
         // A clock that is set soon must not keep a gateway down for good that is registered.
         let is_gone = expired.is_some() && is_named == [false, true] && self.is_gone(file_key);
+        if is_named == [false, true]
+            && let Some(file) = self.get(file_key)
+        {
+            let own = one_time_password::file(&authority.files);
+            let others: Vec<_> = written.into_iter().filter(|(it, _)| *it != own).collect();
+            self.check_name(&file_key.key, &file, &others)?;
+        }
         if is_named.contains(&true) && !is_gone {
             authority.one_time_password = Some(self.password(password_key, file_key)?);
         }
@@ -150,6 +161,27 @@ impl SectionBuilder<'_> {
             "{:?} is the file of auth.cert_file too, and adit would write the certificate over the \
              key; name another file, for the key alone",
             files.key.display().to_string()
+        );
+        self.refuse(&place, words);
+        None
+    }
+
+    /// A file with a name that adit itself writes to is lost; `written` holds such names, each with the key
+    /// of the file that they are derived from.
+    fn check_name(&mut self, key: &Key, path: &Path, written: &[(PathBuf, Key)]) -> Option<()> {
+        // A link of another name is not looked for.
+        let is_written =
+            |own: &Path| own.file_name() == path.file_name() && files::are_one_file(own, path);
+        let Some((_, of)) = written.iter().find(|(own, _)| is_written(own)) else {
+            return Some(());
+        };
+        let place = self.place(key);
+        let place = place.unwrap_or_else(|| Place::Key(key.full_name()));
+        let words = format!(
+            "{:?} is the name of what adit writes for {}, so that the file would be lost; name another \
+             file",
+            path.display().to_string(),
+            of.full_name()
         );
         self.refuse(&place, words);
         None
@@ -249,6 +281,14 @@ impl SectionBuilder<'_> {
         match (self.sources.read)(&credentials_file) {
             Ok(content) => self.earlier_credentials(&credentials_file, &content),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let credentials_key = keys::AUTH_CREDENTIALS_FILE.key;
+                let written = [(own_file::beside(&credentials_file), credentials_key)];
+                self.check_name(&credentials_key, &credentials_file, &written)?;
+                if self.place(&file_key.key).is_some()
+                    && let Some(file) = self.get(file_key)
+                {
+                    self.check_name(&file_key.key, &file, &written)?;
+                }
                 let user = format!("{tenant}/{username}");
                 Some(Auth::Bootstrap(Bootstrap {
                     user,
@@ -397,4 +437,19 @@ impl SectionBuilder<'_> {
             ));
         }
     }
+}
+
+/// The files that adit writes besides a certificate and its key as it has them issued and renewed, each
+/// with the key of the file that its name comes from.
+fn written_for(files: &Files) -> [(PathBuf, Key); 6] {
+    let (certificate, key) = (keys::AUTH_CERT_FILE.key, keys::AUTH_KEY_FILE.key);
+    let renewed = files.renewed();
+    [
+        (own_file::beside(&files.certificate), certificate),
+        (own_file::beside(&renewed), certificate),
+        (renewed, certificate),
+        (files.refused(), certificate),
+        (one_time_password::file(files), certificate),
+        (own_file::beside(&files.key), key),
+    ]
 }
