@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use super::client::Inside;
 use super::http::Process;
 use super::{Insight, metrics};
+use crate::auth::own_file::lock_directory;
 use crate::inquiry::{Inquirer, UPGRADE_LIMIT};
 
 /// Asks what the agent does.
@@ -51,6 +52,8 @@ const UNKNOWN_QUESTION: &str =
 /// For the user that adit runs as alone.
 const MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
+/// How long another adit may take to make its socket: it waits for no disk, and tunnels may wait meanwhile.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
 
 /// A socket that adit has made, until it is dropped.
 #[derive(Debug)]
@@ -97,7 +100,9 @@ pub(crate) enum NoSocket {
 
 impl AdminSocket {
     /// Makes the socket, and its directory where that is missing; one that a former adit has left
-    /// is replaced. It has its mode before it has its name.
+    /// is replaced. It has its mode before it has its name. Of two that start at the same time the
+    /// second sees the socket of the first; a process that is confined may not open the directory, and
+    /// is one that follows another.
     ///
     /// # Errors
     /// A living adit has it, or the system does not allow it.
@@ -106,6 +111,17 @@ impl AdminSocket {
             path: path.to_owned(),
             source,
         };
+        make_directory(path).map_err(system)?;
+        let lock = lock_directory(path, LOCK_LIMIT);
+        if let Err(error) = &lock
+            && error.kind() == ErrorKind::WouldBlock
+        {
+            let socket = path.display().to_string();
+            warn!(
+                socket,
+                "somebody keeps the directory of admin.socket locked; adit makes its socket all the same"
+            );
+        }
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(NoSocket::NotASocket(path.to_owned()));
@@ -115,7 +131,6 @@ impl AdminSocket {
             }
             _ => {}
         }
-        make_directory(path).map_err(system)?;
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = PathBuf::from(beside);
@@ -241,7 +256,11 @@ fn make_directory(path: &Path) -> io::Result<()> {
     if directory.exists() {
         return Ok(());
     }
-    fs::create_dir(directory)?;
+    match fs::create_dir(directory) {
+        // Another adit has made it since, and gives it its mode.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
     fs::set_permissions(directory, Permissions::from_mode(DIRECTORY_MODE))
 }
 
@@ -279,6 +298,8 @@ impl Drop for Own {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     struct Directory(PathBuf);
@@ -313,6 +334,43 @@ mod tests {
         drop(socket);
         assert!(!path.exists());
         assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn is_the_one_of_the_first_of_many_that_start_at_once() {
+        let runtime = tokio::runtime::Handle::current();
+        for round in 0..50 {
+            let directory = Directory::new("race");
+            let path = &directory.socket();
+            let start = &Barrier::new(4);
+            let bound = std::thread::scope(|scope| {
+                let starting = [(); 4].map(|()| {
+                    let runtime = runtime.clone();
+                    scope.spawn(move || {
+                        let _entered = runtime.enter();
+                        start.wait();
+                        AdminSocket::bind(path)
+                    })
+                });
+                starting.map(|one| one.join().unwrap())
+            });
+            let (first, others): (Vec<_>, Vec<_>) = bound.into_iter().partition(Result::is_ok);
+            assert_eq!(first.len(), 1, "round {round}: {first:?}");
+            let is_taken = |other: &Result<_, _>| matches!(other, Err(NoSocket::Taken(_)));
+            assert!(others.iter().all(is_taken), "round {round}: {others:?}");
+            assert!(is_alive(path).unwrap(), "round {round}");
+        }
+    }
+
+    #[tokio::test]
+    async fn is_made_though_somebody_keeps_its_directory_locked() {
+        let directory = Directory::new("locked");
+        fs::create_dir(&directory.0).unwrap();
+        let locked = fs::File::open(&directory.0).unwrap();
+        locked.lock().unwrap();
+        let socket = AdminSocket::bind(&directory.socket()).unwrap();
+        assert!(is_alive(&directory.socket()).unwrap());
+        drop((socket, locked));
     }
 
     #[tokio::test]

@@ -29,15 +29,24 @@ pub(crate) struct WriteError {
 /// result is dropped. Nothing is held where the file system has no locks, or another process does not let
 /// go: that is no reason to do without a certificate.
 pub(crate) fn lock_beside(path: &Path) -> Option<File> {
-    let directory = File::open(directory(path)).ok()?;
-    let give_up_at = Instant::now() + LOCK_LIMIT;
+    lock_directory(path, LOCK_LIMIT).ok()
+}
+
+/// Does so for its caller to choose what becomes of it.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] where another process has not let go within `limit`, or what the system
+/// says.
+pub(crate) fn lock_directory(path: &Path, limit: Duration) -> io::Result<File> {
+    let directory = File::open(directory(path))?;
+    let give_up_at = Instant::now() + limit;
     while let Err(error) = directory.try_lock() {
         match error {
             TryLockError::WouldBlock if Instant::now() < give_up_at => sleep(LOCK_PAUSE),
-            _ => return None,
+            error => return Err(error.into()),
         }
     }
-    Some(directory)
+    Ok(directory)
 }
 
 /// Room on the disk for a file, taken before there is anything to write.
