@@ -18,6 +18,7 @@ use super::Checked;
 use super::settings::Settings;
 use super::socket;
 use crate::inquiry::{self, RELOAD_LIMIT, UPGRADE_LIMIT};
+use crate::secret::Secret;
 use crate::state::Snapshot;
 use crate::state::reloaded::Reloaded;
 use crate::state::upgraded::Upgraded;
@@ -29,6 +30,8 @@ const RELOADED_LIMIT: Duration = RELOAD_LIMIT.saturating_add(Duration::from_secs
 const UPGRADED_LIMIT: Duration = UPGRADE_LIMIT.saturating_add(Duration::from_secs(10));
 /// How long it may take to say what it does, which it does at once unless it hangs.
 const STATUS_LIMIT: Duration = inquiry::ANSWER_LIMIT.saturating_add(Duration::from_secs(5));
+/// Bytes of what is shown of its health: the reason why it is not connected is shorter.
+const HEALTH_LIMIT: usize = 1000;
 /// Bytes of an answer: thousands of tunnels fit.
 const ANSWER_LIMIT: u64 = 64 << 20;
 
@@ -41,15 +44,24 @@ pub(crate) enum Unanswered {
     /// Somebody is there, and does not answer.
     #[error("{0}")]
     NoAnswer(String),
+    /// It runs, and there is no place where it tells more than its health.
+    #[error("{words}")]
+    OnlyHealth {
+        /// What it says, and why no more.
+        words: String,
+        /// Whether it is connected.
+        is_well: bool,
+    },
 }
 
 impl Unanswered {
     /// Returns how a command that has asked in vain ends: 3 where no agent runs, 1 where it does not
-    /// answer.
+    /// answer; what its health is where it tells that alone.
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::OnlyHealth { is_well: true, .. } => 0,
+            Self::NoAnswer(_) | Self::OnlyHealth { .. } => 1,
             Self::NobodyRuns(_) => 3,
-            Self::NoAnswer(_) => 1,
         })
     }
 }
@@ -135,6 +147,10 @@ pub(crate) fn status_as_sent(settings: &Settings) -> BoxFuture<'_, Result<Vec<u8
             {
                 ask_port(listen, settings).await
             }
+            (Some((path, Err(error))), Some(listen)) if is_nobody(&error) => {
+                let health = health(listen, path, &error).await;
+                Err(health.unwrap_or_else(|| unanswered(&path.display(), &error)))
+            }
             (Some((path, Err(error))), _) => Err(unanswered(&path.display(), &error)),
             (None, Some(listen)) => ask_port(listen, settings).await,
             (None, None) => {
@@ -198,31 +214,68 @@ fn ask_socket<'a>(
 
 async fn ask_port(listen: SocketAddr, settings: &Settings) -> Result<Vec<u8>, Unanswered> {
     let address = reached_by(listen);
-    let authorization = match &settings.token {
-        Some(token) => format!("Authorization: Bearer {}\r\n", token.expose()),
-        None => String::new(),
-    };
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{authorization}\r\n",
-        super::STATUS_PATH
-    );
-    let asking = within(STATUS_LIMIT, async {
-        let stream = TcpStream::connect(address).await?;
-        exchange(stream, request.as_bytes()).await
-    });
-    let answer = asking.await.map_err(|error| unanswered(&address, &error))?;
+    let answer = ask_http(address, super::STATUS_PATH, settings.token.as_ref()).await;
+    let answer = answer.map_err(|error| unanswered(&address, &error))?;
     let strange = || Unanswered::NoAnswer(format!("what listens at {address} is no adit"));
-    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    let (head, body) = answer.split_at(end.ok_or_else(strange)?);
-    let status = String::from_utf8_lossy(head);
-    match status.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        Some("401") => Err(Unanswered::NoAnswer(format!(
+    let (status, body) = taken_apart(&answer).ok_or_else(strange)?;
+    match status {
+        "200" => Ok(body.to_owned()),
+        "401" => Err(Unanswered::NoAnswer(format!(
             "adit at {address} wants another token than that of admin.token_file; was the file \
              changed since adit was started?"
         ))),
         _ => Err(strange()),
     }
+}
+
+/// Asks for what everybody is told, where nobody is at the socket: adit may run without it, and whoever
+/// listens is shown no token. `None` where nobody is at the port either, or no adit.
+async fn health(listen: SocketAddr, socket: &Path, missing: &io::Error) -> Option<Unanswered> {
+    let address = reached_by(listen);
+    let answer = ask_http(address, super::HEALTH_PATH, None).await.ok()?;
+    let (status, body) = taken_apart(&answer)?;
+    let is_well = match status {
+        "200" if body == super::HEALTHY.as_bytes() => true,
+        "503" => false,
+        _ => return None,
+    };
+    let mut said = legible(String::from_utf8_lossy(body).trim());
+    said.truncate(said.floor_char_boundary(HEALTH_LIMIT));
+    let (socket, missing) = (socket.display(), words(missing));
+    let words = format!(
+        "adit runs and says {said:?} at {address}, but nobody answers at its socket {socket} ({missing}), \
+         and only there is its status told without showing the token: the log of adit says why it made \
+         no socket; have its directory made, writable for the user that adit runs as"
+    );
+    Some(Unanswered::OnlyHealth { words, is_well })
+}
+
+fn ask_http<'a>(
+    address: SocketAddr,
+    path: &'a str,
+    token: Option<&'a Secret>,
+) -> BoxFuture<'a, io::Result<Vec<u8>>> {
+    let asking = async move {
+        let authorization = match token {
+            Some(token) => format!("Authorization: Bearer {}\r\n", token.expose()),
+            None => String::new(),
+        };
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{authorization}\r\n"
+        );
+        let stream = TcpStream::connect(address).await?;
+        exchange(stream, request.as_bytes()).await
+    };
+    Box::pin(within(STATUS_LIMIT, asking))
+}
+
+/// The status of an answer and its body, if it is one.
+fn taken_apart(answer: &[u8]) -> Option<(&str, &[u8])> {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = answer.windows(END.len()).position(|bytes| bytes == END)?;
+    let (head, rest) = answer.split_at(end);
+    let status = str::from_utf8(head).ok()?.split(' ').nth(1)?;
+    Some((status, rest.strip_prefix(END)?))
 }
 
 /// Returns the address by which a command on the same machine reaches what listens at another.
@@ -334,19 +387,69 @@ mod tests {
         assert!(matches!(error, Unanswered::NobodyRuns(_)));
     }
 
-    #[tokio::test]
-    async fn shows_its_token_to_nobody_who_listens_at_the_port_while_no_adit_runs() {
-        let somebody = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        somebody.set_nonblocking(true).unwrap();
+    /// Asks where nobody is at the socket, and whoever listens at the port says something; returns what
+    /// he was asked.
+    async fn asked_at_the_port(answer: &str) -> (Unanswered, String) {
+        let somebody = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+        let somebody = somebody.await.unwrap();
         let settings = Settings {
             socket: Some("/nowhere/adit.sock".into()),
             listen: Some(somebody.local_addr().unwrap()),
-            token: Some(crate::secret::Secret::new("a token of the page")),
+            token: Some(Secret::new("a token of the page")),
             ..Settings::default()
         };
-        let error = status(&settings).await.unwrap_err();
-        assert!(matches!(error, Unanswered::NobodyRuns(_)), "{error}");
-        let came = somebody.accept().map(|_| ());
-        assert_eq!(came.unwrap_err().kind(), ErrorKind::WouldBlock);
+        let answering = async {
+            let (mut stream, _) = somebody.accept().await.unwrap();
+            let mut question = Vec::new();
+            while !question.ends_with(b"\r\n\r\n") {
+                question.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8(question).unwrap()
+        };
+        let both = async { tokio::join!(status(&settings), answering) };
+        let (status, question) = timeout(STATUS_LIMIT, both).await.expect("asked");
+        (status.unwrap_err(), question)
+    }
+
+    #[tokio::test]
+    async fn shows_its_token_to_nobody_who_listens_at_the_port_while_no_adit_runs() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\n\r\nokay\n",
+            "HTTP/1.1 404 Not Found\r\n\r\n",
+            "HTTP/1.1\r\n\r\n",
+            "220 smtp\r\n",
+            "",
+        ] {
+            let (error, question) = asked_at_the_port(answer).await;
+            assert!(matches!(error, Unanswered::NobodyRuns(_)), "{error}");
+            assert!(question.starts_with("GET /healthz "), "{question}");
+            assert!(!question.contains("Authorization"), "{question}");
+            assert!(!question.contains("a token"), "{question}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tells_the_health_of_an_adit_that_has_no_socket() {
+        for (answer, is_connected, words) in [
+            (
+                "HTTP/1.1 200 OK\r\nA: b\r\n\r\nok\n",
+                true,
+                "says \"ok\" at 127.0.0.1:",
+            ),
+            (
+                "HTTP/1.1 503 Service Unavailable\r\n\r\nnot \u{1b}[2Jconnected\n",
+                false,
+                "says \"not [2Jconnected\" at 127.0.0.1:",
+            ),
+        ] {
+            let (error, _) = asked_at_the_port(answer).await;
+            let said = error.to_string();
+            assert!(said.contains(words), "{said}");
+            let why = "nobody answers at its socket /nowhere/adit.sock (no such file or directory)";
+            assert!(said.contains(why), "{said}");
+            let is_well = matches!(error, Unanswered::OnlyHealth { is_well: true, .. });
+            assert_eq!(is_well, is_connected, "{said}");
+        }
     }
 }

@@ -29,6 +29,10 @@ use socket::{AdminSocket, NoSocket};
 
 /// Where HTTP tells what `adit status --json` prints.
 const STATUS_PATH: &str = "/status.json";
+/// Where HTTP tells everybody whether adit is connected.
+const HEALTH_PATH: &str = "/healthz";
+/// What it says if so.
+const HEALTHY: &str = "ok\n";
 
 /// What the agent shows of itself at its socket besides what it does.
 #[derive(Clone)]

@@ -434,3 +434,34 @@ async fn is_asked_by_the_command_where_there_is_no_socket() {
     assert_eq!(said.code, Some(1));
     assert!(said.result.contains("wants another token"), "{said:?}");
 }
+
+#[tokio::test]
+async fn tells_its_health_by_the_command_where_it_could_make_no_socket() {
+    let mut site = Site::new().await;
+    let directory = site.device_directory();
+    let token = format!(
+        "admin.token_file={}",
+        directory.write("token", TOKEN).display()
+    );
+    let socket = directory.path("nowhere/at-all/adit.sock");
+    let socket = format!("admin.socket={}", socket.display());
+    let adit = site.adit(&[LISTEN, &token, &socket]).await;
+    let listen = format!("admin.listen={}", admin_address(&adit).await);
+    let watcher = Watcher::new();
+    let settings = [listen.as_str(), &token, &socket];
+    let ask = || watcher.ask_with(&settings, &[]);
+    let said = ask().await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let words = "adit runs and says \"ok\" at 127.0.0.1:";
+    assert!(said.result.starts_with(words), "{said:?}");
+    site.broker.kill();
+    adit.wait_for_log("connection to the broker lost").await;
+    // What was seen a moment ago may still be shown.
+    let deadline = Instant::now() + LIMIT;
+    let mut ill = ask().await;
+    while ill.code == Some(0) && Instant::now() < deadline {
+        ill = ask().await;
+    }
+    assert_eq!(ill.code, Some(1), "{ill:?}");
+    assert!(ill.result.contains("not connected to "), "{ill:?}");
+}

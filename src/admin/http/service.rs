@@ -21,7 +21,7 @@ use super::looking::Looking;
 use super::process::Process;
 use super::sessions;
 use super::{Door, form};
-use crate::admin::{STATUS_PATH, metrics, page};
+use crate::admin::{HEALTH_PATH, HEALTHY, STATUS_PATH, metrics, page};
 use crate::inquiry::{Inquirer, NoAnswer};
 use crate::secret::Secret;
 use crate::state::Snapshot;
@@ -94,7 +94,7 @@ impl Service {
         let path = request.uri().path().to_owned();
         let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
         match path.as_str() {
-            "/healthz" if is_look => return self.health().await,
+            HEALTH_PATH if is_look => return self.health().await,
             "/style.css" if is_look => return found("text/css; charset=utf-8", page::STYLE),
             "/icon.svg" if is_look => return found("image/svg+xml", page::ICON),
             "/script.js" if is_look => {
@@ -131,7 +131,7 @@ impl Service {
             ("/metrics", true) => self.metrics().await,
             (STATUS_PATH, true) => self.status().await,
             ("/logout", false) if request.method() == Method::POST => self.log_out(&request),
-            ("/" | "/events" | "/metrics" | STATUS_PATH | "/healthz", false) => {
+            ("/" | "/events" | "/metrics" | STATUS_PATH | HEALTH_PATH, false) => {
                 let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD\n");
                 set(&mut answer, ALLOW, "GET, HEAD");
                 answer
@@ -146,7 +146,7 @@ impl Service {
 
     async fn health(&self) -> Answer {
         self.seen(|snapshot| match page::complaint(&snapshot) {
-            None => plain(StatusCode::OK, "ok\n"),
+            None => plain(StatusCode::OK, HEALTHY),
             Some(complaint) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{complaint}\n")),
         })
         .await
