@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -21,8 +22,10 @@ pub(crate) async fn run(
     Tunnel { target, key }: Tunnel,
     stop: CancellationToken,
 ) -> ExitCode {
+    // The policy stays as it is.
+    let reached = OnceLock::new();
     let opened = tokio::select! {
-        opened = opener.open(&target, &key) => opened,
+        opened = opener.open(&target, &key, &reached) => opened,
         () = stop.cancelled() => return ExitCode::SUCCESS,
     };
     let tunnel = match opened {

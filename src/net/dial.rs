@@ -1,8 +1,8 @@
 //! Connects to one of the addresses of a name, for the LAN side as for the cloud's.
 //!
 //! The addresses are tried as RFC 8305 says: families in turn, each attempt a moment after the one
-//! before, the first to connect wins. Resolving the name, and the time for all of it, are left to
-//! the caller.
+//! before, the first to connect wins. Resolving the name, the time for all of it, and whether an
+//! address may be tried when its turn comes, are left to the caller.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +12,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
 
-use super::tcp::{self, Tcp};
+use super::tcp::Tcp;
 
 /// How long an attempt runs alone: the "Connection Attempt Delay" of RFC 8305.
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+pub(crate) const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Addresses of one name that are tried. More come from a mistake or from somebody who uses the
 /// gateway to knock on doors.
@@ -37,13 +37,18 @@ pub(crate) fn in_turn(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
         .collect()
 }
 
-/// Returns the first connection that stands, or the most telling error once all have failed.
+/// Returns the first connection that stands, or the most telling error once all have failed. `connect`
+/// makes an attempt, and is called when its turn has come.
 ///
 /// # Errors
 /// What the most telling attempt failed with.
 ///
 /// Dropping the future closes what is half open.
-pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<Tcp> {
+pub(crate) async fn first<A: Future<Output = io::Result<Tcp>>>(
+    addresses: &[IpAddr],
+    port: u16,
+    connect: impl Fn(SocketAddr) -> A,
+) -> io::Result<Tcp> {
     let mut waiting = addresses.iter().map(|&ip| SocketAddr::new(ip, port));
     let mut attempts = FuturesUnordered::new();
     let mut telling: Option<io::Error> = None;
@@ -51,7 +56,7 @@ pub(crate) async fn first(addresses: &[IpAddr], port: u16) -> io::Result<Tcp> {
     loop {
         if next_at <= Instant::now() || attempts.is_empty() {
             match waiting.next() {
-                Some(address) => attempts.push(tcp::connect(address)),
+                Some(address) => attempts.push(connect(address)),
                 None if attempts.is_empty() => break,
                 None => {}
             }
@@ -117,6 +122,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::net::tcp::connect;
 
     fn local(last: u8) -> IpAddr {
         Ipv4Addr::new(127, 0, 0, last).into()
@@ -133,7 +139,9 @@ mod tests {
     async fn goes_on_to_the_next_address_when_one_refuses() {
         let (_listener, port) = listener(3).await;
         let began = Instant::now();
-        let reached = first(&[local(1), local(2), local(3)], port).await.unwrap();
+        let reached = first(&[local(1), local(2), local(3)], port, connect)
+            .await
+            .unwrap();
         let address = SocketAddr::new(local(3), port);
         assert_eq!(reached.peer_addr().unwrap(), address);
         assert!(
@@ -146,7 +154,9 @@ mod tests {
     async fn does_not_wait_for_a_silent_address() {
         let (_held, _socket, silent) = testing::black_hole().await;
         let answering = TcpListener::bind((local(2), silent.port())).await.unwrap();
-        let reached = first(&[local(1), local(2)], silent.port()).await.unwrap();
+        let reached = first(&[local(1), local(2)], silent.port(), connect)
+            .await
+            .unwrap();
         let address = answering.local_addr().unwrap();
         assert_eq!(reached.peer_addr().unwrap(), address);
     }

@@ -19,7 +19,7 @@ use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
 use super::resolve::Resolver;
 use super::stream::Stream;
-use super::tcp::Tcp;
+use super::tcp::{self, Tcp};
 use super::tls::{Tls, TlsFault};
 use super::unbuffered::UnbufferedStream;
 use super::websocket;
@@ -297,7 +297,7 @@ async fn dial(
         Some(Seen::Address(texts.join(", ")))
     });
     let addresses = dial::in_turn(addresses);
-    let dialling = dial::first(&addresses, *port);
+    let dialling = dial::first(&addresses, *port, tcp::connect);
     let dialled = deadline.bound(peer, Awaited::Dial, dialling).await?;
     let stream = dialled.map_err(|source| TransportError::Dial {
         peer: peer.clone(),

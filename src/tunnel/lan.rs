@@ -1,11 +1,11 @@
 //! Reaches a machine on the LAN: resolve its name, ask the policy about each address, connect.
 //!
 //! The policy is asked about the address that is dialled, because whoever controls the DNS decides
-//! where a name leads.
+//! where a name leads; and before each attempt, because a reload may change it meanwhile.
 
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use smartrest::Target;
@@ -13,9 +13,8 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::policy::{CurrentPolicy, Denied};
-use crate::net::Tcp;
-use crate::net::dial;
 use crate::net::resolve::Resolver;
+use crate::net::{Tcp, dial, tcp};
 
 /// Why a machine was not reached.
 #[derive(Debug, thiserror::Error)]
@@ -89,20 +88,37 @@ async fn connect_to(
     let addresses = find(target, policy, limit, addresses).await?;
     let count = addresses.len();
     let left = limit.saturating_sub(began.elapsed());
+    let attempt = |address| knock(target, policy, address);
+    let dialled = timeout(left, dial::first(&addresses, target.port(), attempt)).await;
     let target = target.clone();
-    match timeout(left, dial::first(&addresses, target.port())).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) if count == 1 => Err(DialError::Reach { target, source }),
-        Ok(Err(source)) => Err(DialError::ReachAny {
+    let Ok(dialled) = dialled else {
+        return Err(DialError::Timeout { target, limit });
+    };
+    dialled.map_err(|error| match error.downcast::<Denied>() {
+        Ok(denied) => DialError::Denied(denied),
+        Err(source) if count == 1 => DialError::Reach { target, source },
+        Err(source) => DialError::ReachAny {
             target,
             count,
             source,
-        }),
-        Err(_) => Err(DialError::Timeout { target, limit }),
+        },
+    })
+}
+
+/// Connects to an address for as long as the policy that holds allows it.
+async fn knock(target: &Target, policy: &CurrentPolicy, address: SocketAddr) -> io::Result<Tcp> {
+    let ip = address.ip();
+    // Whatever another address answers says more of the machine than this does.
+    let closed = |denied| io::Error::new(io::ErrorKind::AddrNotAvailable, denied);
+    policy.check(target, ip).map_err(closed)?;
+    tokio::select! {
+        biased;
+        denied = policy.denies(target, ip) => Err(closed(denied)),
+        connected = tcp::connect(address) => connected,
     }
 }
 
-/// Returns the addresses that are dialled for a target, and no others are; `addresses` is asked only
+/// Returns the addresses that may be dialled for a target, and no others are; `addresses` is asked only
 /// where one of them could be.
 pub(super) async fn find(
     target: &Target,
@@ -157,7 +173,9 @@ fn admit(
 mod tests {
     use std::future::{pending, ready};
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::pin::pin;
 
+    use futures_util::FutureExt;
     use socket2::SockRef;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -327,6 +345,31 @@ mod tests {
             Ok(vec![local(1)])
         };
         let outcome = connect_to(&target("plc-7", port), &policy, LIMIT, addresses).await;
+        assert!(matches!(outcome, Err(DialError::Denied(_))), "{outcome:?}");
+    }
+
+    #[tokio::test]
+    async fn dials_no_further_address_that_is_denied_while_the_first_is_silent() {
+        let (_held, _socket, silent) = black_hole().await;
+        let next = TcpListener::bind((local(2), silent.port())).await.unwrap();
+        let target = target("plc-7", silent.port());
+        let policy = policy(&["private"], &[]);
+        let addresses = ready(Ok(vec![local(1), local(2)]));
+        // Each attempt of the LAN side is the first thing that a poll of it does.
+        let mut dialling = pin!(connect_to(&target, &policy, LIMIT, addresses));
+        assert!(dialling.as_mut().now_or_never().is_none());
+        policy.set(self::policy(&["private"], &["127.0.0.2"]).get());
+        let limit = 4 * dial::ATTEMPT_DELAY;
+        let knocked = timeout(limit, async {
+            tokio::select! {
+                dialled = dialling.as_mut() => panic!("{dialled:?}"),
+                knocked = next.accept() => knocked,
+            }
+        });
+        assert!(knocked.await.is_err());
+        // Nor is the silent one waited for once it is denied too.
+        policy.set(self::policy(&[], &[]).get());
+        let outcome = timeout(LIMIT, dialling).await.unwrap();
         assert!(matches!(outcome, Err(DialError::Denied(_))), "{outcome:?}");
     }
 

@@ -70,7 +70,7 @@ struct Running {
     id: TunnelId,
     device: String,
     target: Target,
-    /// The address that was dialled, once both ends stand. Its task notes it.
+    /// The address of the machine, once that stands. Its task notes it.
     address: Arc<OnceLock<IpAddr>>,
     opened: bool,
     /// It is told that it has ended, and only its task is still to be forgotten.
@@ -86,7 +86,7 @@ struct Running {
 struct Opening {
     request: ConnectRequest,
     opener: Arc<Opener>,
-    /// Where the address that was dialled is noted.
+    /// Where the address of the machine is noted.
     address: Arc<OnceLock<IpAddr>>,
 }
 
@@ -197,9 +197,9 @@ impl Tunnels {
         }
     }
 
-    /// Opens tunnels otherwise from now on; those that are open stay as they are, but for those whose
-    /// targets the new policy denies. Returns how many these are. What is opening fails if it is
-    /// denied.
+    /// Opens tunnels otherwise from now on; those whose machines stand stay as they are, but for those
+    /// whose targets the new policy denies. Returns how many these are. What dials fails by itself if it
+    /// is denied.
     pub(crate) fn renew(&mut self, mut opener: Opener, limit: usize, policy: Policy) -> u64 {
         opener.policy = self.policy.clone();
         self.opener = Arc::new(opener);
@@ -209,7 +209,7 @@ impl Tunnels {
 
     /// Ends the tunnels whose targets a new policy denies, and returns how many these are.
     pub(crate) fn set_policy(&mut self, policy: Policy) -> u64 {
-        // Before the look at the addresses: see `open`.
+        // Before the look at the addresses: see `Opener::open`.
         self.policy.set(policy);
         let running = self.running.values_mut();
         let ended = running.filter_map(|running| running.end_if_denied(&self.policy));
@@ -274,7 +274,7 @@ impl Running {
         self.traffic.is_ending.load(Ordering::Relaxed)
     }
 
-    /// Ends a tunnel that is open to a target that the policy denies.
+    /// Ends a tunnel that is open, or opens, to a machine that stands and that the policy denies.
     fn end_if_denied(&mut self, policy: &CurrentPolicy) -> Option<()> {
         let address = *self.address.get()?;
         let denied = policy.check(&self.target, address).err()?;
@@ -364,16 +364,8 @@ async fn open(
         opener,
         address,
     } = opening;
-    let opening = async {
-        let tunnel = opener.open(&request.target, &request.key).await?;
-        if let Some(dialled) = tunnel.address() {
-            // Before the policy is asked: whoever changes it later finds the address.
-            address.get_or_init(|| dialled);
-        }
-        opener.admit(tunnel, &request.target).await
-    };
     tokio::select! {
-        opened = opening => opened.map_err(|error: OpenError| {
+        opened = opener.open(&request.target, &request.key, &address) => opened.map_err(|error: OpenError| {
             (error.kind(), failure_reason(&error, REASON_LIMIT))
         }),
         reason = stopped => {

@@ -11,6 +11,7 @@ mod settings;
 
 use std::net::IpAddr;
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -147,7 +148,9 @@ impl Opener {
         }
     }
 
-    /// Connects to the machine and to the cloud at the same time; the first failure is the answer.
+    /// Connects to the machine and to the cloud at the same time; the first failure is the answer. Where
+    /// the machine stands is noted in `reached` as soon as it does: whoever changes the policy from then
+    /// on has to end what it denies.
     ///
     /// Nothing is read from either side, so what comes early waits in the sockets. Dropping the
     /// future closes both.
@@ -155,16 +158,13 @@ impl Opener {
         &self,
         target: &Target,
         key: &ConnectionKey,
+        reached: &OnceLock<IpAddr>,
     ) -> Result<OpenTunnel, OpenError> {
-        let limit = self.connect_timeout;
         self.policy.check_name(target)?;
         let began = Instant::now();
-        let lan = pin!(timed(
-            began,
-            lan::connect(target, &self.policy, &self.names, limit)
-        ));
+        let lan = pin!(timed(began, self.reach_machine(target, reached)));
         let cloud = pin!(timed(began, self.reach_cloud(key)));
-        let ((lan, target), ((cloud, authorization), reached)) = match select(lan, cloud).await {
+        let ((lan, on_lan), ((cloud, authorization), in_cloud)) = match select(lan, cloud).await {
             Either::Left((lan, cloud)) => (lan?, cloud.await?),
             Either::Right((cloud, lan)) => {
                 let cloud = cloud?;
@@ -186,32 +186,30 @@ impl Opener {
             key: key.clone(),
             authorization,
             took: Took {
-                target,
-                cloud: reached,
+                target: on_lan,
+                cloud: in_cloud,
             },
             span: Span::current(),
         })
     }
 
-    /// Lets a tunnel that stands begin, if the policy that holds by now still allows its machine;
-    /// closes it otherwise, and tells the cloud why.
-    async fn admit(&self, tunnel: OpenTunnel, target: &Target) -> Result<OpenTunnel, OpenError> {
-        let allowed = match tunnel.address() {
-            Some(address) => self.policy.check(target, address),
-            // It has gone already; the relay finds out how.
-            None => self.policy.check_name(target),
-        };
-        let Err(denied) = allowed else {
-            return Ok(tunnel);
-        };
-        let OpenTunnel { lan, cloud, .. } = tunnel;
-        drop(lan);
-        dismiss(cloud, &failure_reason(&denied, usize::MAX)).await;
-        Err(denied.into())
+    /// Connects to the machine and notes its address.
+    async fn reach_machine(
+        &self,
+        target: &Target,
+        reached: &OnceLock<IpAddr>,
+    ) -> Result<Tcp, DialError> {
+        let limit = self.connect_timeout;
+        let lan = lan::connect(target, &self.policy, &self.names, limit).await?;
+        // One that has none has gone already; the relay finds out how.
+        if let Ok(peer) = lan.peer_addr() {
+            // Noted before the policy is asked: whoever changes it later finds the address.
+            let address = *reached.get_or_init(|| peer.ip());
+            self.policy.check(target, address)?;
+        }
+        Ok(lan)
     }
-}
 
-impl Opener {
     /// Opens the WebSocket; with a fresh token once more where the cloud refuses the one it gets.
     ///
     /// Returns the header that was taken, too.
@@ -244,12 +242,6 @@ impl Opener {
 }
 
 impl OpenTunnel {
-    /// Returns the address of the machine that was dialled.
-    fn address(&self) -> Option<IpAddr> {
-        let address = self.lan.peer_addr().ok()?;
-        Some(address.ip())
-    }
-
     /// Carries bytes until one side ends, a limit is reached or `stop` completes.
     pub async fn relay(
         self,
@@ -361,7 +353,7 @@ mod tests {
             connect_timeout: Duration,
         ) -> Result<OpenTunnel, OpenError> {
             let opener = self.opener(policy, connect_timeout);
-            within(opener.open(&request.target, &request.key)).await
+            within(opener.open(&request.target, &request.key, &OnceLock::new())).await
         }
 
         fn opener(&self, policy: &Policy, connect_timeout: Duration) -> Opener {
@@ -446,32 +438,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn does_not_open_to_a_machine_that_is_denied_before_the_cloud_stands() {
+    async fn leaves_a_machine_that_is_denied_and_does_not_wait_for_the_cloud() {
         let site = Site::new().await;
         let mut tunnels = Tunnels::new(site.opener(&private(), DEADLINE), 1);
         tunnels.open(1, site.request()).unwrap();
         let (mut device, _) = within(site.device.accept()).await.unwrap();
-        let (stream, _) = within(site.cloud.accept()).await.unwrap();
+        let (_silent, _) = within(site.cloud.accept()).await.unwrap();
         tunnels.set_policy(Policy::new(vec![], vec![]));
-        let cloud = async {
-            let mut cloud = accept(stream).await;
-            cloud.send(Message::binary("early")).await.unwrap();
-            let message = cloud.next().await.unwrap().unwrap();
-            while cloud.next().await.is_some() {}
-            message
-        };
-        let (event, said) = within(async { tokio::join!(tunnels.next(), cloud) }).await;
+        let event = within(tunnels.next()).await;
         let Event::Failed(1, FailureKind::Policy, reason) = event else {
             panic!("{event:?}");
         };
         let target = site.request().target;
         let denied = format!("the policy does not allow {target} (remote_access.allow)");
         assert_eq!(reason, denied);
-        let Message::Close(Some(frame)) = said else {
-            panic!("{said:?}");
-        };
-        assert_eq!(frame.reason.as_str(), denied);
         assert_eq!(within(device.read(&mut [0])).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn notes_where_the_machine_stands_before_the_cloud_does() {
+        let site = Site::new().await;
+        let opener = site.opener(&private(), DEADLINE);
+        let (request, reached) = (site.request(), OnceLock::new());
+        let noted = async {
+            while reached.get().is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(async {
+            tokio::select! {
+                opened = opener.open(&request.target, &request.key, &reached) => panic!("{opened:?}"),
+                () = noted => {}
+            }
+        })
+        .await;
+        assert_eq!(reached.get(), Some(&[127, 0, 0, 1].into()));
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ impl Socket for TcpStream {
 ///
 /// # Errors
 /// What the system says.
-pub(super) async fn connect(address: SocketAddr) -> io::Result<Tcp> {
+pub(crate) async fn connect(address: SocketAddr) -> io::Result<Tcp> {
     #[cfg(feature = "simulation")]
     if let Some(network) = simulated::installed() {
         return network.connect(address).await.map(Tcp::Simulated);

@@ -2,43 +2,53 @@
 //! here each time.
 
 use std::net::IpAddr;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use smartrest::Target;
+use tokio::sync::watch;
 
 use super::{Denied, Policy};
 
 /// The policy that holds now; all clones are the same.
 #[derive(Clone, Debug)]
-pub(crate) struct CurrentPolicy(Arc<RwLock<Policy>>);
+pub(crate) struct CurrentPolicy(Arc<watch::Sender<Policy>>);
 
 impl CurrentPolicy {
     /// Lets another hold from now on, for all who have a clone.
     pub(crate) fn set(&self, policy: Policy) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = policy;
+        self.0.send_replace(policy);
     }
 
     pub(crate) fn get(&self) -> Policy {
-        self.ask(Policy::clone)
+        self.0.borrow().clone()
     }
 
     /// [`Policy::check`] of the one that holds.
     pub(crate) fn check(&self, target: &Target, address: IpAddr) -> Result<(), Denied> {
-        self.ask(|policy| policy.check(target, address))
+        self.0.borrow().check(target, address)
     }
 
     /// [`Policy::check_name`] of the one that holds.
     pub(crate) fn check_name(&self, target: &Target) -> Result<(), Denied> {
-        self.ask(|policy| policy.check_name(target))
+        self.0.borrow().check_name(target)
     }
 
-    fn ask<T>(&self, question: impl FnOnce(&Policy) -> T) -> T {
-        question(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    /// Waits until one holds that denies this, and returns why.
+    pub(crate) async fn denies(&self, target: &Target, address: IpAddr) -> Denied {
+        let mut policies = self.0.subscribe();
+        loop {
+            let checked = policies.borrow_and_update().check(target, address);
+            if let Err(denied) = checked {
+                return denied;
+            }
+            // The sender lives as long as this.
+            let _ = policies.changed().await;
+        }
     }
 }
 
 impl From<Policy> for CurrentPolicy {
     fn from(policy: Policy) -> Self {
-        Self(Arc::new(RwLock::new(policy)))
+        Self(Arc::new(watch::Sender::new(policy)))
     }
 }
