@@ -395,6 +395,7 @@ impl Agent {
                 let handover = Handover {
                     memory: self.dialogue.memory(),
                     operations: self.record.operations(&clock()),
+                    is_greeted: self.publisher.standing().is_greeted,
                 };
                 if let Some(following) = &self.succession.following {
                     following.successor.hand_over(handover);

@@ -235,6 +235,7 @@ pub async fn agent(
         let now = Instant::now().into_std();
         dialogue = dialogue.remembering(handover.memory, now);
         record.remember(handover.operations, now);
+        publisher.standing().is_greeted = handover.is_greeted;
         succession = succession.after(predecessor, confirmed);
     }
     let agent = Agent {

@@ -12,6 +12,9 @@ pub(crate) struct Standing {
     pub(crate) is_connected: bool,
     /// Everything is announced, and operations come.
     pub(crate) is_ready: bool,
+    /// The greeting was said, and since then neither the farewell nor, where a connection broke, the will:
+    /// who was told takes adit for there.
+    pub(crate) is_greeted: bool,
     /// Since when it is connected, or not.
     pub(crate) since: Instant,
     /// What went wrong last, in words, and when.
@@ -29,6 +32,7 @@ impl Standing {
         Self {
             is_connected: false,
             is_ready: false,
+            is_greeted: false,
             since: now,
             last_error: None,
             logins: 0,

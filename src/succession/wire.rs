@@ -94,6 +94,8 @@ pub(crate) struct Handover {
     pub(crate) memory: Memory,
     /// The last operations, the newest first.
     pub(crate) operations: Vec<Operation>,
+    /// The platform was told that adit is there, and the will that would take it back is gone.
+    pub(crate) is_greeted: bool,
 }
 
 /// One end of the socket between two processes, until it is dropped.
@@ -223,12 +225,16 @@ mod tests {
                 };
                 100
             ],
+            is_greeted: true,
         };
         old.say(&ToSuccessor::TakeOver(Box::new(handover)));
         let Some(ToSuccessor::TakeOver(handover)) = new.next().await else {
             panic!("it does not come");
         };
-        assert_eq!(handover.operations.len(), 100);
+        assert_eq!(
+            (handover.operations.len(), handover.is_greeted),
+            (100, true)
+        );
     }
 
     #[tokio::test]

@@ -261,6 +261,13 @@ impl Conversation {
         matches!(self.phase, Phase::Announcing | Phase::Ready)
     }
 
+    /// Announces something else at the end of the opening, if that is not said yet.
+    pub(crate) fn announce_instead(&mut self, announce: Vec<Message>) {
+        if !self.is_opening_said() {
+            self.opening.announce = announce;
+        }
+    }
+
     /// Whether the opening is said and acknowledged.
     pub(crate) fn is_ready(&self) -> bool {
         self.phase == Phase::Ready

@@ -57,7 +57,8 @@ pub struct Options {
     pub greeting: Vec<Message>,
     /// Published last at every connect.
     pub resume: Vec<Message>,
-    /// Published when the session ends in good order, if there is a connection then.
+    /// Published when the session ends in good order, if there is a connection then, or if the last one was
+    /// left in good order behind the greeting: nobody else would take that back.
     pub farewell: Vec<Message>,
 }
 
@@ -141,7 +142,7 @@ impl Session {
     pub async fn run(mut self) {
         let mut reconnects = Reconnects::new(self.options.account.keep_alive);
         loop {
-            if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
+            if self.finish.is_cancelled() && self.has_said_all() {
                 return;
             }
             if self.publisher.is_resting() {
@@ -175,6 +176,8 @@ impl Session {
                         return;
                     }
                     Err(Ended { lost, loss, end }) => {
+                        // The broker says the will.
+                        self.publisher.standing().is_greeted = false;
                         self.connection_lost(end).await;
                         (lost, loss)
                     }
@@ -207,9 +210,19 @@ impl Session {
     /// Waits until the session is to end with nothing to deliver; for ever if there is something.
     async fn nothing_left(&self) {
         self.finish.cancelled().await;
-        if !self.publisher.outbox().is_empty() {
+        if !self.has_said_all() {
             future::pending().await
         }
+    }
+
+    /// Whether nothing is left that must be said before the session ends.
+    fn has_said_all(&self) -> bool {
+        self.publisher.outbox().is_empty() && !self.owes_farewell()
+    }
+
+    /// Whether somebody takes adit for there, who is to hear from nobody else that it goes.
+    fn owes_farewell(&self) -> bool {
+        self.publisher.standing().is_greeted && !self.options.farewell.is_empty()
     }
 
     async fn connection_lost(&self, end: ConnectionEnd) {
@@ -293,8 +306,11 @@ impl Session {
             interval: pings,
             ..Pings::every(self.options.account.keep_alive)
         };
-        let mut conversation = Conversation::new(self.opening(), pings, began.into_std());
-        match self.converse(&mut link, &mut conversation).await {
+        // Who only comes to deliver the last words does not say that it is there: the word that it is not may
+        // be among them.
+        let greets = !self.finish.is_cancelled();
+        let mut conversation = Conversation::new(self.opening(greets), pings, began.into_std());
+        match self.converse(&mut link, &mut conversation, greets).await {
             Ok(end) => {
                 link.disconnect().await;
                 Ok(end)
@@ -313,51 +329,53 @@ impl Session {
         }
     }
 
-    fn opening(&self) -> Opening {
+    fn opening(&self, greets: bool) -> Opening {
         let Options {
             create,
             subscribe,
             subscribe_if_granted,
+            ..
+        } = &self.options;
+        Opening {
+            create: create.clone(),
+            subscribe: subscribe.clone(),
+            subscribe_if_granted: subscribe_if_granted.clone(),
+            announce: self.announcement(greets),
+        }
+    }
+
+    fn announcement(&self, greets: bool) -> Vec<Message> {
+        let Options {
             announce,
             once,
             greeting,
             resume,
             ..
         } = &self.options;
-        let mut greetings = [once.as_slice(), greeting];
-        if self.said_once {
-            greetings[0] = &[];
-        }
-        // Who only comes to deliver the last words does not say that it is there: the word that it is not may
-        // be among them.
-        if self.finish.is_cancelled() {
-            greetings = [&[], &[]];
-        }
-        Opening {
-            create: create.clone(),
-            subscribe: subscribe.clone(),
-            subscribe_if_granted: subscribe_if_granted.clone(),
-            announce: [announce.as_slice(), &greetings.concat(), resume].concat(),
-        }
+        let once: &[Message] = if greets && !self.said_once { once } else { &[] };
+        let greeting: &[Message] = if greets { greeting } else { &[] };
+        [announce, once, greeting, resume].concat()
     }
 
     async fn converse(
         &mut self,
         link: &mut Link,
         conversation: &mut Conversation,
+        mut greets: bool,
     ) -> Result<SessionEnd, Lost> {
         let mut is_finishing = false;
         let mut is_leaving = false;
         let mut is_resting = false;
         let mut said_skipped = false;
         loop {
+            greets = greets && self.is_to_greet(conversation);
             self.say_farewell(conversation);
             let deliver_at = self.deliver(conversation);
             if let Err(lost) = link.send_all(conversation.packets()).await {
                 self.take_last_answers(link, conversation).await;
                 return Err(lost);
             }
-            if self.finish.is_cancelled() && self.publisher.outbox().is_empty() {
+            if self.finish.is_cancelled() && self.has_said_all() {
                 return Ok(SessionEnd::Finished);
             }
             if is_resting && self.publisher.outbox().is_empty() {
@@ -393,13 +411,28 @@ impl Session {
         }
     }
 
-    /// Adds the farewell to what is to be delivered, once nothing else is. Where there is no connection
-    /// to say it on, the will has said it; where the greeting is not said yet, nothing else was.
+    /// Whether the greeting is still to come. Takes note of it once it is said, and leaves it out where the
+    /// session is to end before.
+    fn is_to_greet(&self, conversation: &mut Conversation) -> bool {
+        if conversation.is_opening_said() {
+            self.publisher.standing().is_greeted |= !self.options.greeting.is_empty();
+            return false;
+        }
+        if self.finish.is_cancelled() {
+            conversation.announce_instead(self.announcement(false));
+            return false;
+        }
+        true
+    }
+
+    /// Adds the farewell to what is to be delivered, once nothing else is. Where the last connection broke,
+    /// the will has said it; where no greeting was said, neither here nor on one that was left in good
+    /// order, nothing is to be taken back.
     fn say_farewell(&mut self, conversation: &Conversation) {
-        if self.finish.is_cancelled()
-            && conversation.is_opening_said()
-            && self.publisher.outbox().is_empty()
-        {
+        let is_due =
+            conversation.is_opening_said() || (conversation.may_publish() && self.owes_farewell());
+        if self.finish.is_cancelled() && is_due && self.publisher.outbox().is_empty() {
+            self.publisher.standing().is_greeted = false;
             for message in std::mem::take(&mut self.options.farewell) {
                 self.publisher.publish(message);
             }

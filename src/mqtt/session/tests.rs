@@ -180,6 +180,98 @@ async fn says_on_its_next_connection_only_that_it_goes_where_the_last_one_broke_
     listening.abort();
 }
 
+/// How a session leaves a broker that it has greeted, and comes again.
+#[derive(Clone, Copy, Debug)]
+enum Leave {
+    /// To show another certificate.
+    LogsInAgain,
+    /// For another process, which fails.
+    Rests,
+}
+
+/// When it is to end then.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    BeforeLogin,
+    BeforeItsTopicsAreGranted,
+}
+
+#[tokio::test]
+async fn says_that_it_goes_where_it_was_greeted_on_a_connection_that_it_has_left() {
+    for (leave, stop) in [
+        (Leave::LogsInAgain, Stop::BeforeLogin),
+        (Leave::LogsInAgain, Stop::BeforeItsTopicsAreGranted),
+        (Leave::Rests, Stop::BeforeLogin),
+        (Leave::Rests, Stop::BeforeItsTopicsAreGranted),
+    ] {
+        let Begun {
+            listener,
+            finish,
+            publisher,
+            running,
+            listening,
+        } = begin(polite).await;
+        let told = async {
+            let mut link = accept(&listener).await;
+            let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
+                panic!("no SUBSCRIBE");
+            };
+            grant(&mut link, subscribe.pkid).await;
+            match leave {
+                Leave::LogsInAgain => publisher.log_in_again(),
+                Leave::Rests => {
+                    let up = published(&mut link).await;
+                    let answer = Packet::PubAck(PubAck::new(up.pkid));
+                    link.send(answer).await.unwrap();
+                    publisher.rest();
+                }
+            }
+            // That takes the will back.
+            until_disconnect(&mut link).await;
+            if matches!(stop, Stop::BeforeLogin) {
+                finish.cancel();
+            }
+            publisher.go_on();
+            let mut link = accept(&listener).await;
+            let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
+                panic!("no SUBSCRIBE");
+            };
+            finish.cancel();
+            let down = published(&mut link).await;
+            assert_eq!(down.payload, "104,down", "{leave:?} {stop:?}");
+            // Its topics are granted behind that.
+            grant(&mut link, subscribe.pkid).await;
+            let answer = Packet::PubAck(PubAck::new(down.pkid));
+            link.send(answer).await.unwrap();
+            until_disconnect(&mut link).await
+        };
+        let said = timeout(LIMIT, told).await.expect("in time");
+        assert!(said.is_empty(), "{leave:?} {stop:?}: {said:?}");
+        running.await.unwrap();
+        listening.abort();
+    }
+}
+
+#[tokio::test]
+async fn says_that_it_goes_for_the_process_before_it_which_said_that_it_is_there() {
+    let Begun {
+        listener,
+        finish,
+        publisher,
+        running,
+        listening,
+    } = begin(polite).await;
+    publisher.standing().is_greeted = true;
+    finish.cancel();
+    let told = async {
+        let mut link = accept(&listener).await;
+        until_disconnect(&mut link).await
+    };
+    assert_eq!(timeout(LIMIT, told).await.unwrap(), ["104,down"]);
+    running.await.unwrap();
+    listening.abort();
+}
+
 #[tokio::test]
 async fn says_nothing_again_that_was_acknowledged_before_a_write_failed() {
     let Begun {
