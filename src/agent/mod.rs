@@ -182,7 +182,8 @@ impl Agent {
             Some(wish) = wires.upgrades.recv() => self.upgrade(wish),
             heard = self.succession.next() => self.heard(heard),
             Some((renewal, answer)) = wires.renewals.recv() => {
-                // The process that takes over has read its configuration.
+                // The process that takes over has read its configuration, and until it is in charge the one
+                // before it may have to go on, with its own.
                 let renewed = match self.succession.is_upgrading() {
                     true => Err(UPGRADE_UNDER_WAY),
                     false => Ok(self.renew(*renewal)),

@@ -51,7 +51,7 @@ impl Agent {
         let told = Told {
             phase: match (
                 self.is_stopping,
-                self.succession.is_upgrading(),
+                self.succession.is_followed(),
                 is_connected,
             ) {
                 (true, ..) => "stopping",

@@ -160,8 +160,13 @@ impl Succession {
     }
 
     /// Whether another process is about to follow.
-    pub(super) fn is_upgrading(&self) -> bool {
+    pub(super) fn is_followed(&self) -> bool {
         self.following.is_some()
+    }
+
+    /// Whether it is open which of two processes goes on.
+    pub(super) fn is_upgrading(&self) -> bool {
+        self.is_followed() || self.charge_by.is_some()
     }
 
     /// Whether this is the process that whoever supervises adit listens to.

@@ -777,6 +777,43 @@ async fn lets_one_upgrade_be_under_way_at_a_time() {
 }
 
 #[tokio::test]
+async fn refuses_a_reload_while_the_old_process_may_still_have_to_go_on() {
+    let mut gateway = Gateway::new(&[]).await;
+    let old = gateway.adit.process_id();
+    // Nobody follows while something is still to be said.
+    let id = gateway.site.gateway.clone();
+    let shown = gateway.site.cloud.wait_until(LIMIT, |platform| {
+        let fragments = &platform.device(&id)?.fragments;
+        fragments.get("adit_RemoteAccess.open").map(drop)
+    });
+    shown.await.unwrap();
+    gateway
+        .watcher
+        .wait_for(|json| json["connection"]["unsent_messages"] == 0)
+        .await;
+    gateway.site.broker.kill();
+    gateway
+        .adit
+        .wait_for_log("connection to the broker lost")
+        .await;
+    let (watcher, broker) = (&gateway.watcher, &mut gateway.site.broker);
+    let (said, ()) = tokio::join!(watcher.upgrade(), async {
+        // The new process answers, and waits for the broker before it is in charge.
+        watcher
+            .wait_for(|json| json["agent"]["process_id"] != old)
+            .await;
+        let reload = watcher.reload(&[]).await;
+        assert_eq!(reload.code, Some(2), "{reload:?}");
+        let words = "an upgrade is under way";
+        assert!(reload.result.contains(words), "{reload:?}");
+        broker.restart().await;
+    });
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let reload = watcher.reload(&[]).await;
+    assert_eq!(reload.code, Some(0), "{reload:?}");
+}
+
+#[tokio::test]
 async fn says_that_nobody_runs() {
     let watcher = Watcher::new();
     let said = watcher.upgrade().await;
