@@ -50,8 +50,9 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         let now = Instant::now();
         if self.reason.is_none() && self.drain.is_none() {
             self.beat(now);
-            self.look_at_limits(now);
+            self.look_at_idleness(now);
         }
+        self.look_at_age(now);
         if self.drain.as_ref().is_some_and(|drain| drain.look <= now) {
             self.look_at_drain(now);
         }
@@ -59,14 +60,14 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
             LanOut::Reset(when) => Some(when.max(now + RESET_DELAY / 2)),
             _ => None,
         };
+        // Once it is over, the end has a ceiling instead.
+        let too_old = self.too_old_at().filter(|&at| at > now);
         let next = match &self.drain {
-            Some(drain) => [Some(drain.look), reset, None],
+            Some(drain) => [Some(drain.look), reset, too_old],
             None => [
                 self.heart.next,
                 self.idle.as_ref().map(|idle| idle.until),
-                self.limits
-                    .max_duration
-                    .and_then(|time| self.began.checked_add(time)),
+                too_old,
             ],
         };
         // An alarm that rings for nothing once a day costs less than one that can be absent.
@@ -118,18 +119,26 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         self.reset_lan();
     }
 
-    fn look_at_limits(&mut self, now: Instant) {
+    fn look_at_idleness(&mut self, now: Instant) {
         if let Some(idle) = &self.idle
             && idle.until <= now
         {
             let limit = idle.limit;
             self.stop(EndReason::Idle(limit));
         }
+    }
+
+    /// Ends a tunnel that is too old, also where its end has begun and goes on.
+    fn look_at_age(&mut self, now: Instant) {
         if let Some(limit) = self.limits.max_duration
-            && self.began.checked_add(limit).is_some_and(|end| end <= now)
+            && self.too_old_at().is_some_and(|at| at <= now)
         {
             self.stop(EndReason::MaxDuration(limit));
         }
+    }
+
+    fn too_old_at(&self) -> Option<Instant> {
+        self.began.checked_add(self.limits.max_duration?)
     }
 
     pub(super) fn note_activity(&mut self) {

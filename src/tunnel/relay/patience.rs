@@ -283,6 +283,28 @@ async fn resets_a_device_that_takes_nothing_of_the_last_bytes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ends_a_tunnel_that_is_too_old_though_its_end_has_begun_and_the_cloud_goes_on() {
+    let limits = Limits {
+        max_duration: Some(60 * SECOND),
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    device.take(usize::MAX);
+    cloud.take(usize::MAX);
+    // The device sends no more and reads on; the cloud does not look at the Close frame.
+    device.end();
+    let sends = async {
+        loop {
+            sleep(SECOND).await;
+            cloud.say(&frame(1));
+        }
+    };
+    let ended = carry(&limits, &device, &cloud, sends).await;
+    assert_eq!(ended.reason, EndReason::ClosedByDevice);
+    assert_eq!(ended.lasted, 60 * SECOND + DRAIN_LIMIT);
+}
+
+#[tokio::test(start_paused = true)]
 async fn waits_for_a_device_for_as_long_as_it_takes_something() {
     for (length, is_whole) in [(500, true), (2000, false)] {
         let (device, cloud) = (Peer::default(), Peer::default());
