@@ -246,11 +246,17 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
             self.undelivered.1 = progress.lan.1;
             self.down = progress.lan.0;
         }
-        if progress.lan.1 == 0 && !matches!(self.lan_out, LanOut::Reset(_)) {
-            self.close_lan();
-        } else {
+        let is_cut = match self.lan_out {
+            LanOut::Open => self.decoder.is_within(),
+            LanOut::Reset(_) => true,
+            // The cloud had said everything, or the LAN side takes nothing any more.
+            LanOut::Finish | LanOut::Done => false,
+        };
+        if is_cut || progress.lan.1 > 0 {
             // An end without a reset would make half a message look like a whole one.
             self.reset_lan();
+        } else {
+            self.close_lan();
         }
         self.cloud_in = CloudIn::Done;
         self.cloud_out = CloudOut::Done;

@@ -305,6 +305,33 @@ async fn ends_a_tunnel_that_is_too_old_though_its_end_has_begun_and_the_cloud_go
 }
 
 #[tokio::test(start_paused = true)]
+async fn resets_a_device_of_a_tunnel_that_ends_while_the_cloud_is_within_a_message() {
+    let limits = Limits {
+        max_duration: Some(60 * SECOND),
+        ..limits()
+    };
+    let whole = frame(4);
+    let mut fragment = frame(4);
+    fragment[0] &= 0x7f;
+    for (said, is_within) in [
+        (&whole[..0], false),
+        (&whole[..1], true),
+        (&whole[..6], true),
+        (&whole[..], false),
+        (&fragment[..], true),
+    ] {
+        let (device, cloud) = (Peer::default(), Peer::default());
+        device.take(usize::MAX);
+        cloud.take(usize::MAX);
+        cloud.say(said);
+        // The cloud says no more, not even that it has heard the Close frame.
+        let ended = carry(&limits, &device, &cloud, std::future::pending::<()>()).await;
+        assert_eq!(ended.reason, EndReason::MaxDuration(60 * SECOND));
+        assert_eq!(device.0.borrow().is_reset, is_within, "{said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn waits_for_a_device_for_as_long_as_it_takes_something() {
     for (length, is_whole) in [(500, true), (2000, false)] {
         let (device, cloud) = (Peer::default(), Peer::default());
