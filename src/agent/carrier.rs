@@ -44,10 +44,11 @@ impl Carrier {
         }
     }
 
-    /// Has no tunnels of its own any more, and waits only for the process before this one.
-    pub(super) fn at_the_end(agent: Agent) -> Self {
+    /// Has no tunnels of its own any more, and waits only for the process before this one, until then at
+    /// the latest.
+    pub(super) fn at_the_end(agent: Agent, ends_by: Instant) -> Self {
         Self {
-            ends_by: Some(now() + TUNNELS_END),
+            ends_by: Some(ends_by),
             is_over: true,
             ..Self::new(agent, None)
         }

@@ -14,7 +14,7 @@ use anyhow::bail;
 use smartrest::ConnectRequest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
@@ -140,18 +140,23 @@ impl Agent {
                 return Ok(Carrier::new(self, over_at));
             }
         }
+        let stopped_at = now();
         self.stop_upgrade();
-        self.go_on_if_given_up().await;
         self.succession.stop_predecessor();
+        if self.drain.is_none() {
+            // Their time must not begin only when a process is ended that was to follow.
+            self.tunnels.stop();
+        }
+        self.go_on_if_given_up().await;
         let carries = !self.tunnels.is_empty() || self.succession.has_predecessor();
         let drain = self.drain.filter(|_| carries);
-        let over_at = now() + drain.unwrap_or_default();
+        let over_at = stopped_at + drain.unwrap_or_default();
         self.is_stopping = true;
         self.supervisor.stopping(drain.unwrap_or_default());
         self.tell_supervisor();
         match drain {
             Some(drain) => self.leave(&mut wires, drain).await,
-            None => self.wind_up(&mut wires).await,
+            None => self.wind_up(&mut wires, stopped_at + TUNNELS_END).await,
         }
         self.dialogue.finish_fragment(now());
         self.carry_out();
@@ -159,7 +164,7 @@ impl Agent {
         end_session(running, wires.events, &self.publisher).await;
         Ok(match drain {
             Some(_) => Carrier::new(self, Some(over_at)),
-            None => Carrier::at_the_end(self),
+            None => Carrier::at_the_end(self, stopped_at + TUNNELS_END + OUTBOX_END),
         })
     }
 
@@ -339,9 +344,9 @@ impl Agent {
         }
     }
 
-    /// Closes all tunnels and takes what they still have to tell. Operations that come meanwhile
-    /// stay pending on the platform, which repeats them to the next adit.
-    async fn wind_up(&mut self, wires: &mut Wires) {
+    /// Closes all tunnels and takes what they still have to tell, until then at the latest. Operations that
+    /// come meanwhile stay pending on the platform, which repeats them to the next adit.
+    async fn wind_up(&mut self, wires: &mut Wires, until: Instant) {
         info!(
             tunnels = self.tunnels.len(),
             unsent = self.publisher.waiting(),
@@ -362,7 +367,7 @@ impl Agent {
                 self.carry_out();
             }
         };
-        if timeout(TUNNELS_END, ends).await.is_err() {
+        if timeout_at(until.into(), ends).await.is_err() {
             warn!(tunnels = self.tunnels.len(), "tunnels did not end in time");
         }
     }
