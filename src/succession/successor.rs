@@ -3,6 +3,7 @@
 use std::io;
 use std::process::{Child, ExitStatus};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Duration, Instant, sleep, timeout};
 
@@ -126,10 +127,12 @@ impl Successor {
             // It was in charge a moment ago, and ends no more with the one between. As long as it holds its end
             // of the link, the number is its own.
             let process = i32::try_from(self.process_id).ok().and_then(Pid::from_raw);
-            if let Some(process) = process
-                && let Err(error) = kill_process(process, Signal::KILL)
-            {
-                return error.to_string();
+            if let Some(process) = process {
+                match kill_process(process, Signal::KILL) {
+                    // It may just have ended by itself.
+                    Ok(()) | Err(Errno::SRCH) => {}
+                    Err(error) => return error.to_string(),
+                }
             }
             self.is_gone().await;
         }
@@ -168,5 +171,26 @@ async fn end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
             return Ok(status);
         }
         sleep(LOOK_AGAIN).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn says_how_the_process_ended_that_it_started_though_the_other_has_just_gone() {
+        // No process has that number, and somebody still holds the other end.
+        const NOBODY: u32 = i32::MAX.cast_unsigned();
+        let (stream, _held) = UnixStream::pair().unwrap();
+        let successor = Successor {
+            child: Command::new("sleep").arg("100").spawn().unwrap(),
+            process_id: NOBODY,
+            link: Link::new(stream).unwrap(),
+        };
+        assert_eq!(successor.kill().await, "signal: 9 (SIGKILL)");
     }
 }
