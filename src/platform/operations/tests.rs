@@ -366,6 +366,32 @@ fn takes_a_flood_of_operations_that_are_all_open_in_a_moment() {
     assert_eq!(operations.open(), FLOOD);
 }
 
+#[test]
+fn knows_what_was_over_before_the_process_that_it_takes_over_from_handed_over() {
+    let now = Instant::now();
+    let mut before = Operations::default();
+    let all = rows("530,gw,plc,22,k1\n901,gw,1002,plc,23\n530,gw,plc,24");
+    let received = before.receive(&all, None);
+    assert_eq!((received.start.len(), received.malformed.len()), (1, 2));
+    before.finish("gw", received.start[0].0, Outcome::Successful);
+    assert!(before.are_reported());
+    let mut after = Operations::remembering(before.memory(), now);
+    let copies = after.receive(&all, None);
+    assert_eq!((copies.start.len(), copies.ignored.len()), (0, 3));
+
+    // An id of this process is never that of an operation before it.
+    let other = after.receive(&rows("530,gw,plc,22,k2"), None);
+    assert_eq!(other.start[0].0, OperationId(4));
+
+    // The row without a key counts as a copy for its time, and no longer.
+    let just_before = now + ROW_MEMORY - Duration::from_millis(1);
+    after.deadline_passed(just_before);
+    assert_eq!(after.receive(&rows("530,gw,plc,24"), None).ignored.len(), 1);
+    after.deadline_passed(now + ROW_MEMORY);
+    let copies = after.receive(&all, None);
+    assert_eq!((copies.ignored.len(), copies.malformed.len()), (2, 1));
+}
+
 /// Lets the statuses of rows wait until `wait_until`, and returns what is said at once.
 fn receive_waiting(
     operations: &mut Operations,

@@ -52,3 +52,26 @@ impl From<Policy> for CurrentPolicy {
         Self(Arc::new(watch::Sender::new(policy)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(deny: &[&str]) -> Policy {
+        let parse = |pattern: &&str| pattern.parse().unwrap();
+        Policy::new(vec![parse(&"private")], deny.iter().map(parse).collect())
+    }
+
+    #[test]
+    fn holds_names_and_addresses_to_the_policy_that_was_set_last() {
+        let target = Target::parse("plc.lan", "22").unwrap();
+        let address = IpAddr::from([10, 0, 0, 5]);
+        let current = CurrentPolicy::from(policy(&[]));
+        let clone = current.clone();
+        assert!(clone.check_name(&target).is_ok());
+        assert!(clone.check(&target, address).is_ok());
+        current.set(policy(&["plc.lan", "10.0.0.5"]));
+        assert!(clone.check_name(&target).is_err());
+        assert!(clone.check(&target, address).is_err());
+    }
+}
