@@ -12,7 +12,8 @@ use smartrest::Target;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
-use super::policy::{CurrentPolicy, Denied};
+use super::current_policy::CurrentPolicy;
+use super::policy::Denied;
 use crate::net::resolve::Resolver;
 use crate::net::{Tcp, dial, tcp};
 

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, error, info, info_span, warn};
 
-use super::policy::{CurrentPolicy, Policy};
+use super::current_policy::CurrentPolicy;
+use super::policy::Policy;
 use super::{EndReason, Ended, OpenError, OpenTunnel, Opener, Traffic};
 use crate::state::clock::Clock;
 use crate::state::meter::Meter;

@@ -1,6 +1,7 @@
 //! Everything between two sockets: the machine on the LAN and the cloud's WebSocket.
 
 pub(crate) mod cloud;
+mod current_policy;
 #[cfg(test)]
 mod evasion;
 pub(crate) mod lan;
@@ -27,8 +28,9 @@ use crate::secret::Secret;
 use crate::state::record::Took;
 use crate::state::snapshot::FailureKind;
 use cloud::EndpointError;
+use current_policy::CurrentPolicy;
 use lan::DialError;
-use policy::{CurrentPolicy, Denied};
+use policy::Denied;
 pub(crate) use relay::Traffic;
 use relay::{CloudSocket, DRAIN_LIMIT, Limits};
 pub(crate) use relay::{EndReason, Ended};

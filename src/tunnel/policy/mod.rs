@@ -7,7 +7,6 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
-mod current;
 mod pattern;
 
 use std::fmt;
@@ -16,7 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use smartrest::Target;
 
-pub(crate) use current::CurrentPolicy;
 pub(crate) use pattern::{Pattern, PatternError};
 
 /// What the cloud's users may reach through this gateway. `deny` wins over `allow`.

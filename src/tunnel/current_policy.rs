@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smartrest::Target;
 use tokio::sync::watch;
 
-use super::{Denied, Policy};
+use super::policy::{Denied, Policy};
 
 /// The policy that holds now; all clones are the same.
 #[derive(Clone, Debug)]
