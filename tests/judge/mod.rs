@@ -345,18 +345,19 @@ impl Case<'_> {
                     && (other.is_nameless() && status.is_nameless() || other.is_same(status))
             };
             let next = (place + 1..sent.len()).find(|&next| is_rival(&sent[next]));
+            let is_set_aside = self.trials(sent, place, next) >= TRIALS
+                || next.is_some_and(|next| sent[next].is_replacement_on(status.topic));
             match next {
+                None if status.life < last_life => {}
+                // What comes next may look the same, and be of the next operation.
+                _ if is_set_aside => {
+                    verdict.without_status.insert(status.topic.to_owned());
+                    verdict.admit(status.topic, format!("{} was set aside", status.row));
+                }
                 Some(next)
                     if sent[next].is_same(status) && sent[next].connection > status.connection =>
                 {
                     sent[next].copy_of = Some(place);
-                }
-                None if status.life < last_life => {}
-                _ if self.trials(sent, place, next) >= TRIALS
-                    || next.is_some_and(|next| sent[next].is_replacement_on(status.topic)) =>
-                {
-                    verdict.without_status.insert(status.topic.to_owned());
-                    verdict.admit(status.topic, format!("{} was set aside", status.row));
                 }
                 _ => lost.push(place),
             }
@@ -371,19 +372,22 @@ impl Case<'_> {
         }
     }
 
-    /// Returns how often a message may have been tried until another one came, or for good: as often as it
-    /// got through, and on each later connection on which it may have been lost on its way.
+    /// Returns how often a message may have been tried between the status before it and another one, or
+    /// for good: as often as it got through, and on each connection on which it may have been lost on its way.
     fn trials(&self, sent: &[Sent<'_>], place: usize, next: Option<usize>) -> usize {
         let tried: BTreeSet<_> = copies(sent, place)
             .map(|copy| sent[copy].connection)
             .collect();
-        let begin = first(sent, place);
+        let begin = copies(sent, place).last().unwrap_or(place);
+        let life = sent[begin].life;
+        let mut before = sent[..begin].iter().rev();
+        let before = before.find(|other| other.life == life && other.is_status());
+        let since = before.map_or(0, |before| before.place);
         let until = next.map_or(self.record.len(), |next| sent[next].place);
-        let between = self.record.get(begin.place..until).unwrap_or_default();
+        let between = self.record.get(since..until).unwrap_or_default();
         let may_be_unseen = |seen: &&&Seen| {
             matches!(seen.what, What::Ended(how) if how != BY_ADIT)
-                && seen.life == begin.life
-                && seen.connection > begin.connection
+                && seen.life == life
                 && !tried.contains(&seen.connection)
                 && self.owes_nothing_on(seen.connection)
         };

@@ -11,7 +11,7 @@ use crate::events;
 use crate::faults::Strike;
 use crate::judge::{self, Case, Expected, is_end};
 use crate::network::{ConnectionId, Fate, Zone};
-use crate::schedule::{Deed, Ids, Machine, Wish};
+use crate::schedule::{Deed, Ids, Machine, Order, Wish};
 use crate::side::{End, Heard, Left, Notes, Pace, Part, note};
 use crate::world::{Played, World};
 
@@ -107,6 +107,7 @@ fn allow_for_faults(world: &World) {
     let mut deeds = world.schedule.deeds.iter();
     let is_rubbish = |(_, deed): &(Duration, Deed)| matches!(deed, Deed::Say("s/dat", _));
     let is_bad = is_harmful && !settings.has_password;
+    let is_revoked = is_struck(REVOKED) && !settings.has_password;
     let is_late = !settings.has_password
         && (on_the_way.into_iter().any(is_struck)
             || world.network.was_slow(Zone::Broker)
@@ -135,9 +136,18 @@ fn allow_for_faults(world: &World) {
             let host = settings.cloud_host();
             asked.expected.extend(cloud.then(|| reason(host)));
             let none = (is_bad || is_late).then(|| reason("token".to_owned()));
-            let refused = is_bad.then(|| reason("HTTP 401".to_owned()));
+            let is_refused = is_bad || is_revoked && refuses_first(order);
+            let refused = is_refused.then(|| reason("HTTP 401".to_owned()));
             asked.expected.extend(none.into_iter().chain(refused));
         }
+    }
+}
+
+/// Whether the first token is refused, whatever it is worth: with the second one nothing may go wrong.
+fn refuses_first(order: &Order) -> bool {
+    match &order.wish {
+        Wish::Tunnel(_, answer) => matches!(**answer, Answer::Status(401, _)),
+        _ => false,
     }
 }
 

@@ -293,6 +293,7 @@ impl World {
         let faults = self.network.faults();
         sleep_until(faults.end()).await;
         faults.stop();
+        let connections = self.broker.with(|broker, _| broker.connections());
         // A child that nobody has named is cleared with the next word about it.
         let last = self.schedule.orders.len();
         for (number, device) in (last..).zip([crate::broker::GATEWAY, LISTED_CHILD, UNLISTED_CHILD])
@@ -305,6 +306,10 @@ impl World {
             });
         }
         sleep(SETTLED).await;
+        // A broker that had struck one of these with silence is back to adit when that one has ended.
+        if let Some(end) = self.broker.with(|broker, _| broker.last_end(connections)) {
+            sleep_until(Instant::from_std(end) + SETTLED).await;
+        }
         *self.late() = crate::verdict::unfinished(self);
     }
 

@@ -264,6 +264,15 @@ impl Broker {
         self.lines.len()
     }
 
+    /// Returns when the last of so many connections, counted from the first one, has ended.
+    pub(crate) fn last_end(&self, connections: usize) -> Option<Instant> {
+        let ends = self
+            .record
+            .iter()
+            .filter(|seen| seen.connection < connections && matches!(seen.what, What::Ended(_)));
+        ends.map(|seen| seen.at).max()
+    }
+
     /// What the platform knows.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
