@@ -174,6 +174,22 @@ mod tests {
     }
 
     #[test]
+    fn asks_for_the_same_where_all_values_but_the_id_are() {
+        let asked = |line: &str| PendingOperation::from_static_row(&row(line)).unwrap();
+        let own = asked("530,gw,plc,22,k");
+        assert_eq!(own.values(), ["gw", "plc", "22", "k"].map(Some));
+        assert!(own.asks_for_the_same(&by_id("901,gw,1001,plc,22,k")));
+        for other in [
+            "530,cam,plc,22,k",
+            "530,gw,hmi,22,k",
+            "530,gw,plc,23,k",
+            "530,gw,plc,22,l",
+        ] {
+            assert!(!own.asks_for_the_same(&asked(other)), "{other}");
+        }
+    }
+
+    #[test]
     fn gives_a_changed_collection_another_id() {
         let id = format!("adit_1_{:08x}", hash(COLLECTION));
         assert_eq!(

@@ -168,6 +168,13 @@ mod tests {
     }
 
     #[test]
+    fn takes_a_token_as_long_as_one_may_be() {
+        for (length, is_taken) in [(TOKEN_LIMIT, true), (TOKEN_LIMIT + 1, false)] {
+            assert_eq!(Token::parse(&"a".repeat(length)).is_ok(), is_taken);
+        }
+    }
+
+    #[test]
     fn says_what_is_wrong_and_shows_no_value() {
         let token = "the token is not of at most 8192 letters, digits and .-_~+/=";
         for (line, complaint) in [
