@@ -367,12 +367,26 @@ fn takes_a_flood_of_operations_that_are_all_open_in_a_moment() {
 }
 
 #[test]
+fn hashes_what_it_remembers_under_a_key_of_its_own() {
+    let hashes = || {
+        let mut operations = Operations::default();
+        operations.receive(&rows("530,gw,plc,22,k1\n901,gw,1002,plc,23"), None);
+        let memory = operations.memory();
+        [memory.keys, memory.ids].concat()
+    };
+    let (one, other) = (hashes(), hashes());
+    assert_eq!((one.len(), other.len()), (2, 2));
+    assert!(one.iter().all(|hash| !other.contains(hash)));
+}
+
+#[test]
 fn knows_what_was_over_before_the_process_that_it_takes_over_from_handed_over() {
     let now = Instant::now();
     let mut before = Operations::default();
     let all = rows("530,gw,plc,22,k1\n901,gw,1002,plc,23\n530,gw,plc,24");
     let received = before.receive(&all, None);
     assert_eq!((received.start.len(), received.malformed.len()), (1, 2));
+    assert!(!before.are_reported());
     before.finish("gw", received.start[0].0, Outcome::Successful);
     assert!(before.are_reported());
     let mut after = Operations::remembering(before.memory(), now);
