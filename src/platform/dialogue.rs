@@ -681,7 +681,9 @@ mod tests {
     #[test]
     fn leaves_it_to_the_next_connection_to_ask_for_what_looks_like_a_row_that_has_ended() {
         let mut dialogue = dialogue();
-        hear(&mut dialogue, "530,gw,plc,22\n530,gw,plc,22", ROOM);
+        for _ in 0..2 {
+            hear(&mut dialogue, "530,gw,plc,22", ROOM);
+        }
         dialogue.delivered(ROOM, Instant::now());
         let deadline = dialogue.next_deadline().unwrap();
         dialogue.disconnected();

@@ -439,6 +439,15 @@ fn says_nothing_of_an_operation_that_waits_for_its_id_and_lets_its_tunnel_open()
 }
 
 #[test]
+fn lets_no_operation_wait_that_comes_with_its_id() {
+    let mut operations = Operations::default();
+    let until = Instant::now();
+    let (said, _) = receive_waiting(&mut operations, "901,gw,1001,plc,22,k1", until);
+    assert_eq!(said, ["gw 504 1001"]);
+    assert_eq!((operations.unsaid(), operations.next_deadline()), (0, None));
+}
+
+#[test]
 fn lets_nothing_without_an_id_be_said_before_an_older_operation_that_waits() {
     let until = Instant::now();
     let mut operations = Operations::default();
