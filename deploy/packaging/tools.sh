@@ -12,7 +12,7 @@ CYCLONEDX=0.5.7
 
 # A command of the release, and the Debian package it comes in.
 NEEDS=(rpmbuild:rpm rpm2cpio:rpm cpio:cpio qemu-aarch64:qemu-user qemu-aarch64-static:qemu-user-static
-  buildah:buildah mmdebstrap:mmdebstrap readelf:binutils lintian:lintian faketime:faketime git:git cc:gcc)
+  buildah:buildah mmdebstrap:mmdebstrap readelf:binutils lintian:lintian faketime:faketime git:git cc:gcc jq:jq)
 
 prepare_tools() {
   local need missing=()
