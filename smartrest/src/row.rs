@@ -366,6 +366,15 @@ mod tests {
     }
 
     #[test]
+    fn reads_rows_of_any_number_of_fields() {
+        for count in [1, FIELDS, FIELDS + 1, 2 * FIELDS + 1, 10 * FIELDS] {
+            let row: Vec<_> = (0..count).map(|n| format!("field {n}")).collect();
+            let payload = [row.join(","), row.join(",")].join("\n");
+            assert_eq!(fields(payload), [row.clone(), row], "{count}");
+        }
+    }
+
+    #[test]
     fn reads_very_large_rows() {
         let payload = format!("1,\"{}\",{}", "a,".repeat(1 << 20), ",".repeat(10_000));
         let rows = fields(payload);
