@@ -1,12 +1,12 @@
 //! Files of this machine, which somebody else writes.
 
-use std::fs::{File, FileType, Metadata};
+use std::fs::{File, FileType, Metadata, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -18,6 +18,8 @@ const FILE_LIMIT: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it may take at all; whoever has started adit may try again.
 const START_LIMIT: Duration = Duration::from_secs(15);
+/// How long is waited before a lock is tried again.
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Linux's number of `/dev/null`, which stands for an empty file.
 const DEV_NULL: u64 = 1 << 8 | 3;
 
@@ -80,12 +82,34 @@ fn is_one_place(one: &Path, other: &Path) -> bool {
 
 /// Where a file will be: its directory without links, and its name.
 fn place_to_be(path: &Path) -> Option<PathBuf> {
-    let directory = path.parent()?;
-    let directory = match directory.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => directory,
-    };
-    Some(directory.canonicalize().ok()?.join(path.file_name()?))
+    let directory = directory(path).canonicalize().ok()?;
+    Some(directory.join(path.file_name()?))
+}
+
+/// Returns the directory that a file is in; the root is in itself.
+pub(crate) fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        Some(parent) => parent,
+        None => path,
+    }
+}
+
+/// Keeps other processes of adit from making files beside `path`, until the result is dropped.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] where another process has not let go within `limit`, or what the system
+/// says.
+pub(crate) fn lock_directory(path: &Path, limit: Duration) -> io::Result<File> {
+    let directory = File::open(directory(path))?;
+    let give_up_at = Instant::now() + limit;
+    while let Err(error) = directory.try_lock() {
+        match error {
+            TryLockError::WouldBlock if Instant::now() < give_up_at => thread::sleep(LOCK_PAUSE),
+            error => return Err(error.into()),
+        }
+    }
+    Ok(directory)
 }
 
 /// Asks the disk something about a file, and waits only so long for the answer.

@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 use super::client::Inside;
 use super::http::Process;
 use super::{Insight, metrics};
-use crate::auth::own_file::lock_directory;
+use crate::files::lock_directory;
 use crate::inquiry::{Inquirer, UPGRADE_LIMIT};
 
 /// Asks what the agent does.

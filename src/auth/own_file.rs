@@ -3,17 +3,17 @@
 //! Each is written beside its place and moved there when it is on the disk, so that a power cut
 //! leaves the whole file or none: half of one would make the gateway unreachable.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::files::{directory, lock_directory};
 
 const OWNER_ONLY: u32 = 0o600;
 /// How long another process may take to make its files: a slow card takes seconds to sync one.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -30,23 +30,6 @@ pub(crate) struct WriteError {
 /// go: that is no reason to do without a certificate.
 pub(crate) fn lock_beside(path: &Path) -> Option<File> {
     lock_directory(path, LOCK_LIMIT).ok()
-}
-
-/// Does so for its caller to choose what becomes of it.
-///
-/// # Errors
-/// [`io::ErrorKind::WouldBlock`] where another process has not let go within `limit`, or what the system
-/// says.
-pub(crate) fn lock_directory(path: &Path, limit: Duration) -> io::Result<File> {
-    let directory = File::open(directory(path))?;
-    let give_up_at = Instant::now() + limit;
-    while let Err(error) = directory.try_lock() {
-        match error {
-            TryLockError::WouldBlock if Instant::now() < give_up_at => sleep(LOCK_PAUSE),
-            error => return Err(error.into()),
-        }
-    }
-    Ok(directory)
 }
 
 /// Room on the disk for a file, taken before there is anything to write.
@@ -137,12 +120,6 @@ fn put_in_place(path: &Path) -> Result<(), WriteError> {
     File::open(directory(path))
         .and_then(|directory| directory.sync_all())
         .map_err(failed(path))
-}
-
-fn directory(path: &Path) -> &Path {
-    let parent = path.parent();
-    let named = parent.filter(|parent| !parent.as_os_str().is_empty());
-    named.unwrap_or(Path::new("."))
 }
 
 /// Where a file is written before it is moved to its place; what was there is removed.

@@ -27,6 +27,8 @@ use rustix::process::{
 };
 use tracing::{info, warn};
 
+use crate::files::directory;
+
 /// What the C library reads to resolve a name, for as long as adit runs: its configuration, which
 /// others replace while the network changes, and the modules that are named there
 /// (`nsswitch.conf(5)`).
@@ -324,12 +326,4 @@ fn place_to_come(link: &Path) -> Option<PathBuf> {
 fn is_of_one_service(place: &Path) -> bool {
     let below = place.strip_prefix(SERVICES);
     below.is_ok_and(|below| matches!(below.components().next(), Some(Component::Normal(_))))
-}
-
-fn directory(file: &Path) -> &Path {
-    match file.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-        None => file,
-    }
 }
