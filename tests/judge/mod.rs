@@ -378,7 +378,7 @@ impl Case<'_> {
         let tried: BTreeSet<_> = copies(sent, place)
             .map(|copy| sent[copy].connection)
             .collect();
-        let begin = copies(sent, place).last().unwrap_or(place);
+        let begin = first(sent, place);
         let life = sent[begin].life;
         let mut before = sent[..begin].iter().rev();
         let before = before.find(|other| other.life == life && other.is_status());
@@ -397,25 +397,13 @@ impl Case<'_> {
     /// Whether adit was let in on a connection, and everything that is known to have been sent on it was
     /// acknowledged: only then does its end speak against a message that is not known of.
     fn owes_nothing_on(&self, connection: usize) -> bool {
-        let mut waiting = HashSet::new();
-        let mut is_let_in = false;
-        for seen in self
+        let mut on_it = self
             .record
             .iter()
-            .filter(|seen| seen.connection == connection)
-        {
-            match &seen.what {
-                What::Packet(Way::Down, Packet::ConnAck(_)) => is_let_in = true,
-                What::Packet(Way::Up, Packet::Publish(publish)) => {
-                    waiting.insert(publish.pkid);
-                }
-                What::Packet(Way::Down, Packet::PubAck(answer)) => {
-                    waiting.remove(&answer.pkid);
-                }
-                _ => {}
-            }
-        }
-        is_let_in && waiting.is_empty()
+            .filter(|seen| seen.connection == connection);
+        let lets_in = |what: &What| matches!(what, What::Packet(Way::Down, Packet::ConnAck(_)));
+        let owed = self.unacknowledged();
+        on_it.any(|seen| lets_in(&seen.what)) && owed.iter().all(|(other, _)| *other != connection)
     }
 
     /// A status that names its operation is sent again behind an older message that was not
@@ -538,8 +526,8 @@ fn copies(sent: &[Sent<'_>], place: usize) -> impl Iterator<Item = usize> {
 }
 
 /// Returns the first one of which a message is a copy, or the message itself.
-fn first<'s, 'a>(sent: &'s [Sent<'a>], place: usize) -> &'s Sent<'a> {
-    &sent[copies(sent, place).last().unwrap_or(place)]
+fn first(sent: &[Sent<'_>], place: usize) -> usize {
+    copies(sent, place).last().unwrap_or(place)
 }
 
 /// What adit has to think of the operations that it was shown.
@@ -663,7 +651,10 @@ impl<'a> Belief<'a> {
                         if sent[number].copy_of.is_none() {
                             self.said(&sent[number], verdict);
                         }
-                        waiting.insert((seen.connection, publish.pkid), first(sent, number).place);
+                        waiting.insert(
+                            (seen.connection, publish.pkid),
+                            sent[first(sent, number)].place,
+                        );
                     }
                 }
                 _ => {}

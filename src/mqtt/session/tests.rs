@@ -97,13 +97,25 @@ async fn until_disconnect(link: &mut Framed<TcpStream, Codec>) -> Vec<String> {
         match link.next().await {
             Some(Ok(Packet::Publish(publish))) => {
                 said.push(String::from_utf8_lossy(&publish.payload).into_owned());
-                let answer = Packet::PubAck(PubAck::new(publish.pkid));
-                link.send(answer).await.unwrap();
+                acknowledge(link, &publish).await;
             }
             Some(Ok(Packet::Subscribe(subscribe))) => grant(link, subscribe.pkid).await,
             Some(Ok(Packet::Disconnect)) => return said,
             other => panic!("{other:?}"),
         }
+    }
+}
+
+async fn acknowledge(link: &mut Framed<TcpStream, Codec>, publish: &Publish) {
+    let answer = Packet::PubAck(PubAck::new(publish.pkid));
+    link.send(answer).await.unwrap();
+}
+
+/// Takes the wish for topics; returns what grants it.
+async fn asked_for_topics(link: &mut Framed<TcpStream, Codec>) -> u16 {
+    match link.next().await {
+        Some(Ok(Packet::Subscribe(subscribe))) => subscribe.pkid,
+        other => panic!("no SUBSCRIBE: {other:?}"),
     }
 }
 
@@ -135,11 +147,9 @@ async fn does_not_say_that_it_is_there_behind_the_word_that_it_goes() {
     let told = async {
         // It is to end while its topics are not granted.
         let mut link = accept(&listener).await;
-        let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
-            panic!("no SUBSCRIBE");
-        };
+        let asked = asked_for_topics(&mut link).await;
         finish.cancel();
-        grant(&mut link, subscribe.pkid).await;
+        grant(&mut link, asked).await;
         until_disconnect(&mut link).await
     };
     let said = timeout(LIMIT, told).await.unwrap();
@@ -159,15 +169,11 @@ async fn says_on_its_next_connection_only_that_it_goes_where_the_last_one_broke_
     } = begin(polite).await;
     let told = async {
         let mut link = accept(&listener).await;
-        let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
-            panic!("no SUBSCRIBE");
-        };
-        grant(&mut link, subscribe.pkid).await;
+        let asked = asked_for_topics(&mut link).await;
+        grant(&mut link, asked).await;
         let up = published(&mut link).await;
         assert_eq!(up.payload, "104,up");
-        link.send(Packet::PubAck(PubAck::new(up.pkid)))
-            .await
-            .unwrap();
+        acknowledge(&mut link, &up).await;
         finish.cancel();
         assert_eq!(published(&mut link).await.payload, "104,down");
         drop(link);
@@ -213,16 +219,13 @@ async fn says_that_it_goes_where_it_was_greeted_on_a_connection_that_it_has_left
         } = begin(polite).await;
         let told = async {
             let mut link = accept(&listener).await;
-            let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
-                panic!("no SUBSCRIBE");
-            };
-            grant(&mut link, subscribe.pkid).await;
+            let asked = asked_for_topics(&mut link).await;
+            grant(&mut link, asked).await;
             match leave {
                 Leave::LogsInAgain => publisher.log_in_again(),
                 Leave::Rests => {
                     let up = published(&mut link).await;
-                    let answer = Packet::PubAck(PubAck::new(up.pkid));
-                    link.send(answer).await.unwrap();
+                    acknowledge(&mut link, &up).await;
                     publisher.rest();
                 }
             }
@@ -233,16 +236,13 @@ async fn says_that_it_goes_where_it_was_greeted_on_a_connection_that_it_has_left
             }
             publisher.go_on();
             let mut link = accept(&listener).await;
-            let Some(Ok(Packet::Subscribe(subscribe))) = link.next().await else {
-                panic!("no SUBSCRIBE");
-            };
+            let asked = asked_for_topics(&mut link).await;
             finish.cancel();
             let down = published(&mut link).await;
             assert_eq!(down.payload, "104,down", "{leave:?} {stop:?}");
             // Its topics are granted behind that.
-            grant(&mut link, subscribe.pkid).await;
-            let answer = Packet::PubAck(PubAck::new(down.pkid));
-            link.send(answer).await.unwrap();
+            grant(&mut link, asked).await;
+            acknowledge(&mut link, &down).await;
             until_disconnect(&mut link).await
         };
         let said = timeout(LIMIT, told).await.expect("in time");

@@ -396,6 +396,27 @@ mod tests {
 
     use super::*;
 
+    fn publish(packet_id: u16, topic: &str, row: &str) -> Packet {
+        let mut publish = Publish::new(topic, QoS::AtLeastOnce, row);
+        publish.pkid = packet_id;
+        Packet::Publish(publish)
+    }
+
+    /// What the judge says of statuses that name no operation.
+    fn faults(asked: &[Asked], record: &[Seen], platform: &Platform) -> Vec<String> {
+        let case = Case {
+            gateway: "gw",
+            asked,
+            record: &record.iter().collect::<Vec<_>>(),
+            log: &judge::applied(platform.log()),
+            operations: &[],
+            complaints: &[],
+            with_ids: false,
+            late: &[],
+        };
+        case.judge().faults
+    }
+
     /// What adit says of a row without a key that comes once more so long after its result.
     fn statuses_of_a_keyless_row_that_comes_again(after: Duration) -> Vec<String> {
         const STATUSES: [&str; 2] = [
@@ -408,14 +429,8 @@ mod tests {
         let mut packet_id = 0;
         let mut say = |at, way, topic: &str, row: &str| {
             packet_id += 1;
-            let mut publish = Publish::new(topic, QoS::AtLeastOnce, row);
-            publish.pkid = packet_id;
-            record.push(Seen::new(
-                at,
-                0,
-                0,
-                What::Packet(way, Packet::Publish(publish)),
-            ));
+            let said = What::Packet(way, publish(packet_id, topic, row));
+            record.push(Seen::new(at, 0, 0, said));
             if way == Way::Up {
                 let answer = Packet::PubAck(PubAck::new(packet_id));
                 record.push(Seen::new(at, 0, 0, What::Packet(Way::Down, answer)));
@@ -438,18 +453,7 @@ mod tests {
             life: 0,
             disturbed: false,
         };
-        let log = judge::applied(platform.log());
-        let case = Case {
-            gateway: "gw",
-            asked: &[asked],
-            record: &record.iter().collect::<Vec<_>>(),
-            log: &log,
-            operations: &[],
-            complaints: &[],
-            with_ids: false,
-            late: &[],
-        };
-        case.judge().faults
+        faults(&[asked], &record, &platform)
     }
 
     /// What the judge says where a result of the gateway and an EXECUTING of a child are the last that got
@@ -458,11 +462,6 @@ mod tests {
         let began = Instant::now();
         let (mut platform, mut record) = (Platform::new("gw", false), Vec::new());
         let mut note = |connection, what| record.push(Seen::new(began, connection, 0, what));
-        let publish = |packet_id, topic: &str, row: &str| {
-            let mut publish = Publish::new(topic, QoS::AtLeastOnce, row);
-            publish.pkid = packet_id;
-            Packet::Publish(publish)
-        };
         let mut asked = Vec::new();
         for (number, device) in [(1, "gw"), (2, "plc")] {
             let row = format!("530,{device},10.0.0.1,22,key-{number}");
@@ -499,17 +498,7 @@ mod tests {
             }
             note(connection, What::Ended(how));
         }
-        let case = Case {
-            gateway: "gw",
-            asked: &asked,
-            record: &record.iter().collect::<Vec<_>>(),
-            log: &judge::applied(platform.log()),
-            operations: &[],
-            complaints: &[],
-            with_ids: false,
-            late: &[],
-        };
-        case.judge().faults
+        faults(&asked, &record, &platform)
     }
 
     #[test]
