@@ -47,10 +47,13 @@ target() {
 # names one that it has.
 binary() { echo "${ADIT_RELEASE_BINARY:-$STAGE/build/$(target "$1" "$2")/release/adit}"; }
 
-# Packs a folder into a .tar on standard output, the same bytes whenever and by whoever.
+# Packs a folder, or only what is named of it, into a .tar on standard output, the same bytes whenever and by whoever.
 packed() {
-  tar --create --directory "$1" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner \
-    --mtime="@$SOURCE_DATE_EPOCH" .
+  local folder=$1
+  shift
+  (($#)) || set -- .
+  tar --create --directory "$folder" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner \
+    --mtime="@$SOURCE_DATE_EPOCH" "$@"
 }
 
 # Of Debian 11, the oldest glibc that `gnu` is made for (2.31), and Debian 12 (2.36), whose times have 64
