@@ -23,8 +23,8 @@ prepare_tools() {
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   if ((${#missing[@]})); then
     say "installing ${missing[*]}"
-    apt-get update -q
-    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    patiently apt-get update -q
+    DEBIAN_FRONTEND=noninteractive patiently apt-get install -q -y --no-install-recommends "${missing[@]}"
   fi
   mkdir -p "$TOOLS"
   step "tools: compiler" compiler
@@ -40,8 +40,8 @@ compiler() {
   rm -rf "$packages" "$TOOLS/compiler.part"
   mkdir -p "$packages"
   # Where nothing had to be installed, the lists may be old. Root itself fetches: the folder is its own.
-  apt-get update -q || return
-  (cd "$packages" && apt-get download -q -o APT::Sandbox::User=root "${COMPILER[@]}") || return
+  patiently apt-get update -q || return
+  (cd "$packages" && patiently apt-get download -q -o APT::Sandbox::User=root "${COMPILER[@]}") || return
   local package
   for package in "$packages"/*.deb; do dpkg -x "$package" "$TOOLS/compiler.part" || return; done
   rm -rf "$packages"
@@ -80,10 +80,10 @@ glibc() {
     for architecture in amd64 arm64 armhf; do
       root=$(libraries "$release" "$architecture")
       [[ -d $root ]] && continue
-      rm -rf "$root.part" "$root.lib"
+      rm -rf "$root.lib"
       # Updates of an old release move to an archive; glibc itself has not changed since.
-      mmdebstrap --quiet --variant=extract --include=libc6,libgcc-s1 "--architectures=$architecture" \
-        "$release" "$root.part" "deb http://deb.debian.org/debian $release main" || return
+      patiently new_debian "$root.part" "$release" "deb http://deb.debian.org/debian $release main" \
+        --variant=extract --include=libc6,libgcc-s1 "--architectures=$architecture" || return
       mkdir -p "$root.lib"
       mv "$root.part"/lib* "$root.lib/" && mkdir -p "$root.lib/usr" && mv "$root.part"/usr/lib "$root.lib/usr/" || return
       rm -rf "$root.part"
