@@ -120,9 +120,10 @@ fn allow_for_faults(world: &World) {
         let order = &played.order;
         let connection = note(&played.cloud, |notes| notes.connection);
         let is_slow = match connection {
-            // Whoever comes twice may be slow the second time.
+            // Whoever comes twice may be slow the second time, whether or not that request has come through.
             Some(id) => {
-                let is_second = note(&played.cloud, |notes| notes.visits > 1);
+                let is_second = note(&played.cloud, |notes| notes.visits > 1)
+                    || !settings.has_password && refuses_first(order);
                 world.network.fate(id) != Fate::Untouched
                     || is_second && world.network.was_slow(Zone::Cloud)
             }
