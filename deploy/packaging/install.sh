@@ -48,12 +48,19 @@ first=yes
   mv -f "$root/usr/$file.new" "$root/usr/$file"
 done
 if [ -z "$root" ] && ! id adit >/dev/null 2>&1; then
-  useradd --system --no-create-home --home-dir /var/lib/adit --shell /usr/sbin/nologin adit 2>/dev/null ||
-    adduser -S -D -H -h /var/lib/adit -s /sbin/nologin adit
+  if command -v useradd >/dev/null; then
+    useradd --system --user-group --no-create-home --home-dir /var/lib/adit --shell /usr/sbin/nologin adit
+  else
+    # BusyBox makes no group with the user.
+    addgroup -S adit
+    adduser -S -D -H -h /var/lib/adit -s /sbin/nologin -G adit adit
+  fi
 fi
 mkdir -p "$root/etc/adit"
 [ -e "$root/etc/adit/adit.toml" ] || install -m 0640 "$here/etc/adit/adit.toml" "$root/etc/adit/adit.toml"
-if [ -z "$root" ]; then chgrp adit /etc/adit/adit.toml 2>/dev/null || true; fi
+if [ -z "$root" ]; then
+  chgrp adit /etc/adit/adit.toml || echo "adit runs as the user adit, who cannot read /etc/adit/adit.toml"
+fi
 if systemd; then
   systemctl daemon-reload || true
   if [ "$first" = yes ] && ! systemctl enable --quiet adit.service; then
@@ -67,5 +74,7 @@ if systemd; then
     echo "fill in /etc/adit/adit.toml, look with: adit check, then: systemctl start adit"
   fi
 else
+  # The unit's state directory is systemd's to make.
+  if [ -z "$root" ]; then install -d -m 0700 -o adit -g adit /var/lib/adit; fi
   echo "fill in $root/etc/adit/adit.toml, look with: adit check, then start: adit run"
 fi

@@ -21,6 +21,12 @@ fn an_upgrade_of_any_package_leaves_what_was_switched_off_as_it_is() {
 }
 
 #[test]
+fn every_alert_rings_for_the_gateway_that_is_ill_and_for_no_other() {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("alerts");
+    run_script("alerts", &[directory.as_os_str()]);
+}
+
+#[test]
 fn every_way_to_install_ends_in_the_same_places() {
     let unit = read("deploy/systemd/adit.service");
     assert!(unit.contains("\nExecStart=/usr/bin/adit run\n"), "{unit}");
