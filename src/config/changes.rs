@@ -148,8 +148,7 @@ impl Config {
             .clone_from(&new_access.protocols);
         renewed.remote_access.events = new_access.events;
         renewed.cloud.ca.clone_from(&newer.cloud.ca);
-        renewed.cloud.proxy.clone_from(&newer.cloud.proxy);
-        renewed.mqtt.proxy.clone_from(&newer.mqtt.proxy);
+        renewed.take_proxies(newer);
         if self.is_same_device(newer) {
             renewed.auth = newer.auth.clone();
             renewed.mqtt.login.clone_from(&newer.mqtt.login);
@@ -166,5 +165,16 @@ impl Config {
             }
         }
         renewed
+    }
+
+    /// Other servers need a restart, and until then the proxies lead to those that are in use.
+    fn take_proxies(&mut self, newer: &Self) {
+        let proxies = newer.proxies.clone();
+        // What cannot be used of the environment was said, and is left alone as at the start.
+        let to_cloud = proxies.to_cloud(&self.cloud.endpoint);
+        self.cloud.proxy = to_cloud.ok().flatten();
+        let to_broker = proxies.to_broker(&self.mqtt.endpoint);
+        self.mqtt.proxy = to_broker.ok().flatten();
+        self.proxies = proxies;
     }
 }

@@ -24,6 +24,7 @@ use crate::net::settings::Cloud;
 use crate::platform::settings::{Device, RemoteAccess};
 use crate::tunnel;
 use changes::Fingerprints;
+use proxy::Proxies;
 use sections::SectionBuilder;
 
 pub use changes::Effect;
@@ -56,6 +57,8 @@ pub struct Config {
     pub admin: admin::Settings,
     /// The files that it names and that were read, or may be there one day.
     pub named_files: Vec<PathBuf>,
+    /// What leads to servers, whichever they are.
+    proxies: Proxies,
     /// What each key was set to.
     fingerprints: Fingerprints,
     /// The file that was read, if there was one.
@@ -116,9 +119,19 @@ impl Config {
         let tunnels = builder.tunnels();
         let admin = builder.admin();
         let gathered = builder.gathered;
-        match (device, cloud, mqtt, auth, remote_access, tunnels, admin) {
+        match (
+            device,
+            proxies,
+            cloud,
+            mqtt,
+            auth,
+            remote_access,
+            tunnels,
+            admin,
+        ) {
             (
                 Some(device),
+                Some(proxies),
                 Some(cloud),
                 Some(mqtt),
                 Some(auth),
@@ -134,6 +147,7 @@ impl Config {
                 remote_access,
                 tunnels,
                 admin,
+                proxies,
                 fingerprints: Fingerprints::of(&gathered),
                 named_files: gathered.named_files,
                 file: gathered.file,

@@ -5,6 +5,7 @@
 //! bridges to the platform through none at all. The rules of `NO_PROXY` hold for both.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -19,10 +20,18 @@ const DEFAULT_PORT: u16 = 1080;
 const EXCEPTIONS: [&str; 2] = ["no_proxy", "NO_PROXY"];
 
 /// What an operator and the environment say of proxies.
-pub(super) struct Proxies<'a> {
+#[derive(Clone)]
+pub(super) struct Proxies {
     /// The value of `cloud.proxy`, where `None` is "none".
-    pub(super) configured: Option<Option<Proxy>>,
-    pub(super) environment: &'a [(OsString, OsString)],
+    configured: Option<Option<Proxy>>,
+    /// The variables about proxies, whose values may hold passwords.
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proxies(..)")
+    }
 }
 
 /// A variable that names a proxy which cannot be used.
@@ -33,7 +42,22 @@ pub(super) struct Unusable {
     pub(super) complaint: String,
 }
 
-impl Proxies<'_> {
+impl Proxies {
+    /// Takes the value of `cloud.proxy`, and what it needs of all variables.
+    pub(super) fn new(
+        configured: Option<Option<Proxy>>,
+        environment: &[(OsString, OsString)],
+    ) -> Self {
+        let is_theirs = |(name, _): &&(OsString, OsString)| {
+            let name = name.as_encoded_bytes().to_ascii_lowercase();
+            name.ends_with(b"_proxy")
+        };
+        Self {
+            configured,
+            environment: environment.iter().filter(is_theirs).cloned().collect(),
+        }
+    }
+
     /// Returns the way to the platform.
     pub(super) fn to_cloud(&self, cloud: &Endpoint) -> Result<Option<Proxy>, Unusable> {
         self.to_web(cloud)
@@ -151,14 +175,9 @@ mod tests {
         web(tls, host).into()
     }
 
-    fn proxies<'a>(
-        configured: Option<&str>,
-        environment: &'a [(OsString, OsString)],
-    ) -> Proxies<'a> {
-        Proxies {
-            configured: configured.map(|text| values::proxy(text).unwrap()),
-            environment,
-        }
+    fn proxies(configured: Option<&str>, environment: &[(OsString, OsString)]) -> Proxies {
+        let configured = configured.map(|text| values::proxy(text).unwrap());
+        Proxies::new(configured, environment)
     }
 
     fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {

@@ -2025,3 +2025,36 @@ fn keeps_the_lock_of_a_door_that_stays_open() {
     assert_eq!(renewed.admin.token, old.admin.token);
     assert_eq!(effects(&renewed, &new), both);
 }
+
+#[test]
+fn leads_to_the_servers_in_use_through_the_proxy_of_a_newer_configuration() {
+    let away = "[mqtt]\nurl = \"mqtt://192.0.2.7\"\n";
+    let here = "[mqtt]\nurl = \"mqtt://127.0.0.1\"\n";
+    let proxied = |more: &str, proxy: &str| {
+        let machine = Machine::with(more).variable("NO_PROXY", "other.example.com");
+        machine.variable("ADIT_CLOUD_PROXY", proxy)
+    };
+    let proxy = |text: &str| Some(values::proxy(text).unwrap().unwrap());
+    let old = proxied(away, "http://old:1").config();
+    // The next broker needs no proxy, and the next cloud neither.
+    let new = proxied(here, "http://old:1").set("cloud.url=https://other.example.com");
+    let new = new.config();
+    assert_eq!((&new.mqtt.proxy, &new.cloud.proxy), (&None, &None));
+    let renewed = old.renewed(&new);
+    assert_eq!(renewed.mqtt.endpoint, old.mqtt.endpoint);
+    assert_eq!(renewed.mqtt.proxy, proxy("http://old:1"));
+    assert_eq!(renewed.cloud.proxy, proxy("http://old:1"));
+    // Another proxy leads to those that are in use.
+    let newest = proxied(here, "http://new:2").config();
+    let renewed = renewed.renewed(&newest);
+    assert_eq!(renewed.mqtt.proxy, proxy("http://new:2"));
+    assert_eq!(renewed.cloud.proxy, proxy("http://new:2"));
+    let none = proxied(here, "none").config();
+    assert_eq!(renewed.renewed(&none).mqtt.proxy, None);
+    // And what the environment says of the one in use holds on.
+    let by_environment = |more: &str| Machine::with(more).variable("ALL_PROXY", "http://old:1");
+    let secure = "[mqtt]\nurl = \"mqtts://192.0.2.7\"\n";
+    let old = by_environment(secure).config();
+    let renewed = old.renewed(&by_environment(here).config());
+    assert_eq!(renewed.mqtt.proxy, proxy("http://old:1"));
+}

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 
 use crate::support::{
-    Adit, Lan, Login, Network, Proxy, Site, SiteOptions, Surroundings, refusing_port,
+    Adit, Lan, Login, Network, Proxy, Site, SiteOptions, Surroundings, Watcher, refusing_port,
 };
 
 const PASSWORD: &str = "proxy-secret-5e";
@@ -94,6 +94,33 @@ async fn gets_out_of_a_network_through_a_proxy() {
     fenced.works(&[("ADIT_CLOUD_PROXY", &url)], &[]).await;
     fenced.works(&[("HTTPS_PROXY", &url)], &[]).await;
     fenced.works(&[("ALL_PROXY", &url)], &[]).await;
+}
+
+#[tokio::test]
+async fn gets_back_through_the_proxy_to_the_broker_in_use_after_a_reload_that_names_another() {
+    let mut fenced = Fenced::new(false, Login::User).await;
+    let place = fenced.site.broker_place();
+    let url = fenced.proxy.url(PASSWORD);
+    let surroundings = Surroundings {
+        network: Some(&fenced.network),
+        variables: &[("ADIT_CLOUD_PROXY", &url)],
+        ..Surroundings::default()
+    };
+    let watcher = Watcher::new();
+    let site = &mut fenced.site;
+    let adit = Adit::start_in(&surroundings, &site.config(), &[&watcher.setting()]);
+    let adit = adit.ready().await;
+    fenced.proxy.wait_until_asked(1, &place).await;
+    // No proxy leads to a broker that is here.
+    let config = site.config();
+    adit.write_config(&config.replace(&site.mqtt_url(), "mqtt://127.0.0.1:1"));
+    let said = watcher.reload(&[]).await;
+    assert_eq!(said.result, "needs a restart: mqtt.url\n", "{said:?}");
+    site.broker.kill();
+    site.broker.restart().await;
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    fenced.proxy.wait_until_asked(2, &place).await;
 }
 
 #[tokio::test]

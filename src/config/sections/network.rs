@@ -19,8 +19,8 @@ use crate::net::settings::Cloud;
 use crate::net::{BrokerEndpoint, Endpoint};
 use crate::words::legible;
 
-impl<'a> SectionBuilder<'a> {
-    pub(in crate::config) fn cloud(&mut self, proxies: Option<&Proxies<'_>>) -> Option<Cloud> {
+impl SectionBuilder<'_> {
+    pub(in crate::config) fn cloud(&mut self, proxies: Option<&Proxies>) -> Option<Cloud> {
         let endpoint = self.get(&keys::CLOUD_URL);
         let ca = self.certificates();
         let endpoint = endpoint?;
@@ -34,15 +34,12 @@ impl<'a> SectionBuilder<'a> {
     }
 
     /// What is said of proxies; `None` if `cloud.proxy` is faulty.
-    pub(in crate::config) fn proxies(&mut self) -> Option<Proxies<'a>> {
+    pub(in crate::config) fn proxies(&mut self) -> Option<Proxies> {
         let configured = match self.place(&keys::CLOUD_PROXY.key) {
             Some(_) => Some(self.get_optional(&keys::CLOUD_PROXY)?),
             None => None,
         };
-        let proxies = Proxies {
-            configured,
-            environment: &self.sources.environment,
-        };
+        let proxies = Proxies::new(configured, &self.sources.environment);
         if let Some(variable) = proxies.illegible_exceptions() {
             self.gathered.warnings.push(format!(
                 "{variable} is not UTF-8 text: what cannot be read excepts no host"
@@ -106,7 +103,7 @@ impl<'a> SectionBuilder<'a> {
     pub(in crate::config) fn mqtt(
         &mut self,
         cloud: Option<&Cloud>,
-        proxies: Option<&Proxies<'_>>,
+        proxies: Option<&Proxies>,
         auth: Option<&Auth>,
     ) -> Option<mqtt::Settings> {
         let endpoint = match self.place(&keys::MQTT_URL.key) {
