@@ -6,7 +6,7 @@ use std::mem::discriminant;
 use std::sync::OnceLock;
 
 use super::Config;
-use super::keys::{KEYS, Key};
+use super::keys::{self, KEYS, Key};
 use super::sources::{Content, Gathered, Given};
 use crate::auth::settings::Auth;
 
@@ -22,7 +22,8 @@ pub enum Effect {
 }
 
 /// What each key was set to, as hashes under a key of this process: values may be secrets. Those of
-/// keys that name a file hold its content too.
+/// keys that name a file hold its content too, but for a one-time password: it has done its work before
+/// anything can be reloaded, and its file is read no more.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(super) struct Fingerprints(BTreeMap<String, u64>);
 
@@ -34,8 +35,10 @@ pub(super) fn hash(what: &(impl Hash + ?Sized)) -> u64 {
 
 impl Fingerprints {
     pub(super) fn of(gathered: &Gathered) -> Self {
+        let used_once = keys::AUTH_ONE_TIME_PASSWORD_FILE.key.full_name();
         let of_key = |(name, given): (&String, &Given)| {
             let file = gathered.contents.get(name);
+            let file = file.filter(|_| *name != used_once);
             (name.clone(), hash(&(&given.content, file)))
         };
         Self(gathered.values.iter().map(of_key).collect())

@@ -2058,3 +2058,30 @@ fn leads_to_the_servers_in_use_through_the_proxy_of_a_newer_configuration() {
     let renewed = old.renewed(&by_environment(here).config());
     assert_eq!(renewed.mqtt.proxy, proxy("http://old:1"));
 }
+
+#[test]
+fn needs_no_restart_for_a_one_time_password_that_has_done_its_work() {
+    let good = certificate("gw-7", 4000);
+    let machine = || issued("one_time_password_file = \"/once\"\n[device]\nid = \"gw-7\"\n");
+    let start = machine().file("/once", "hunter2").config();
+    assert!(matches!(start.auth, Auth::Unenrolled(None)), "{start:?}");
+    let certified = || {
+        let machine = machine().file("/device.pem", &good.0);
+        machine.file("/device.key", &good.1)
+    };
+    for later in [
+        certified(),
+        certified().file("/once", "hunter2"),
+        certified().file("/once", "another"),
+    ] {
+        let later = later.config();
+        let running = start.with_auth(later.auth.clone());
+        assert_eq!(effects(&running, &later), []);
+    }
+    let elsewhere = issued("one_time_password_file = \"/other\"\n[device]\nid = \"gw-7\"\n");
+    let elsewhere = elsewhere.file("/device.pem", &good.0);
+    let elsewhere = elsewhere.file("/device.key", &good.1).config();
+    let running = start.with_auth(elsewhere.auth.clone());
+    let key = "auth.one_time_password_file".to_owned();
+    assert_eq!(effects(&running, &elsewhere), [(key, Effect::Restart)]);
+}

@@ -9,7 +9,7 @@ use tokio::net::UnixDatagram as Datagrams;
 use tokio::time::timeout;
 
 use crate::support::http::{Events, admin_address, get};
-use crate::support::{Adit, FarEnd, LIMIT, Lan, Site, SiteOptions, Surroundings, Watcher};
+use crate::support::{Adit, FarEnd, LIMIT, Lan, Login, Site, SiteOptions, Surroundings, Watcher};
 
 /// Starts adit with more in its file, and what asks it.
 async fn start(site: &Site, more: &str) -> (Adit, Watcher) {
@@ -125,6 +125,24 @@ async fn says_what_holds_and_what_needs_a_restart() {
     );
     let json = watcher.json().await;
     assert_eq!(json["remote_access"]["max_tunnels"], 1);
+}
+
+#[tokio::test]
+async fn needs_no_restart_once_the_one_time_password_has_done_its_work() {
+    let site = Site::with(SiteOptions {
+        login: Login::Issued,
+        tls: true,
+        ..SiteOptions::default()
+    })
+    .await;
+    site.issuer.register(&site.gateway, "one-time");
+    let file = site.device_directory().write("once", "one-time");
+    let more = format!("one_time_password_file = {file:?}\n");
+    let (adit, watcher) = start(&site, &more).await;
+    let nothing = "nothing has changed\n";
+    assert_eq!(reload(&site, &adit, &watcher, &more).await, nothing);
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(reload(&site, &adit, &watcher, &more).await, nothing);
 }
 
 #[tokio::test]
