@@ -136,6 +136,7 @@ impl Config {
     /// Returns this configuration with all of a newer one that needs no restart.
     pub(crate) fn renewed(&self, newer: &Self) -> Self {
         let mut renewed = self.clone();
+        renewed.warnings.clone_from(&newer.warnings);
         let (device, new_device) = (&mut renewed.device, &newer.device);
         device.children.clone_from(&new_device.children);
         device

@@ -2085,3 +2085,13 @@ fn needs_no_restart_for_a_one_time_password_that_has_done_its_work() {
     let key = "auth.one_time_password_file".to_owned();
     assert_eq!(effects(&running, &elsewhere), [(key, Effect::Restart)]);
 }
+
+#[test]
+fn warns_of_what_it_has_read_last() {
+    let exposed = || Machine::with("").readable("adit.toml");
+    let (old, mended) = (exposed().config(), Machine::with("").config());
+    assert_eq!(old.warnings.len(), 1, "{:?}", old.warnings);
+    let renewed = old.renewed(&mended);
+    assert!(renewed.warnings.is_empty(), "{:?}", renewed.warnings);
+    assert_eq!(renewed.renewed(&old).warnings, old.warnings);
+}

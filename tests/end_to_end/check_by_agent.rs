@@ -1,5 +1,8 @@
 //! `adit check --agent`: the way to the cloud as the running agent sees it.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::Value;
 use simulated_cloud::TokenAnswer;
 
@@ -60,6 +63,31 @@ async fn has_the_running_agent_try_the_way_that_it_sees() {
     far_end.echo("after").await;
     assert!(!adit.log().contains("connection to the broker lost"));
     assert!(!good.result.contains(&site.user().1));
+}
+
+#[tokio::test]
+async fn warns_of_what_it_has_read_last() {
+    let site = Site::new().await;
+    let password = site.user().1;
+    let file = site.device_directory().write("password", &password);
+    let expose = |mode| fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+    expose(0o644);
+    let written = format!("password = {password:?}");
+    let config = site
+        .config()
+        .replace(&written, &format!("password_file = {file:?}"));
+    let watcher = Watcher::new();
+    let _adit = Adit::start(&config, &[&watcher.setting()]).ready().await;
+    let warning = "every user of this machine can read the password in";
+    let before = watcher.check(&["--agent"]).await;
+    assert!(before.result.contains(warning), "{before:?}");
+    for (mode, is_exposed) in [(0o600, false), (0o644, true)] {
+        expose(mode);
+        let said = watcher.reload(&[]).await;
+        assert!(said.result.contains("nothing has changed"), "{said:?}");
+        let after = watcher.check(&["--agent"]).await;
+        assert_eq!(after.result.contains(warning), is_exposed, "{after:?}");
+    }
 }
 
 #[tokio::test]
