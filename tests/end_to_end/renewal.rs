@@ -259,6 +259,30 @@ async fn clears_the_alarm_of_an_earlier_process() {
 }
 
 #[tokio::test]
+async fn clears_the_alarm_of_an_earlier_process_where_somebody_else_has_renewed() {
+    let site = Site::with(SiteOptions {
+        login: Login::Certificate,
+        tls: true,
+        ..SiteOptions::default()
+    })
+    .await;
+    let issue = |life| {
+        let directory = site.device_directory();
+        drop(site.devices.device_for(directory, &site.gateway, life));
+    };
+    issue(3 * DAY);
+    let mut adit = site.adit(&[]).await;
+    site.heard("301,c8y_CertificateExpiring").await;
+    adit.terminate();
+    assert!(adit.exit().await.success());
+    issue(300 * DAY);
+    let _adit = site.adit(&[]).await;
+    site.heard("306,c8y_CertificateExpiring").await;
+    assert_eq!(site.alarms().len(), 2, "{:?}", site.alarms());
+    site.assert_no_complaint();
+}
+
+#[tokio::test]
 async fn asks_again_with_another_token_when_the_platform_refuses_one() {
     let site = enrolled(10 * DAY).await;
     site.cloud.answer_token_requests(TokenAnswer::Refused(DAY));

@@ -350,7 +350,7 @@ struct Work {
 impl Work {
     fn new(renew_before: Option<Duration>) -> Self {
         Self {
-            expiry: Expiry::new(renew_before.is_some()),
+            expiry: Expiry::default(),
             schedule: renew_before.map(|before| Schedule::new(before, fastrand::f64())),
             attempt_at: None,
             back_off: BackOff::new(LONGEST_WAIT),

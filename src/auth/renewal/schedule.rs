@@ -74,20 +74,14 @@ pub(super) enum Alarm {
 }
 
 /// Decides about the alarm of a certificate that ends.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Expiry {
-    /// `None` while nothing was said, when an earlier process may have raised an alarm.
+    /// `None` while nothing was said: an earlier process may have raised an alarm, whoever has renewed
+    /// the certificate since, so that it is cleared once.
     is_raised: Option<bool>,
 }
 
 impl Expiry {
-    /// `may_be_raised`: an earlier process may have raised the alarm, so that it is cleared once.
-    pub(super) fn new(may_be_raised: bool) -> Self {
-        Self {
-            is_raised: (!may_be_raised).then_some(false),
-        }
-    }
-
     /// Returns what is to be said of the certificate in use, that ends at `end`.
     pub(super) fn look(&mut self, end: SystemTime, now: SystemTime) -> Option<Alarm> {
         let left = end.duration_since(now).unwrap_or_default();
@@ -166,25 +160,22 @@ mod tests {
     fn raises_the_alarm_once_and_clears_it_once() {
         let now = time("2027-01-01T00:00:00Z");
         let (near, far) = (now + 6 * DAY, now + 8 * DAY);
-        for (may_be_raised, ends, alarms) in [
+        for (ends, alarms) in [
+            // An earlier process may have raised it.
             (
-                true,
                 [far, far, near],
                 [Some(Alarm::Clear), None, Some(Alarm::Raise)],
             ),
-            (false, [far, near, near], [None, Some(Alarm::Raise), None]),
             (
-                true,
                 [near, near, far],
                 [Some(Alarm::Raise), None, Some(Alarm::Clear)],
             ),
             (
-                false,
                 [now - DAY, far, far],
                 [Some(Alarm::Raise), Some(Alarm::Clear), None],
             ),
         ] {
-            let mut expiry = Expiry::new(may_be_raised);
+            let mut expiry = Expiry::default();
             let said = ends.map(|end| expiry.look(end, now));
             assert_eq!(said, alarms);
         }

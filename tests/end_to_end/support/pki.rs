@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
@@ -152,6 +153,13 @@ impl Authority {
     /// Issues a certificate whose common name is a device's id, in `device.pem` and `device.key`.
     pub(crate) fn device(&self, directory: &Directory, id: &str) -> Issued {
         self.device_with(directory, id, &KeyPair::generate().unwrap())
+    }
+
+    /// Issues one that ends after so long.
+    pub(crate) fn device_for(&self, directory: &Directory, id: &str, life: Duration) -> Issued {
+        let mut params = named(id);
+        params.not_after = (SystemTime::now() + life).into();
+        self.issue(directory, "device", &params, &KeyPair::generate().unwrap())
     }
 
     /// Issues one for a key that is there already.
