@@ -201,7 +201,7 @@ pub async fn agent(
         besides.spawn(reloader.run());
     }
     let renewal = Renewal {
-        authority: config.authority.clone(),
+        renew_before: config.authority.as_ref().map(|it| it.renew_before),
         id: config.device.id.clone(),
         server: config.cloud.endpoint.clone(),
         transport: way_to_cloud,

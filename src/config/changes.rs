@@ -128,9 +128,11 @@ impl Config {
     }
 
     /// Whether a newer configuration shows the platform the same device, by the same kind of
-    /// credentials.
+    /// credentials. A certificate that adit renews is another kind than one that somebody else does.
     fn is_same_device(&self, newer: &Self) -> bool {
-        self.device.id == newer.device.id && discriminant(&self.auth) == discriminant(&newer.auth)
+        self.device.id == newer.device.id
+            && discriminant(&self.auth) == discriminant(&newer.auth)
+            && self.authority.is_some() == newer.authority.is_some()
     }
 
     /// Returns this configuration with all of a newer one that needs no restart.

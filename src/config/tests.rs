@@ -2095,3 +2095,19 @@ fn warns_of_what_it_has_read_last() {
     assert!(renewed.warnings.is_empty(), "{:?}", renewed.warnings);
     assert_eq!(renewed.renewed(&old).warnings, old.warnings);
 }
+
+#[test]
+fn keeps_to_the_kind_of_certificate_that_it_has_started_with() {
+    let good = certificate("gw-7", 4000);
+    let own = certified(&good).config();
+    let issued = issued("").file("/device.pem", &good.0);
+    let issued = issued.file("/device.key", &good.1).config();
+    for (old, new) in [(&own, &issued), (&issued, &own)] {
+        let found = effects(old, new);
+        assert!(found.len() >= 3, "{found:?}");
+        let needs_restart = |(_, effect): &(_, Effect)| *effect == Effect::Restart;
+        assert!(found.iter().all(needs_restart), "{found:?}");
+        let renewed = old.renewed(new);
+        assert_eq!(effects(&renewed, new), found);
+    }
+}

@@ -492,6 +492,40 @@ async fn goes_the_way_and_trusts_the_authority_of_a_reload() {
 }
 
 #[tokio::test]
+async fn renews_the_certificate_of_the_files_that_a_reload_names() {
+    let mut site = enrolled(10 * DAY).await;
+    let directory = site.device_directory();
+    let [ends_soon, key] = ["other.pem", "other.key"].map(|name| directory.path(name));
+    let first_key = directory.path("issued.key");
+    fs::rename(site.issued_file(), &ends_soon).unwrap();
+    fs::rename(&first_key, &key).unwrap();
+    // It starts with another pair, which is not to be renewed for long.
+    site.issuer.issue_for(60 * DAY);
+    site.enrol().await;
+    let watcher = Watcher::new();
+    let adit = Adit::start(&site.config(), &[&watcher.setting()]);
+    let adit = adit.ready().await;
+    site.issuer.issue_for(YEAR);
+    let config = site.config().replace("issued.", "other.");
+    adit.write_config(&config);
+    let said = watcher.reload(&[]).await;
+    assert_eq!(
+        said.result, "changed from the next login and tunnel on: auth.cert_file, auth.key_file\n",
+        "{said:?}"
+    );
+    adit.wait_for_log(RENEWED).await;
+    let renewed = site.device_directory().path("other.renewed.pem");
+    assert!(renewed.exists() && !site.renewed_exists());
+    let old = fs::read_to_string(&ends_soon).unwrap();
+    site.broker.kill();
+    site.broker.restart().await;
+    adit.wait_for_log(TAKEN).await;
+    assert_ne!(fs::read_to_string(&ends_soon).unwrap(), old);
+    assert!(!renewed.exists());
+    assert_eq!(renewals(&site.issuer.requests()).count(), 1);
+}
+
+#[tokio::test]
 async fn renews_after_a_reload_before_the_first_login() {
     let site = enrolled(10 * DAY).await;
     site.issuer.issue_for(YEAR);

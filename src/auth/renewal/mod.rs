@@ -164,8 +164,9 @@ pub(crate) async fn renew_now(
 
 /// Renews the certificate that a gateway logs in with, and says when it ends soon.
 pub(crate) struct Renewal {
-    /// The authority that has issued the certificate; without it nothing is renewed.
-    pub authority: Option<Authority>,
+    /// How long before its end a certificate is renewed that the authority has issued; without one
+    /// nothing is renewed.
+    pub renew_before: Option<Duration>,
     /// The device id.
     pub id: String,
     /// The platform.
@@ -191,11 +192,7 @@ impl Renewal {
 
     /// Goes on until nothing is left to look at.
     async fn go_on(&mut self, mut way: Way) -> Option<Infallible> {
-        let before = self
-            .authority
-            .as_ref()
-            .map(|authority| authority.renew_before);
-        let mut work = Work::new(before);
+        let mut work = Work::new(self.renew_before);
         // Before the first login there is nobody to tell, and no token.
         let mut has_begun = false;
         loop {
@@ -221,10 +218,9 @@ impl Renewal {
                 }
                 () = sleep(wait) => {}
             }
-            if let Some(authority) = &self.authority
-                && work.attempt_at.is_some_and(|at| at <= Instant::now())
-            {
-                let files = authority.files.clone();
+            if work.attempt_at.is_some_and(|at| at <= Instant::now()) {
+                // Those that are shown: a reload may have named others than there were at the start.
+                let files = way.transport.identity()?.files().clone();
                 self.attempt(&way.transport, files, &mut work).await;
             }
         }
@@ -237,6 +233,7 @@ impl Renewal {
             self.tell(alarm, end, now);
         }
         self.prove(transport, newest, work);
+        work.pause(newest, now);
         let due_at = work.schedule.as_ref()?.due_at(end);
         if due_at > now {
             work.attempt_at = None;
@@ -309,7 +306,7 @@ impl Renewal {
                     until = date(identity.life.1),
                     "the certificate is renewed; the new one is tried at the next login"
                 );
-                work.renewed(&identity);
+                work.renewed(identity);
             }
             Err(error) => work.failed(&error),
         }
@@ -343,6 +340,8 @@ struct Work {
     attempt_at: Option<Instant>,
     back_off: BackOff,
     told: HashSet<Kind>,
+    /// The last one that came, while it may have to be said that it does not help.
+    renewed: Option<Identity>,
     /// When the session was last asked to try a renewed certificate.
     logged_in_again_at: Option<Instant>,
 }
@@ -355,6 +354,7 @@ impl Work {
             attempt_at: None,
             back_off: BackOff::new(LONGEST_WAIT),
             told: HashSet::new(),
+            renewed: None,
             logged_in_again_at: None,
         }
     }
@@ -366,20 +366,39 @@ impl Work {
         self.told.clear();
     }
 
-    fn renewed(&mut self, identity: &Identity) {
+    fn renewed(&mut self, identity: Identity) {
         self.begin_again();
+        if let Some(schedule) = &mut self.schedule {
+            schedule.renewed(SystemTime::now());
+        }
+        self.renewed = Some(identity);
+    }
+
+    /// Has the next renewal wait where the last ones have not helped, and says so, once for each.
+    fn pause(&mut self, newest: &Identity, now: SystemTime) {
+        let end = newest.life.1;
         let Some(schedule) = &mut self.schedule else {
             return;
         };
-        let (end, now) = (identity.life.1, SystemTime::now());
-        if schedule.renewed(end, now) {
-            let next = date(schedule.due_at(end));
-            warn!(
+        if !schedule.look(end, now) {
+            return;
+        }
+        let Some(renewed) = self.renewed.take() else {
+            return;
+        };
+        let next = date(schedule.due_at(end));
+        match renewed.is_same(newest) {
+            true => warn!(
                 until = date(end),
                 next,
                 "the authority's certificates live for less than auth.renew_before; the next renewal \
                  waits"
-            );
+            ),
+            false => warn!(
+                file = %renewed.files().renewed().display(),
+                next,
+                "the renewed certificate is not taken up; the next renewal waits"
+            ),
         }
     }
 

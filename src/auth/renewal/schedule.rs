@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_hours(24);
-/// Renewals one after the other whose certificates are all to be renewed at once: an authority whose
-/// certificates live for less than `auth.renew_before` must not be asked without end.
+/// Renewals one after the other that leave a certificate which is to be renewed at once: an authority
+/// whose certificates live for less than `auth.renew_before`, or are not found where they were put, must
+/// not be asked without end.
 const IN_A_ROW: u32 = 2;
 /// Shortest time until the next one after those.
 const SHORTEST_PAUSE: Duration = Duration::from_mins(10);
@@ -18,9 +19,10 @@ pub(super) struct Schedule {
     /// Within the day at which renewals begin: a thousand gateways that were installed together do
     /// not ask together.
     offset: Duration,
+    /// Renewals since a certificate was seen that was not to be renewed yet.
     in_a_row: u32,
-    /// Not sooner than this.
-    pause_until: Option<SystemTime>,
+    /// When the last of them was.
+    renewed_at: SystemTime,
 }
 
 impl Schedule {
@@ -30,31 +32,44 @@ impl Schedule {
             before,
             offset: DAY.mul_f64(dice),
             in_a_row: 0,
-            pause_until: None,
+            renewed_at: SystemTime::UNIX_EPOCH,
         }
     }
 
-    /// Returns when a certificate that ends at `end` is renewed; what has passed is at once.
+    /// Returns when the certificate that is there, which ends at `end`, is renewed; what has passed is
+    /// at once.
     pub(super) fn due_at(&self, end: SystemTime) -> SystemTime {
-        let due = first_due_at(end, self.before) + self.offset;
-        self.pause_until.map_or(due, |pause| pause.max(due))
+        let due = self.due_by_itself(end);
+        match self.in_a_row < IN_A_ROW {
+            true => due,
+            false => self.pause_until(end).max(due),
+        }
     }
 
-    /// Takes note of a renewal; whether the next ones have to pause because certificates live for
-    /// less than the time before their end at which they are renewed.
-    pub(super) fn renewed(&mut self, end: SystemTime, now: SystemTime) -> bool {
-        self.pause_until = None;
-        if self.due_at(end) > now {
+    /// Takes note of a renewal. Whether it has helped is seen at the certificate that is there then.
+    pub(super) fn renewed(&mut self, now: SystemTime) {
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.renewed_at = now;
+    }
+
+    /// Looks at the certificate that is there, which ends at `end`; whether its renewal has to pause,
+    /// because those before have left one that is to be renewed at once.
+    pub(super) fn look(&mut self, end: SystemTime, now: SystemTime) -> bool {
+        if self.due_by_itself(end) > now {
             self.in_a_row = 0;
-            return false;
         }
-        self.in_a_row += 1;
-        if self.in_a_row < IN_A_ROW {
-            return false;
-        }
-        let left = end.duration_since(now).unwrap_or_default();
-        self.pause_until = now.checked_add((left / 2).max(SHORTEST_PAUSE));
-        true
+        self.in_a_row >= IN_A_ROW
+    }
+
+    fn due_by_itself(&self, end: SystemTime) -> SystemTime {
+        first_due_at(end, self.before) + self.offset
+    }
+
+    /// Half of the life that was left.
+    fn pause_until(&self, end: SystemTime) -> SystemTime {
+        let left = end.duration_since(self.renewed_at).unwrap_or_default();
+        let pause = (left / 2).max(SHORTEST_PAUSE);
+        self.renewed_at.checked_add(pause).unwrap_or(end)
     }
 }
 
@@ -123,23 +138,47 @@ mod tests {
     fn renews_twice_in_a_row_and_then_waits() {
         let now = time("2027-01-01T00:00:00Z");
         let mut schedule = Schedule::new(400 * DAY, 0.5);
+        let mut pauses = |end, now| {
+            schedule.renewed(now);
+            (schedule.look(end, now), schedule.due_at(end))
+        };
         let end = now + 365 * DAY;
-        assert!(!schedule.renewed(end, now));
-        assert!(schedule.due_at(end) <= now);
-        assert!(schedule.renewed(end, now));
-        assert_eq!(schedule.due_at(end), now + DAY * 365 / 2);
+        let (has_to_pause, due_at) = pauses(end, now);
+        assert!(!has_to_pause && due_at <= now);
+        assert_eq!(pauses(end, now), (true, now + DAY * 365 / 2));
         // It goes on so, one after the other.
         let now = now + DAY * 365 / 2;
         let end = now + 365 * DAY;
-        assert!(schedule.renewed(end, now));
-        assert_eq!(schedule.due_at(end), now + DAY * 365 / 2);
+        assert_eq!(pauses(end, now), (true, now + DAY * 365 / 2));
         // An authority whose certificates live long enough ends that.
         let end = now + 800 * DAY;
-        assert!(!schedule.renewed(end, now));
-        assert_eq!(schedule.due_at(end), now + 400 * DAY + DAY / 2);
+        assert_eq!(pauses(end, now), (false, now + 400 * DAY + DAY / 2));
         let end = now + DAY;
-        assert!(!schedule.renewed(end, now));
-        assert!(schedule.renewed(end, now));
+        assert!(!pauses(end, now).0);
+        assert!(pauses(end, now).0);
+    }
+
+    #[test]
+    fn waits_too_where_what_was_renewed_is_not_found() {
+        let mut now = time("2027-01-01T00:00:00Z");
+        let end = now + 10 * DAY;
+        let mut schedule = Schedule::new(30 * DAY, 0.0);
+        // Whatever has come, the certificate that is there is the old one.
+        let mut renewed_at = Vec::new();
+        while now < end {
+            if schedule.due_at(end) <= now {
+                schedule.renewed(now);
+                renewed_at.push(now);
+            }
+            assert_eq!(schedule.look(end, now), renewed_at.len() >= 2);
+            now += Duration::from_mins(1);
+        }
+        assert!(renewed_at[2] > end - 5 * DAY);
+        assert!(renewed_at.len() < 20, "{}", renewed_at.len());
+        // Once another is found, it may be renewed in its time.
+        let end = now + 40 * DAY;
+        assert!(!schedule.look(end, now));
+        assert_eq!(schedule.due_at(end), now + 10 * DAY);
     }
 
     #[test]
@@ -151,7 +190,8 @@ mod tests {
             now - DAY,
             now + Duration::from_secs(5),
         ] {
-            schedule.renewed(end, now);
+            schedule.renewed(now);
+            schedule.look(end, now);
         }
         assert_eq!(schedule.due_at(now), now + SHORTEST_PAUSE);
     }
