@@ -18,7 +18,10 @@ use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
 use super::outbox::Message;
 use super::reconnect::Loss;
-use crate::net::{BrokerEndpoint, Peer, Stream, TlsFault, Transport, TransportError};
+use crate::net::websocket::WebSocketError;
+use crate::net::{
+    BrokerEndpoint, Peer, Refusal, Stream, Transport, TransportError, refusal_behind_handshake,
+};
 use crate::password::Password;
 
 /// Everything from the broker's name to its answer to CONNECT.
@@ -121,8 +124,8 @@ impl Account {
         match &logged_in {
             Ok(_) => transport.login_accepted().await,
             Err(lost) => {
-                if let Some(is_certain) = lost.refuses_identity() {
-                    transport.login_refused(is_certain);
+                if let Some(refusal) = lost.refusal() {
+                    transport.login_refused(refusal);
                 }
             }
         }
@@ -222,24 +225,25 @@ impl Account {
 }
 
 impl Lost {
-    /// Whether a login may have failed for who adit is, and whether that is certain.
-    fn refuses_identity(&self) -> Option<bool> {
+    /// Whether a login may have failed for who adit is.
+    fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused(
                 ConnectReturnCode::BadClientId
                 | ConnectReturnCode::BadUserNamePassword
                 | ConnectReturnCode::NotAuthorized,
-            ) => Some(true),
+            ) => Some(Refusal::Certain),
             Self::Unreachable(TransportError::Tls {
                 peer: Peer::Server(_),
                 source,
-            }) => Some(matches!(
-                source,
-                TlsFault::CertificateWanted | TlsFault::CertificateRefused(_)
-            )),
+                has_met,
+            }) => source.refusal(*has_met),
             // In TLS 1.3 a certificate is refused behind the handshake.
-            Self::Io(error) => Some(error.get_ref().is_some_and(|inner| inner.is::<TlsFault>())),
-            Self::Closed => Some(false),
+            Self::Io(source)
+            | Self::Unreachable(TransportError::WebSocket(WebSocketError::Broken {
+                source, ..
+            })) => refusal_behind_handshake(source),
+            Self::Closed => Some(Refusal::Perhaps),
             _ => None,
         }
     }

@@ -67,6 +67,8 @@ pub enum TransportError {
         peer: Peer,
         /// Why.
         source: TlsFault,
+        /// The server has shown who it is, and has seen who adit is if it wanted to.
+        has_met: bool,
     },
     /// The broker opened no WebSocket.
     #[error(transparent)]

@@ -2,8 +2,9 @@
 //!
 //! The platform may refuse what its own authority has issued, as while an authority is changed. The
 //! new one stands beside the old one until a login with it has worked; where the broker refuses it
-//! and takes the old one, it is set aside. What is shown at which login is decided in [`Trial`],
-//! without I/O.
+//! and takes the old one, it is set aside. A broker that ends logins without a word may have meant
+//! anything, and what is between adit and it as well: the new one gets another chance then. What is
+//! shown at which login is decided in [`Trial`], without I/O.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -22,8 +23,20 @@ use crate::words::{date, failure_reason, words};
 
 /// How long a login waits for the disk.
 const DISK_LIMIT: Duration = Duration::from_secs(1);
-/// Logins that end without a word before they count as a refusal: a network ends some, too.
-const UNCERTAIN_REFUSALS: u32 = 3;
+/// Logins that end without a word before the old one is shown: a network ends some, too.
+const SILENT_REFUSALS: u32 = 3;
+/// How often in a row the old one has to work behind so many before the renewed one is set aside: an
+/// outage may end just when it is the old one's turn.
+const DOUBTS: u32 = 2;
+
+/// Why a login did not work, as far as it is about who adit is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Refusal {
+    /// The broker says that it is.
+    Certain,
+    /// The connection has ended when the broker had seen it, without a word of that.
+    Perhaps,
+}
 
 /// Which certificate a login shows.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -39,6 +52,8 @@ enum Verdict {
     Nothing,
     /// It works.
     Proven,
+    /// The old one works where this one did not, which may be chance.
+    Doubted,
     /// The broker refuses it, and takes the old one.
     Refused,
 }
@@ -47,16 +62,36 @@ enum Verdict {
 #[derive(Debug, Default)]
 struct Trial {
     shown: Shown,
-    refusals: u32,
+    refused: Refused,
+    /// How often in a row the old one has worked where the renewed one had not.
+    doubts: u32,
+}
+
+/// How the last logins with the renewed certificate were refused, since another one was shown.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refused {
+    /// So often, without a word.
+    Silently(u32),
+    Certainly,
+}
+
+impl Default for Refused {
+    fn default() -> Self {
+        Self::Silently(0)
+    }
 }
 
 impl Trial {
-    fn is_doubted(&self) -> bool {
-        self.refusals >= UNCERTAIN_REFUSALS
+    /// Whether it is the old one's turn.
+    fn is_over(&self) -> bool {
+        match self.refused {
+            Refused::Silently(count) => count >= SILENT_REFUSALS,
+            Refused::Certainly => true,
+        }
     }
 
     fn choose(&mut self, has_renewed: bool) -> Shown {
-        self.shown = match has_renewed && !self.is_doubted() {
+        self.shown = match has_renewed && !self.is_over() {
             true => Shown::Renewed,
             false => Shown::Proven,
         };
@@ -64,21 +99,34 @@ impl Trial {
     }
 
     fn accepted(&mut self) -> Verdict {
-        let verdict = match self.shown {
-            Shown::Renewed => Verdict::Proven,
-            Shown::Proven if self.is_doubted() => Verdict::Refused,
-            Shown::Proven => Verdict::Nothing,
+        let verdict = match (self.shown, self.refused) {
+            (Shown::Renewed, _) => Verdict::Proven,
+            (Shown::Proven, Refused::Certainly) => Verdict::Refused,
+            (Shown::Proven, _) if !self.is_over() => Verdict::Nothing,
+            (Shown::Proven, _) if self.doubts + 1 >= DOUBTS => Verdict::Refused,
+            (Shown::Proven, _) => Verdict::Doubted,
         };
-        self.refusals = 0;
+        *self = match verdict {
+            Verdict::Doubted => Self {
+                doubts: self.doubts + 1,
+                ..Self::default()
+            },
+            _ => Self::default(),
+        };
         verdict
     }
 
-    fn refused(&mut self, is_certain: bool) {
-        self.refusals = match (self.shown, is_certain) {
-            (Shown::Proven, _) => 0,
-            (Shown::Renewed, true) => UNCERTAIN_REFUSALS,
-            (Shown::Renewed, false) => self.refusals + 1,
-        };
+    fn refused(&mut self, refusal: Refusal) {
+        match (self.shown, refusal, self.refused) {
+            // Nobody is let in, so nothing is known of either.
+            (Shown::Proven, ..) => *self = Self::default(),
+            (_, Refusal::Perhaps, Refused::Silently(count)) => {
+                self.refused = Refused::Silently(count + 1);
+            }
+            (_, Refusal::Certain, _) | (.., Refused::Certainly) => {
+                self.refused = Refused::Certainly;
+            }
+        }
     }
 }
 
@@ -177,6 +225,13 @@ impl Renewals {
             let mut state = self.lock();
             match state.trial.accepted() {
                 Verdict::Nothing => return None,
+                Verdict::Doubted => {
+                    warn!(
+                        "the broker takes the old certificate where logins with the renewed one \
+                         ended without a word; the renewed one is tried again at the next login"
+                    );
+                    return None;
+                }
                 verdict => (verdict, state.renewed.take()?),
             }
         };
@@ -212,9 +267,9 @@ impl Renewals {
         (verdict == Verdict::Proven).then_some(renewed)
     }
 
-    /// Takes note of a login that did not work; `is_certain`: it is adit that was refused.
-    pub(super) fn refused(&self, is_certain: bool) {
-        self.lock().trial.refused(is_certain);
+    /// Takes note of a login that did not work, perhaps for who adit is.
+    pub(super) fn refused(&self, refusal: Refusal) {
+        self.lock().trial.refused(refusal);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -274,6 +329,94 @@ mod tests {
     }
     use Login::{Breaks, IsRefused, Works};
 
+    /// Three logins that end without a word, and one with the old certificate.
+    fn round(last: Login, verdict: Verdict) -> Vec<(Login, Shown, Verdict)> {
+        let breaks = || (Breaks, Shown::Renewed, Verdict::Nothing);
+        vec![breaks(), breaks(), breaks(), (last, Shown::Proven, verdict)]
+    }
+
+    /// Has a trial go through rounds, and then through one more login.
+    fn goes_on(rounds: Vec<Vec<(Login, Shown, Verdict)>>, last: (Login, Shown, Verdict)) {
+        let mut trial = Trial::default();
+        for (at, login) in rounds.into_iter().flatten().chain([last]).enumerate() {
+            happens(&mut trial, &login, &format!("login {at}"));
+        }
+    }
+
+    fn happens(trial: &mut Trial, (login, shown, verdict): &(Login, Shown, Verdict), at: &str) {
+        assert_eq!(trial.choose(true), *shown, "{at}");
+        let found = match login {
+            Works => trial.accepted(),
+            IsRefused => {
+                trial.refused(Refusal::Certain);
+                Verdict::Nothing
+            }
+            Breaks => {
+                trial.refused(Refusal::Perhaps);
+                Verdict::Nothing
+            }
+        };
+        assert_eq!(found, *verdict, "{at}");
+    }
+
+    #[test]
+    fn tries_the_renewed_one_again_after_an_outage_that_ended_at_the_old_ones_turn() {
+        let works = (Works, Shown::Renewed, Verdict::Proven);
+        goes_on(vec![round(Works, Verdict::Doubted)], works);
+    }
+
+    #[test]
+    fn sets_the_renewed_one_aside_that_fails_again_while_the_old_one_keeps_working() {
+        let rounds = vec![
+            round(Works, Verdict::Doubted),
+            round(Works, Verdict::Refused),
+        ];
+        // Whatever comes then is another one.
+        goes_on(rounds, (Works, Shown::Renewed, Verdict::Proven));
+    }
+
+    #[test]
+    fn doubts_nothing_any_more_where_the_old_one_fails_too() {
+        let rounds = vec![
+            round(Works, Verdict::Doubted),
+            round(Breaks, Verdict::Nothing),
+            round(Works, Verdict::Doubted),
+            round(IsRefused, Verdict::Nothing),
+            round(Works, Verdict::Doubted),
+        ];
+        goes_on(rounds, (Works, Shown::Renewed, Verdict::Proven));
+    }
+
+    #[test]
+    fn believes_a_word_of_the_broker_also_behind_doubts() {
+        let mut rounds = vec![round(Works, Verdict::Doubted)];
+        rounds.push(vec![
+            (Breaks, Shown::Renewed, Verdict::Nothing),
+            (IsRefused, Shown::Renewed, Verdict::Nothing),
+        ]);
+        goes_on(rounds, (Works, Shown::Proven, Verdict::Refused));
+    }
+
+    #[test]
+    fn ends_with_the_one_that_works_after_few_logins() {
+        // Whichever of the two a broker takes, by a word or without.
+        for (takes_new, refuses) in [(true, Breaks), (false, Breaks), (false, IsRefused)] {
+            let (mut trial, mut refusals) = (Trial::default(), 0);
+            let mut verdict = Verdict::Nothing;
+            while !matches!(verdict, Verdict::Proven | Verdict::Refused) {
+                let is_taken = (trial.choose(true) == Shown::Renewed) == takes_new;
+                match (is_taken, &refuses) {
+                    (true, _) => verdict = trial.accepted(),
+                    (false, IsRefused) => trial.refused(Refusal::Certain),
+                    (false, _) => trial.refused(Refusal::Perhaps),
+                }
+                refusals += u32::from(!is_taken);
+                assert!(refusals <= SILENT_REFUSALS * DOUBTS, "{refusals} logins");
+            }
+            assert_eq!(verdict == Verdict::Proven, takes_new);
+        }
+    }
+
     #[test]
     fn shows_the_renewed_one_until_the_broker_refuses_it_and_takes_the_old_one() {
         let (old, new) = (Shown::Proven, Shown::Renewed);
@@ -291,7 +434,7 @@ mod tests {
                 (Breaks, new, nothing),
                 (Breaks, new, nothing),
                 (Breaks, new, nothing),
-                (Works, old, Verdict::Refused),
+                (Works, old, Verdict::Doubted),
             ],
             // Nobody is let in.
             &[
@@ -309,16 +452,8 @@ mod tests {
         ];
         for (row, logins) in tried.iter().enumerate() {
             let mut trial = Trial::default();
-            for (at, (login, shown, verdict)) in logins.iter().enumerate() {
-                assert_eq!(trial.choose(true), *shown, "row {row}, login {at}");
-                let found = match login {
-                    Works => trial.accepted(),
-                    IsRefused | Breaks => {
-                        trial.refused(matches!(login, IsRefused));
-                        nothing
-                    }
-                };
-                assert_eq!(found, *verdict, "row {row}, login {at}");
+            for (at, login) in logins.iter().enumerate() {
+                happens(&mut trial, login, &format!("row {row}, login {at}"));
             }
         }
     }
@@ -346,7 +481,7 @@ mod tests {
         let mut trial = Trial::default();
         for _ in 0..10 {
             assert_eq!(trial.choose(false), Shown::Proven);
-            trial.refused(true);
+            trial.refused(Refusal::Certain);
         }
         assert_eq!(trial.accepted(), Verdict::Nothing);
     }

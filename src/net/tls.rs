@@ -26,7 +26,7 @@ use super::certificate::{Certificate, system_time};
 use super::ciphers;
 use super::identity::Identity;
 use super::journal::Seen;
-use super::renewals::Renewals;
+use super::renewals::{Refusal, Renewals};
 use super::resumption::Sessions;
 use crate::files::Rereader;
 use crate::words::{date, failure_reason, legible, words};
@@ -270,9 +270,9 @@ impl Tls {
         self.renewals.tell_of_login();
     }
 
-    /// Takes note of a login that did not work; `is_certain`: it is adit that was refused.
-    pub(super) fn login_refused(&self, is_certain: bool) {
-        self.renewals.refused(is_certain);
+    /// Takes note of a login that did not work, perhaps for who adit is.
+    pub(super) fn login_refused(&self, refusal: Refusal) {
+        self.renewals.refused(refusal);
     }
 
     /// Counts logins that worked; `None` where no certificate is shown.
@@ -520,6 +520,20 @@ impl ServerCertVerifier for Judge {
 }
 
 impl TlsFault {
+    /// Whether it may be about who adit is; `has_met` as in [`TransportError::Tls`].
+    ///
+    /// [`TransportError::Tls`]: super::error::TransportError::Tls
+    pub(crate) fn refusal(&self, has_met: bool) -> Option<Refusal> {
+        use AlertDescription::{NoApplicationProtocol, ProtocolVersion, UnrecognisedName};
+        match self {
+            Self::CertificateWanted | Self::CertificateRefused(_) => Some(Refusal::Certain),
+            // What these complain of was said before anybody showed a certificate.
+            Self::Alert(ProtocolVersion | UnrecognisedName | NoApplicationProtocol) => None,
+            Self::Alert(_) | Self::Closed | Self::Reset if has_met => Some(Refusal::Perhaps),
+            _ => None,
+        }
+    }
+
     /// Words what a handshake failed with.
     pub(super) fn of(error: &io::Error) -> Self {
         let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -537,7 +551,7 @@ impl TlsFault {
                 | rustls::Error::PeerSentOversizedRecord,
             ) => Self::NoTls,
             _ if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
-            _ if error.kind() == io::ErrorKind::ConnectionReset => Self::Reset,
+            _ if is_cut(error) => Self::Reset,
             _ => Self::Other(words(error)),
         }
     }
@@ -564,6 +578,27 @@ impl TlsFault {
             | AlertDescription::AccessDenied => Self::CertificateRefused("it is not accepted"),
             other => Self::Alert(other),
         }
+    }
+}
+
+/// Whether the other end has let go of a connection, which a write learns in other words than a read.
+pub(super) fn is_cut(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset
+    )
+}
+
+/// Returns whether what a connection fails with behind the handshake may be about who adit is.
+pub(crate) fn refusal_behind_handshake(error: &io::Error) -> Option<Refusal> {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    match inner {
+        Some(fault) => TlsFault::refusal(fault, true),
+        None if is_cut(error) || error.kind() == io::ErrorKind::UnexpectedEof => {
+            Some(Refusal::Perhaps)
+        }
+        None => None,
     }
 }
 

@@ -17,6 +17,7 @@ use super::error::{Awaited, Peer, TransportError};
 use super::identity::Identity;
 use super::journal::{Journal, Seen, Step};
 use super::proxy::Proxy;
+use super::renewals::Refusal;
 use super::resolve::Resolver;
 use super::stream::Stream;
 use super::tcp::{self, Tcp};
@@ -157,10 +158,9 @@ impl Transport {
         self.tls.login_accepted().await;
     }
 
-    /// Takes note of a login that did not work. `is_certain`: it is adit that was refused, and not the
-    /// connection that broke.
-    pub(crate) fn login_refused(&self, is_certain: bool) {
-        self.tls.login_refused(is_certain);
+    /// Takes note of a login that did not work, perhaps for who adit is.
+    pub(crate) fn login_refused(&self, refusal: Refusal) {
+        self.tls.login_refused(refusal);
     }
 
     /// Counts the logins that worked with a certificate; `None` where none is shown.
@@ -318,7 +318,8 @@ async fn encrypt(
     let shaken = deadline.bound(peer, Awaited::Tls, shaking).await?;
     let stream = shaken.map_err(|error| TransportError::Tls {
         peer: peer.clone(),
-        source: TlsFault::of(&error),
+        source: TlsFault::of(&error.cause),
+        has_met: error.has_met,
     })?;
     deadline.saw(|| tls.seen(stream.session()?.state()));
     Ok(stream)

@@ -246,6 +246,14 @@ fn append(
     }
 }
 
+/// Why there is no TLS.
+#[derive(Debug)]
+pub(crate) struct HandshakeError {
+    pub(crate) cause: io::Error,
+    /// The server has shown who it is, and has seen who adit is if it wanted to.
+    pub(crate) has_met: bool,
+}
+
 /// A byte stream, with TLS or without, that can be taken apart.
 #[derive(Debug)]
 pub struct UnbufferedStream<S> {
@@ -292,27 +300,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> UnbufferedStream<S> {
         stream: S,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
-    ) -> io::Result<Self> {
-        let mut session = Session::new(config, name).map_err(invalid)?;
+    ) -> Result<Self, HandshakeError> {
         let mut this = Self::plain(stream);
+        let mut session = Session::new(config, name).map_err(|error| HandshakeError {
+            cause: invalid(error),
+            has_met: false,
+        })?;
+        match this.shake_hands(&mut session).await {
+            Ok(()) => {
+                this.session = Some(Box::new(session));
+                Ok(this)
+            }
+            Err(cause) => Err(HandshakeError {
+                cause,
+                // rustls keeps them once it has judged them, and answers with what it was asked for.
+                has_met: session.state().peer_certificates().is_some(),
+            }),
+        }
+    }
+
+    async fn shake_hands(&mut self, session: &mut Session) -> io::Result<()> {
         loop {
-            let opened = this.decrypt(&mut session);
-            let unsent = std::mem::take(&mut this.unsent);
+            let opened = self.decrypt(session);
+            let unsent = std::mem::take(&mut self.unsent);
             if !unsent.is_empty() {
-                let told = this.stream.write_all(&unsent).await;
+                let told = self.stream.write_all(&unsent).await;
                 // What is wrong with the handshake says more than that nobody could be told.
                 if opened.is_ok() {
                     told?;
-                    this.stream.flush().await?;
+                    self.stream.flush().await?;
                 }
             }
             opened.map_err(invalid)?;
             if !session.connection.is_handshaking() {
-                this.session = Some(Box::new(session));
-                return Ok(this);
+                return Ok(());
             }
-            this.sealed.reserve(READ_SIZE);
-            if this.stream.read_buf(&mut this.sealed).await? == 0 {
+            self.sealed.reserve(READ_SIZE);
+            if self.stream.read_buf(&mut self.sealed).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

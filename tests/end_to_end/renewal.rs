@@ -13,6 +13,7 @@ use simulated_cloud::{EstAnswer, EstRequest, TokenAnswer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::enrolment::Enrol;
@@ -61,6 +62,10 @@ impl Site {
 
     fn issued(&self) -> String {
         fs::read_to_string(self.issued_file()).unwrap()
+    }
+
+    fn refused_exists(&self) -> bool {
+        self.device_directory().path("issued.refused.pem").exists()
     }
 
     fn renewed_exists(&self) -> bool {
@@ -211,6 +216,68 @@ async fn sets_a_certificate_aside_that_the_broker_refuses() {
         (renewals(requests).count() >= 2).then_some(())
     });
     asked.await.unwrap();
+}
+
+/// Stands in the broker's place without one behind it, as a load balancer does, and ends the next
+/// connections: before it has seen the gateway's certificate, or behind the handshake.
+async fn outage(site: &mut Site, connections: usize, has_tls: bool) {
+    site.broker.kill();
+    let place = (Ipv4Addr::LOCALHOST, site.broker.gateway_port());
+    let listener = TcpListener::bind(place).await.unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![SanType::IpAddress(place.0.into())];
+    let mut clients = RootCertStore::empty();
+    let pem = CertificateDer::from_pem_slice(site.issuer.pem().as_bytes());
+    clients.add(pem.unwrap()).unwrap();
+    let acceptor = TlsAcceptor::from(site.authority.server_for(&params, &clients));
+    for _ in 0..connections {
+        let accepted = timeout(LIMIT, listener.accept()).await;
+        let (mut stream, _) = accepted.expect("a login").unwrap();
+        match has_tls {
+            true => drop(acceptor.accept(stream).await.unwrap()),
+            false => drop(stream.read_u8().await),
+        }
+    }
+    drop(listener);
+    site.broker.restart().await;
+}
+
+#[tokio::test]
+async fn takes_no_outage_before_the_broker_has_seen_the_certificate_for_a_refusal() {
+    let mut site = enrolled(10 * DAY).await;
+    site.issuer.issue_for(YEAR);
+    let adit = site.adit(&[]).await;
+    adit.wait_for_log(RENEWED).await;
+    outage(&mut site, 3, false).await;
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    adit.wait_for_log(TAKEN).await;
+    assert!(!site.refused_exists());
+    let log = adit.log();
+    assert!(
+        !log.contains("the broker takes the old certificate"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn tries_the_renewed_certificate_again_after_an_outage_that_looked_like_a_refusal() {
+    let mut site = enrolled(10 * DAY).await;
+    site.issuer.issue_for(YEAR);
+    let adit = site.adit(&[]).await;
+    adit.wait_for_log(RENEWED).await;
+    // It ends when it is the turn of the old one.
+    outage(&mut site, 3, true).await;
+    let doubt = "the broker takes the old certificate where logins with the renewed one ended";
+    let line = adit.wait_for_log(doubt).await;
+    assert!(line.contains(" WARN "), "{line}");
+    adit.wait_for_logs(2, "announced and ready for operations")
+        .await;
+    assert!(site.renewed_exists() && !site.refused_exists());
+    site.broker.kill();
+    site.broker.restart().await;
+    adit.wait_for_log(TAKEN).await;
+    assert!(!site.renewed_exists() && !site.refused_exists());
 }
 
 #[tokio::test]
