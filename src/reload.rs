@@ -48,6 +48,13 @@ fn text(reloaded: &Reloaded) -> String {
             lines.push(format!("{words}: {}", legible(&keys.join(", "))));
         }
     }
+    if reloaded.other_roots {
+        lines.push(
+            "this machine trusts other certificates than before, and adit does from the next login and \
+             tunnel on"
+                .to_owned(),
+        );
+    }
     match reloaded.ended_tunnels {
         0 => {}
         1 => lines.push("1 tunnel is ended, which the policy denies now".to_owned()),
@@ -78,6 +85,7 @@ mod tests {
             ],
             at_next_login: vec!["cloud.proxy".to_owned()],
             needs_restart: vec!["mqtt.url".to_owned()],
+            other_roots: true,
             ended_tunnels: 2,
             ..Reloaded::default()
         };
@@ -86,6 +94,8 @@ mod tests {
             "changed: remote_access.deny, device.children\n\
              changed from the next login and tunnel on: cloud.proxy\n\
              needs a restart: mqtt.url\n\
+             this machine trusts other certificates than before, and adit does from the next login and \
+             tunnel on\n\
              2 tunnels are ended, which the policy denies now\n"
         );
         let reloaded = Reloaded {

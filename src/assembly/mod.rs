@@ -392,8 +392,8 @@ fn confine_as_agent(config: &Config, sandbox: Sandbox) -> Confined {
     confine(config, sandbox, program.as_ref().map(Program::path))
 }
 
-/// Takes from this process what it does not need for the rest of its life. What is trusted has been
-/// read by now, and nobody outside has been heard.
+/// Takes from this process what it does not need for the rest of its life. Nobody outside has been
+/// heard by now.
 fn confine(config: &Config, sandbox: Sandbox, program: Option<&Path>) -> Confined {
     match sandbox {
         Sandbox::On => {
@@ -407,7 +407,7 @@ fn confine(config: &Config, sandbox: Sandbox, program: Option<&Path>) -> Confine
 /// What somebody may renew while adit runs, what adit itself writes, and what another process of the
 /// program needs that lives in the same confinement.
 fn confinement(config: &Config, program: Option<&Path>) -> Confinement {
-    let mut confinement = Confinement::new();
+    let mut confinement = Confinement::new().trust_again();
     if let Auth::Bootstrap(bootstrap) = &config.auth {
         confinement = confinement.write(&bootstrap.credentials_file);
     }
@@ -432,7 +432,7 @@ fn confinement(config: &Config, program: Option<&Path>) -> Confinement {
     if notify::is_told_at_an_abstract_socket() {
         confinement = confinement.reach_abstract_sockets();
     }
-    confinement.trust_again().execute(program)
+    confinement.execute(program)
 }
 
 /// Who this is to the process before it, or to the one that is to follow.

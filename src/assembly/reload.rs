@@ -23,13 +23,16 @@ use crate::inquiry::{ReloadWish, ReloadWishes};
 use crate::limits;
 use crate::logging;
 use crate::mqtt::session::Options;
-use crate::net::Transport;
+use crate::net::{Roots, Transport};
 use crate::notify::Supervisor;
 use crate::state::reloaded::Reloaded;
 use crate::threads::aside;
+use crate::words::failure_reason;
 
 /// How long all files together may take to be read. Each has a limit of its own at the start.
 const READ_LIMIT: Duration = Duration::from_secs(40);
+/// How long the roots of this machine may take. Where they take longer they hold when they are read.
+const ROOTS_LIMIT: Duration = Duration::from_secs(10);
 
 /// Returns what has to be said besides of faults of a configuration that lies where adit may not read.
 pub fn why_forbidden(faults: &str) -> String {
@@ -106,12 +109,20 @@ impl Reloader {
         }
         reloaded.warnings.clone_from(&newer.warnings);
         let renewed = self.config.renewed(&newer);
-        match self.give(&renewed).await {
+        match self.give_with_trust(&renewed).await {
             Ok((ended, transport)) => {
                 reloaded.ended_tunnels = ended;
                 self.transport = transport;
             }
             Err(fault) => return refused(vec![fault]),
+        }
+        match self.transport.reread_roots(ROOTS_LIMIT).await {
+            Roots::Same => {}
+            Roots::Changed => reloaded.other_roots = true,
+            Roots::NotRead(error) => reloaded.warnings.push(format!(
+                "the certificates that this machine trusts cannot be read again ({error}); the last ones \
+                 go on"
+            )),
         }
         self.lead_to_cloud(&renewed);
         self.door.set(renewed.admin.token.clone());
@@ -166,10 +177,29 @@ impl Reloader {
         reloaded
     }
 
+    /// Gives the agent what is new, and trusts what it names from then on.
+    async fn give_with_trust(&self, renewed: &Config) -> Result<(u64, Transport), String> {
+        let (old, new) = (&self.config.cloud.ca, &renewed.cloud.ca);
+        if old == new {
+            return self.give(renewed).await;
+        }
+        let trust = |certificates| {
+            let trusted = self.transport.trust(certificates);
+            trusted.map_err(|error| failure_reason(&error, usize::MAX))
+        };
+        // Before the agent, which may log in at once.
+        trust(new)?;
+        let given = self.give(renewed).await;
+        if given.is_err() {
+            trust(old)?;
+        }
+        given
+    }
+
     /// Gives the agent what is new; returns how many tunnels that has ended, and what is trusted now.
     async fn give(&self, renewed: &Config) -> Result<(u64, Transport), String> {
         let in_words = |error: anyhow::Error| format!("{error:#}");
-        let transport = self.transport(renewed).map_err(in_words)?;
+        let transport = self.transport(renewed);
         let renewal = self.renewal(renewed, transport.clone());
         let renewal = Box::new(renewal.map_err(in_words)?);
         let (answer, answered) = oneshot::channel();
@@ -191,19 +221,15 @@ impl Reloader {
             .send_replace(transport.through(renewed.cloud.proxy.clone()));
     }
 
-    /// Trusts the system's roots as they were at the start: adit may not be allowed to read them now.
-    fn transport(&self, renewed: &Config) -> anyhow::Result<Transport> {
-        let same_trust = renewed.cloud.ca == self.config.cloud.ca;
+    /// Shows who adit is from now on.
+    fn transport(&self, renewed: &Config) -> Transport {
         let files = |config: &Config| Some(config.auth.identity()?.files().clone());
         // What is in the files is looked at with each login anyway.
-        if same_trust && files(renewed) == files(&self.config) {
-            return Ok(self.transport.clone());
+        let transport = self.transport.clone();
+        match files(renewed) == files(&self.config) {
+            true => transport,
+            false => transport.with_identity(renewed.auth.identity().cloned()),
         }
-        let transport = match same_trust {
-            true => self.transport.clone(),
-            false => self.transport.trusting_instead(&renewed.cloud.ca)?,
-        };
-        Ok(transport.with_identity(renewed.auth.identity().cloned()))
     }
 
     fn renewal(&self, renewed: &Config, transport: Transport) -> anyhow::Result<Renewal> {

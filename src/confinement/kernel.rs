@@ -65,12 +65,15 @@ fn enforce(confinement: &Confinement) -> Result<RestrictionStatus, RulesetError>
         ReadFile | ReadDir | WriteFile | Truncate | MakeReg | RemoveFile
     });
     let reads = confinement.reads.iter().map(|path| (path, read));
+    let list = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+    let lists = confinement.lists.iter().map(|path| (path, list));
     let writes = confinement.writes.iter().map(|path| (path, write));
     let socket = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
     let sockets = confinement.sockets.iter().map(|path| (path, socket));
     let execute = make_bitflags!(AccessFs::{Execute | ReadFile});
     let executes = confinement.executes.iter().map(|path| (path, execute));
     let rules = reads
+        .chain(lists)
         .chain(writes)
         .chain(sockets)
         .chain(executes)

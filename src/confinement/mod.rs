@@ -49,8 +49,17 @@ const ROOTS: [&str; 4] = [
     "/etc/ssl/cert.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",
 ];
-/// Name another file of them, as OpenSSL reads it.
-const ROOT_VARIABLES: [&str; 1] = ["SSL_CERT_FILE"];
+/// Name another file of them, and directories, as OpenSSL reads them.
+const ROOTS_VARIABLE: &str = "SSL_CERT_FILE";
+const ROOT_DIRECTORIES_VARIABLE: &str = "SSL_CERT_DIR";
+/// Where distributions keep them one by one, mostly as links.
+const ROOT_DIRECTORIES: [&str; 2] = ["/etc/ssl/certs", "/etc/pki/tls/certs"];
+/// Where such links lead.
+const ROOT_STORES: [&str; 3] = [
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/var/lib/ca-certificates",
+];
 /// May be a link that leads out of `/etc`.
 const NAME_SERVERS: &str = "/etc/resolv.conf";
 
@@ -76,6 +85,7 @@ pub enum Sandbox {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Confinement {
     reads: BTreeSet<PathBuf>,
+    lists: BTreeSet<PathBuf>,
     writes: BTreeSet<PathBuf>,
     sockets: BTreeSet<PathBuf>,
     executes: BTreeSet<PathBuf>,
@@ -145,6 +155,7 @@ impl Confinement {
                 .iter()
                 .filter_map(|path| Path::new(path).canonicalize().ok())
                 .collect(),
+            lists: BTreeSet::new(),
             writes: BTreeSet::new(),
             sockets: BTreeSet::new(),
             executes: BTreeSet::new(),
@@ -225,25 +236,42 @@ impl Confinement {
         self
     }
 
-    /// Allows to read once more what this machine trusts, where that does not lie in what is allowed
-    /// anyway.
+    /// Allows to read again and again what this machine trusts, and whatever comes to stand in its place,
+    /// where that does not lie in what is allowed anyway.
     #[must_use]
     pub fn trust_again(self) -> Self {
-        let named = ROOT_VARIABLES.iter().filter_map(std::env::var_os);
-        let files = named
-            .map(PathBuf::from)
-            .chain(ROOTS.iter().map(PathBuf::from));
-        files.fold(self, |confinement, file| {
-            let target = file.canonicalize().ok();
-            let is_allowed = |target: &PathBuf| {
+        let named = std::env::var_os(ROOTS_VARIABLE).map(PathBuf::from);
+        let files = named.into_iter().chain(ROOTS.iter().map(PathBuf::from));
+        let directories = std::env::var_os(ROOT_DIRECTORIES_VARIABLE).unwrap_or_default();
+        let directories = std::env::split_paths(&directories)
+            .filter(|named| !named.as_os_str().is_empty())
+            .chain(ROOT_DIRECTORIES.iter().map(PathBuf::from));
+        self.trust_again_in(files, directories)
+    }
+
+    fn trust_again_in(
+        self,
+        files: impl Iterator<Item = PathBuf>,
+        directories: impl Iterator<Item = PathBuf>,
+    ) -> Self {
+        let mut this = files.fold(self, |confinement, file| {
+            let is_allowed = |path: &Path| {
                 let mut reads = confinement.reads.iter();
-                reads.any(|place| target.starts_with(place))
+                reads.any(|place| path.starts_with(place))
             };
-            match target {
-                Some(target) if !is_allowed(&target) => confinement.read_again(&target),
+            match file.canonicalize() {
+                Ok(target) if !is_allowed(&target) || !is_allowed(&file) => {
+                    confinement.read_again(&file)
+                }
                 _ => confinement,
             }
-        })
+        });
+        this.lists
+            .extend(directories.filter_map(|path| path.canonicalize().ok()));
+        let stores = ROOT_STORES.iter().map(Path::new);
+        this.reads
+            .extend(stores.filter_map(|path| path.canonicalize().ok()));
+        this
     }
 
     /// Takes all other rights from this thread and from those that it starts, for good.
@@ -262,6 +290,7 @@ impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (verb, places) in [
             ("reads", &self.reads),
+            ("lists", &self.lists),
             ("writes", &self.writes),
             ("makes sockets", &self.sockets),
             ("executes", &self.executes),

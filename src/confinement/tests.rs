@@ -94,6 +94,40 @@ fn opens_nothing_of_others_for_a_directory_that_is_not_there() {
     }
 }
 
+#[test]
+fn reads_what_this_machine_trusts_again_once_others_have_replaced_it() {
+    let directory = Directory::new("roots");
+    let (file, listed) = (directory.path("own/roots.pem"), directory.path("other"));
+    fs::write(&file, "old").unwrap();
+    let (files, directories) = ([file.clone()], [listed.clone()]);
+    let confinement = Confinement::new();
+    let confinement = confinement.trust_again_in(files.into_iter(), directories.into_iter());
+    let (ask, asked) = mpsc::channel();
+    let (say, said) = mpsc::channel();
+    let (directory, file, listed) = (&directory, &file, &listed);
+    thread::scope(|scope| {
+        // As a package manager does, while adit runs.
+        scope.spawn(move || {
+            if asked.recv().is_ok() {
+                fs::write(directory.path("new"), "new").unwrap();
+                fs::rename(directory.path("new"), file).unwrap();
+                fs::write(listed.join("one.pem"), "one").unwrap();
+                say.send(()).unwrap();
+            }
+        });
+        confined(&confinement, move |_| {
+            ask.send(()).unwrap();
+            said.recv().unwrap();
+            assert_eq!(fs::read_to_string(file).unwrap(), "new");
+            // What every test has there, and what is new.
+            assert_eq!(fs::read_dir(listed).unwrap().count(), 2);
+            assert_eq!(fs::read_to_string(listed.join("one.pem")).unwrap(), "one");
+            // Nothing else is listed.
+            assert_eq!(outcome(fs::read_dir(directory.path("own"))), DENIED);
+        });
+    });
+}
+
 /// Runs in a thread of its own, which is all that is confined.
 fn confined<T: Send>(confinement: &Confinement, run: impl FnOnce(i32) -> T + Send) -> Option<T> {
     thread::scope(|scope| {
@@ -351,6 +385,7 @@ fn executes_nothing() {
 fn says_what_is_left() {
     let confinement = Confinement {
         reads: BTreeSet::from(["/etc".into(), "/lib".into()]),
+        lists: BTreeSet::new(),
         writes: BTreeSet::new(),
         sockets: BTreeSet::new(),
         executes: BTreeSet::new(),

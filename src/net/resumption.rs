@@ -47,9 +47,15 @@ impl fmt::Debug for Sessions {
 }
 
 impl Sessions {
+    /// Takes up none of those that began before.
+    pub(super) fn forget(&self) {
+        let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        servers.clear();
+    }
+
     /// Returns a configuration that takes up sessions with this server.
     ///
-    /// The library takes up none that began with other trust or another certificate of adit's own.
+    /// The library takes up none that began with another certificate of adit's own.
     pub(super) fn with(&self, base: &Arc<ClientConfig>, server: &Endpoint) -> Arc<ClientConfig> {
         let mut servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (server.host.clone(), server.port);

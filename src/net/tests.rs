@@ -4,8 +4,8 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -27,6 +27,7 @@ use tokio_util::codec::Framed;
 use super::identity::{self, Identity};
 use super::proxy::Proxy;
 use super::tls::Tls;
+use super::trust::Found;
 use super::*;
 use crate::net::dial::testing::black_hole;
 use crate::secret::Secret;
@@ -761,6 +762,60 @@ async fn says_that_a_server_speaks_no_tls() {
         let found = complaint(&direct(), &endpoint, LIMIT).await;
         assert_eq!(found, format!("no TLS with {endpoint}: {words}"));
     }
+}
+
+/// The roots of a machine whose operator changes them.
+static MACHINE: Mutex<Vec<CertificateDer<'static>>> = Mutex::new(Vec::new());
+
+fn machine() -> Found {
+    Found {
+        certificates: MACHINE.lock().unwrap().clone(),
+        fault: None,
+    }
+}
+
+#[tokio::test]
+async fn trusts_what_its_machine_trusts_now_for_all_that_connect() {
+    let (one, other) = (Authority::new("First CA"), Authority::new("Second CA"));
+    let server = other.issue(&named("cloud", &["localhost"]));
+    let endpoint = with_tls("localhost", server.serve(None).await);
+    let trust = |authorities: &[&Authority]| {
+        let certificates = authorities.iter().map(|it| it.certificate.der.clone());
+        *MACHINE.lock().unwrap() = certificates.collect();
+    };
+    trust(&[&one]);
+    let transport = Transport::for_machine(machine);
+    let directory = Directory::new();
+    let identity = one.issue(&named("gw-7", &[])).identity(&directory);
+    // As MQTT has it, and tunnels.
+    let others = transport.clone().with_identity(Some(identity));
+    let unknown = "comes from an issuer that is not trusted";
+    for transport in [&transport, &others] {
+        let refused = welcome(transport, &endpoint).await.unwrap_err();
+        assert!(refused.contains(unknown), "{refused}");
+    }
+
+    trust(&[&one, &other]);
+    assert_eq!(transport.reread_roots(LIMIT).await, Roots::Changed);
+    for transport in [&transport, &others] {
+        assert_eq!(welcome(transport, &endpoint).await, Ok(()));
+        // And takes the session up again.
+        assert_eq!(welcome(transport, &endpoint).await, Ok(()));
+    }
+    assert_eq!(transport.reread_roots(LIMIT).await, Roots::Same);
+
+    trust(&[&one]);
+    assert_eq!(others.reread_roots(LIMIT).await, Roots::Changed);
+    for transport in [&transport, &others] {
+        let refused = welcome(transport, &endpoint).await.unwrap_err();
+        assert!(refused.contains(unknown), "{refused}");
+    }
+
+    let named = std::slice::from_ref(&other.certificate.der);
+    transport.trust(named).unwrap();
+    assert_eq!(welcome(&others, &endpoint).await, Ok(()));
+    transport.trust(&[]).unwrap();
+    assert!(welcome(&others, &endpoint).await.is_err());
 }
 
 /// Returns what a server does with who adit is.

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::verify_server_name;
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct,
-    OtherError, RootCertStore, SignatureScheme,
+    OtherError, SignatureScheme,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -28,6 +28,7 @@ use super::identity::Identity;
 use super::journal::Seen;
 use super::renewals::{Refusal, Renewals};
 use super::resumption::Sessions;
+use super::trust::{self, Roots, Source, Trust};
 use crate::files::Rereader;
 use crate::words::{date, failure_reason, legible, words};
 
@@ -120,10 +121,7 @@ pub(super) struct Tls {
     /// Shows no certificate.
     anonymous: Arc<ClientConfig>,
     own: Option<Mutex<Own>>,
-    /// The system's first, then those of the configuration.
-    roots: Arc<RootCertStore>,
-    /// How many are the system's.
-    system_roots: usize,
+    trust: Arc<Trust>,
     rereader: Rereader<Reread>,
     /// Where adit renews the certificate itself.
     renewals: Renewals,
@@ -157,41 +155,23 @@ impl fmt::Debug for Tls {
 }
 
 impl Tls {
-    /// Trusts the system's roots and `extra`. Roots that cannot be parsed are left out, as other
+    /// Trusts the machine's roots and `extra`. Roots that cannot be parsed are left out, as other
     /// software on the machine does.
     pub(super) fn new(extra: &[CertificateDer<'static>]) -> Result<Self, rustls::Error> {
-        Self::for_processor(extra, ciphers::has_aes())
+        Self::for_machine(trust::of_this_machine, extra, ciphers::has_aes())
     }
 
-    pub(super) fn for_processor(
+    /// Does so on a machine that trusts other roots, or has another processor.
+    pub(super) fn for_machine(
+        roots: Source,
         extra: &[CertificateDer<'static>],
         has_aes: bool,
     ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(system_roots());
-        Self::trusting(roots, extra, has_aes)
-    }
-
-    /// Trusts the system's roots as they were read at the start, and `extra` in the place of others.
-    pub(super) fn trusting_instead(
-        &self,
-        extra: &[CertificateDer<'static>],
-    ) -> Result<Self, rustls::Error> {
-        let mut roots = RootCertStore::clone(&self.roots);
-        roots.roots.truncate(self.system_roots);
-        Self::trusting(roots, extra, self.has_aes)
-    }
-
-    fn trusting(
-        mut roots: RootCertStore,
-        extra: &[CertificateDer<'static>],
-        has_aes: bool,
-    ) -> Result<Self, rustls::Error> {
-        let system_roots = roots.len();
-        roots.add_parsable_certificates(extra.iter().cloned());
-        let roots = Arc::new(roots);
         let provider = Arc::new(ciphers::provider(has_aes));
-        let judge = Judge::new(&roots, extra, &provider)?;
+        let trust = Arc::new(Trust::new(roots, extra, &provider)?);
+        let judge = Judge {
+            trust: Arc::clone(&trust),
+        };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .dangerous()
@@ -200,8 +180,7 @@ impl Tls {
         Ok(Self {
             anonymous: Arc::new(config),
             own: None,
-            roots,
-            system_roots,
+            trust,
             rereader: Rereader::default(),
             renewals: Renewals::new(),
             sessions: Arc::default(),
@@ -209,7 +188,7 @@ impl Tls {
         })
     }
 
-    /// Shows a certificate to the servers that want one.
+    /// Shows a certificate to the servers that want one. Who is trusted stays common to both.
     pub(super) fn with_identity(&self, identity: Identity) -> Self {
         let config = self.config_with(&identity);
         Self {
@@ -219,12 +198,41 @@ impl Tls {
                 config,
                 complaint: None,
             })),
-            roots: Arc::clone(&self.roots),
-            system_roots: self.system_roots,
+            trust: Arc::clone(&self.trust),
             rereader: Rereader::default(),
             renewals: Renewals::new(),
             sessions: Arc::clone(&self.sessions),
             has_aes: self.has_aes,
+        }
+    }
+
+    /// Trusts `extra` from the next handshake on, in the place of what was trusted besides the roots.
+    pub(super) fn trust(&self, extra: &[CertificateDer<'static>]) -> Result<(), rustls::Error> {
+        self.trust.name(extra)?;
+        self.sessions.forget();
+        Ok(())
+    }
+
+    /// Reads the roots of this machine again.
+    pub(super) async fn reread_roots(&self, limit: Duration) -> Roots {
+        // A simulated machine has none, and no threads.
+        #[cfg(feature = "simulation")]
+        if super::tcp::simulated::installed().is_some() {
+            return Roots::Same;
+        }
+        let sessions = Arc::clone(&self.sessions);
+        self.trust.reread(limit, move || sessions.forget()).await
+    }
+
+    /// Reads the roots of this machine again where they may be what a handshake failed for.
+    pub(super) async fn doubt_roots(&self, fault: &TlsFault) {
+        let may_be = matches!(
+            fault,
+            // The latter where an issuer of the same name has another key.
+            TlsFault::UnknownIssuer { .. } | TlsFault::Refused { .. }
+        );
+        if may_be && self.trust.is_due() {
+            self.reread_roots(READ_LIMIT).await;
         }
     }
 
@@ -360,34 +368,10 @@ fn lock(own: &Mutex<Own>) -> MutexGuard<'_, Own> {
 /// Asks rustls about a certificate, and puts into words what it refuses.
 #[derive(Debug)]
 struct Judge {
-    /// Absent where nobody is trusted, which is not an error before TLS is spoken.
-    verifier: Option<Arc<WebPkiServerVerifier>>,
-    /// What the operator trusts by name. A server may show one of these as its own, also where it
-    /// is of a CA, as those are that OpenSSL makes by default.
-    extra: Vec<CertificateDer<'static>>,
-    provider: Arc<CryptoProvider>,
+    trust: Arc<Trust>,
 }
 
 impl Judge {
-    fn new(
-        roots: &Arc<RootCertStore>,
-        extra: &[CertificateDer<'static>],
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Self, rustls::Error> {
-        let verifier = if roots.is_empty() {
-            None
-        } else {
-            let (roots, provider) = (Arc::clone(roots), Arc::clone(provider));
-            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
-            Some(verifier.map_err(|error| rustls::Error::General(error.to_string()))?)
-        };
-        Ok(Self {
-            verifier,
-            extra: extra.to_vec(),
-            provider: Arc::clone(provider),
-        })
-    }
-
     /// Judges a certificate that is trusted itself by its names and dates. That the server has its
     /// key is shown later in the handshake, as for every other.
     fn judge_pinned(
@@ -448,7 +432,7 @@ impl Judge {
             }
             CertificateError::UnknownIssuer => TlsFault::UnknownIssuer {
                 seen: Box::new(leaf),
-                has_roots: self.verifier.is_some(),
+                has_roots: self.trust.verifier().is_some(),
             },
             CertificateError::Other(_) if leaf.is_ca => TlsFault::Authority {
                 seen: Box::new(leaf),
@@ -470,8 +454,8 @@ impl ServerCertVerifier for Judge {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = match &self.verifier {
-            _ if self.extra.iter().any(|trusted| trusted == end_entity) => {
+        let verified = match self.trust.verifier() {
+            _ if self.trust.is_named(end_entity) => {
                 Self::judge_pinned(end_entity, server_name, now)
             }
             Some(verifier) => verifier.verify_server_cert(
@@ -499,7 +483,7 @@ impl ServerCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.trust.provider().signature_verification_algorithms;
         verify_tls12_signature(message, cert, dss, algorithms)
     }
 
@@ -509,12 +493,12 @@ impl ServerCertVerifier for Judge {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.trust.provider().signature_verification_algorithms;
         verify_tls13_signature(message, cert, dss, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        let algorithms = &self.provider.signature_verification_algorithms;
+        let algorithms = &self.trust.provider().signature_verification_algorithms;
         algorithms.supported_schemes()
     }
 }
@@ -619,15 +603,6 @@ fn pin(seen: &Certificate) -> &'static str {
         true => "; if it is the right one, put this very certificate into cloud.ca_file",
         false => "",
     }
-}
-
-/// Returns what the machine trusts; a simulated machine trusts only whom it is told to.
-fn system_roots() -> Vec<CertificateDer<'static>> {
-    #[cfg(feature = "simulation")]
-    if super::tcp::simulated::installed().is_some() {
-        return Vec::new();
-    }
-    rustls_native_certs::load_native_certs().certs
 }
 
 fn remedy(has_roots: bool) -> &'static str {

@@ -22,6 +22,9 @@ use super::resolve::Resolver;
 use super::stream::Stream;
 use super::tcp::{self, Tcp};
 use super::tls::{Tls, TlsFault};
+use super::trust::Roots;
+#[cfg(test)]
+use super::trust::{self, Source};
 use super::unbuffered::UnbufferedStream;
 use super::websocket;
 
@@ -35,7 +38,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Trusts the system's roots and `extra`, connects directly, and shows no certificate.
+    /// Trusts the machine's roots and `extra`, connects directly, and shows no certificate.
     ///
     /// Roots that cannot be parsed are left out, as other software on the machine does.
     ///
@@ -50,25 +53,35 @@ impl Transport {
         })
     }
 
-    /// Trusts `extra` in the place of what was trusted in addition to the system's roots, and shows no
-    /// certificate.
+    /// Trusts `extra` in the place of what was trusted in addition to the machine's roots, from the next
+    /// connection on. It holds for all that were made from the same one.
     ///
     /// # Errors
     /// Those of [`Transport::new`].
-    pub(crate) fn trusting_instead(
-        &self,
-        extra: &[CertificateDer<'static>],
-    ) -> Result<Self, rustls::Error> {
-        let mut transport = self.clone();
-        transport.tls = Arc::new(self.tls.trusting_instead(extra)?);
-        Ok(transport)
+    pub(crate) fn trust(&self, extra: &[CertificateDer<'static>]) -> Result<(), rustls::Error> {
+        self.tls.trust(extra)
+    }
+
+    /// Reads the roots of this machine again, and waits for them as long as `limit`. It holds for all
+    /// that were made from the same one.
+    pub(crate) async fn reread_roots(&self, limit: Duration) -> Roots {
+        self.tls.reread_roots(limit).await
+    }
+
+    /// Does so as on a machine with other roots.
+    #[cfg(test)]
+    pub(super) fn for_machine(roots: Source) -> Self {
+        let mut transport = Self::new(&[]).unwrap();
+        transport.tls = Arc::new(Tls::for_machine(roots, &[], true).unwrap());
+        transport
     }
 
     /// Does so as on a processor with AES instructions, or on one without.
     #[cfg(test)]
     pub(super) fn for_processor(extra: &[CertificateDer<'static>], has_aes: bool) -> Self {
         let mut transport = Self::new(extra).unwrap();
-        transport.tls = Arc::new(Tls::for_processor(extra, has_aes).unwrap());
+        let roots = trust::of_this_machine;
+        transport.tls = Arc::new(Tls::for_machine(roots, extra, has_aes).unwrap());
         transport
     }
 
@@ -316,11 +329,18 @@ async fn encrypt(
 ) -> Result<UnbufferedStream<Stream>, TransportError> {
     let shaking = UnbufferedStream::encrypt(stream, config, name(peer)?);
     let shaken = deadline.bound(peer, Awaited::Tls, shaking).await?;
-    let stream = shaken.map_err(|error| TransportError::Tls {
-        peer: peer.clone(),
-        source: TlsFault::of(&error.cause),
-        has_met: error.has_met,
-    })?;
+    let stream = match shaken {
+        Ok(stream) => stream,
+        Err(error) => {
+            let source = TlsFault::of(&error.cause);
+            tls.doubt_roots(&source).await;
+            return Err(TransportError::Tls {
+                peer: peer.clone(),
+                source,
+                has_met: error.has_met,
+            });
+        }
+    };
     deadline.saw(|| tls.seen(stream.session()?.state()));
     Ok(stream)
 }

@@ -17,6 +17,8 @@ pub struct Reloaded {
     pub at_next_login: Vec<String>,
     /// Keys that have changed and need a restart.
     pub needs_restart: Vec<String>,
+    /// Whether this machine trusts other certificates than before, which holds as `at_next_login` does.
+    pub other_roots: bool,
     /// Tunnels that were ended because the policy denies their targets now.
     pub ended_tunnels: u64,
 }

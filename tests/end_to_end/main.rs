@@ -46,6 +46,7 @@ mod status;
 mod succession;
 mod support;
 mod tokens;
+mod trust;
 mod tunnels;
 mod upgrade;
 mod ways;
