@@ -25,7 +25,8 @@ pub(super) struct Heart {
     pub(super) life: u64,
     /// Bytes that the cloud had taken while others waited for it, when that was last asked.
     pub(super) taken: Option<u64>,
-    /// Whether the LAN side kept adit from reading the WebSocket since the last beat.
+    /// Whether the LAN side kept adit from reading the WebSocket at the last beat. Where it has begun
+    /// to since, what it does not take has come since, and that was a sign of life.
     pub(super) paused: bool,
     pub(super) missed: u32,
 }
@@ -48,7 +49,7 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         let mut bell = Context::from_waker(self.bell.waker());
         ready!(self.alarm.as_mut().poll(&mut bell));
         let now = Instant::now();
-        if self.reason.is_none() && self.drain.is_none() {
+        if self.drain.is_none() {
             self.beat(now);
             self.look_at_idleness(now);
         }
@@ -71,7 +72,7 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
             ],
         };
         // An alarm that rings for nothing once a day costs less than one that can be absent.
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        const DAY: Duration = Duration::from_hours(24);
         let next = next.into_iter().flatten().min();
         self.alarm.as_mut().reset(next.unwrap_or(now + DAY));
         self.alarmed = true;

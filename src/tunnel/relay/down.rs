@@ -54,8 +54,8 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
                         self.reset_lan();
                         return Poll::Ready(());
                     }
+                    // The alarm has rung for this, and has been set anew.
                     self.lan_out = LanOut::Reset(now + RESET_DELAY);
-                    self.set_alarm(now + RESET_DELAY);
                     return Poll::Pending;
                 }
                 LanOut::Open | LanOut::Done => {}

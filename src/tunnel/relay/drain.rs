@@ -15,7 +15,7 @@ use super::{CloudIn, CloudOut, LanIn, LanOut, Relay};
 use crate::net::Socket;
 
 /// How long the last bytes of a tunnel may take, however steadily they are taken.
-pub(super) const DRAIN_CEILING: Duration = Duration::from_secs(10 * 60);
+pub(super) const DRAIN_CEILING: Duration = Duration::from_mins(10);
 
 /// Drain limits without progress that end a tunnel while the kernel still holds bytes. A receiver
 /// announces room only when a good part of its buffer, or a whole segment, is free; at some
@@ -194,7 +194,7 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
         if self.down == 0 && self.lan_rest.is_empty() {
             self.reset_lan();
         }
-        if self.lan.is_none() || self.lan_out != LanOut::Open {
+        if self.lan_out != LanOut::Open {
             return self.reset_lan();
         }
         let when = Instant::now() + RESET_DELAY;

@@ -204,9 +204,7 @@ impl<S: Socket> Link<S> {
         // What is left of the last read goes where the next one is put behind it.
         if self.inbox.is_empty() {
             let length = room.sealed.len();
-            if length > 0 {
-                room.incoming.copy_within(room.sealed.clone(), RECORD);
-            }
+            room.incoming.copy_within(room.sealed.clone(), RECORD);
             room.sealed = RECORD..RECORD + length;
         } else {
             let end = RECORD + self.inbox.len();
@@ -248,9 +246,8 @@ impl<S: Socket> Link<S> {
 
     fn take_early(&mut self, room: &mut Room) -> Range<usize> {
         let early = std::mem::take(&mut self.early);
-        if room.incoming.len() < early.len() {
-            room.incoming.resize(early.len(), 0);
-        }
+        let length = room.incoming.len().max(early.len());
+        room.incoming.resize(length, 0);
         if let Some(place) = room.incoming.get_mut(..early.len()) {
             place.copy_from_slice(&early);
         }

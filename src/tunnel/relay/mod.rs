@@ -146,7 +146,7 @@ struct Relay<'a, L, S> {
     lan_failure: Option<io::Error>,
     /// What the LAN side has not taken yet.
     lan_rest: Rest,
-    /// Reads of the LAN side that returned something.
+    /// Reads of the LAN side that returned what nobody wants any more.
     lan_life: u64,
     /// Whether the LAN side had nothing to read when it was polled, and has its waker.
     lan_waits: bool,
@@ -297,7 +297,6 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
                 return Poll::Ready(self.ended());
             }
             if !moved && !self.alarmed {
-                self.heart.paused |= !self.lan_rest.is_empty();
                 return Poll::Pending;
             }
         }

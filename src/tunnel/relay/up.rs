@@ -138,7 +138,6 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
                 self.cloud_out = CloudOut::Close;
             }
             Ok(length) => {
-                self.lan_life += 1;
                 self.count_up(length);
                 match room.key() {
                     Ok(key) => {
