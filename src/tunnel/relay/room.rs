@@ -39,12 +39,16 @@ static TUNNELS: AtomicUsize = AtomicUsize::new(0);
 
 /// Holds the room for as long as there is a tunnel.
 #[derive(Debug)]
-pub(super) struct Lease(());
+pub(super) struct Lease(&'static AtomicUsize);
 
 impl Lease {
     pub(super) fn new() -> Self {
-        TUNNELS.fetch_add(1, Ordering::Relaxed);
-        Self(())
+        Self::of(&TUNNELS)
+    }
+
+    fn of(tunnels: &'static AtomicUsize) -> Self {
+        tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(tunnels)
     }
 
     /// Lends this thread's room.
@@ -58,7 +62,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if TUNNELS.fetch_sub(1, Ordering::Relaxed) == 1 {
+        if self.0.fetch_sub(1, Ordering::Relaxed) == 1 {
             // A thread that ends has given its room back already.
             let _ = ROOM.try_with(|room| room.take());
         }
@@ -191,7 +195,38 @@ impl Rest {
 mod tests {
     use std::collections::HashSet;
 
+    use websocket_frames::enclose;
+
     use super::*;
+
+    #[test]
+    fn gives_the_room_back_with_the_last_tunnel() {
+        static OWN: AtomicUsize = AtomicUsize::new(0);
+        let has_room = || ROOM.with_borrow(Option::is_some);
+        let [one, last] = [Lease::of(&OWN), Lease::of(&OWN)];
+        for lease in [&one, &last] {
+            lease.with(|room| assert!(!room.incoming.is_empty()));
+        }
+        drop(one);
+        assert!(has_room());
+        drop(last);
+        assert!(!has_room());
+    }
+
+    #[test]
+    fn fills_whole_records_with_the_largest_frame() {
+        let mut room = Room::default();
+        let end = HEADER_ROOM + LAN_READ;
+        let begin = enclose(&mut room.outgoing, HEADER_ROOM..end, [1; KEY]);
+        assert_eq!(end - begin, 4 * RECORD);
+    }
+
+    #[test]
+    fn has_room_for_a_whole_read_behind_a_part_of_the_longest_record_and_no_more() {
+        const LONGEST: usize = 5 + (1 << 14) + 2048;
+        let room = Room::default();
+        assert_eq!(room.incoming.len() - RECORD, LONGEST + CLOUD_READ);
+    }
 
     #[test]
     fn gives_a_masking_key_once() {
