@@ -377,3 +377,53 @@ fn ended_or_failed(error: io::Error, end: StreamEnd) -> Received {
         _ => Received::Failed(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::super::peer::{CLOSE, Peer};
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn dismisses_a_cloud_not_before_it_has_heard_and_ended() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let cloud = Peer::default();
+        Peer::take(&cloud, usize::MAX);
+        let stream = UnbufferedStream::plain(cloud.clone());
+        let socket = CloudSocket::new(stream, Vec::new());
+        let began = Instant::now();
+        let dismissed = async {
+            socket.dismiss(CloseCode::Policy, "no").await.unwrap();
+            began.elapsed()
+        };
+        let hearing = async {
+            sleep(SECOND).await;
+            cloud.say(b"\x82\x04last");
+            sleep(SECOND).await;
+            assert!(!cloud.was_shut());
+            cloud.say(CLOSE);
+            sleep(SECOND).await;
+            assert!(cloud.was_shut());
+            cloud.end();
+        };
+        let (took, ()) = tokio::join!(dismissed, hearing);
+        assert_eq!(took, SECOND * 3);
+    }
+
+    #[test]
+    fn keeps_of_what_it_sends_only_what_is_not_taken_at_once() {
+        let peer = Peer::default();
+        Peer::take(&peer, 5);
+        let stream = UnbufferedStream::plain(peer.clone());
+        let mut link = Link::new(CloudSocket::new(stream, Vec::new()));
+        let mut room = Room::default();
+        room.outgoing[..8].copy_from_slice(b"12345678");
+        link.send(&mut Context::from_waker(Waker::noop()), &mut room, 0..8);
+        assert_eq!(peer.taken(), b"12345");
+        assert_eq!(link.unsent.left(), b"678");
+    }
+}

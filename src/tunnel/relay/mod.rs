@@ -13,6 +13,8 @@
 
 mod alarm;
 mod bell;
+#[cfg(test)]
+mod calls;
 mod down;
 mod drain;
 mod end;
@@ -21,6 +23,8 @@ mod link;
 mod over_tls;
 #[cfg(test)]
 mod patience;
+#[cfg(test)]
+mod peer;
 mod room;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 //! The relay over TLS to a server in memory, with so little room between the two that hardly a record
-//! comes or goes in one piece.
+//! comes or goes in one piece, or so much that many come at once.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
@@ -20,14 +22,15 @@ use super::*;
 use crate::net::UnbufferedStream;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Bytes between the relay and the others.
-const ROOM: usize = 1000;
+/// Bytes between the relay and the others: less than a record, and more than all reads.
+const LITTLE: usize = 1000;
+const MUCH: usize = 1 << 20;
 const AMOUNT: usize = 300_000;
 /// More than a record, and no multiple of one.
 const FRAME: usize = 50_000;
 
-/// A connection in memory.
-struct Line(DuplexStream);
+/// A connection in memory, and whether its close is a reset.
+struct Line(DuplexStream, Rc<Cell<bool>>);
 
 impl Socket for Line {
     fn held(&self, _: Instant) -> u64 {
@@ -39,6 +42,7 @@ impl Socket for Line {
     }
 
     fn reset_when_closed(&self) -> io::Result<()> {
+        self.1.set(true);
         Ok(())
     }
 }
@@ -93,28 +97,52 @@ fn configurations() -> (ClientConfig, ServerConfig) {
     (client, server)
 }
 
-/// Carries between `device` and `cloud`, which are handed the other ends; returns how it ended.
-async fn carry(device: impl AsyncFnOnce(DuplexStream), cloud: impl AsyncFnOnce(Server)) -> Ended {
-    let (client, server) = configurations();
-    let (near, far) = duplex(ROOM);
-    let name = ServerName::try_from("cloud.lan").unwrap();
-    let (near, far) = tokio::join!(
-        UnbufferedStream::encrypt(Line(near), Arc::new(client), name),
-        TlsAcceptor::from(Arc::new(server)).accept(far),
-    );
-    let socket = CloudSocket::new(near.unwrap(), Vec::new());
-    let (lan, far_device) = duplex(ROOM);
-    let limits = Limits {
-        keep_alive: Duration::ZERO,
-        drain: DRAIN_LIMIT,
-        idle: None,
-        max_duration: None,
-    };
-    let traffic = Traffic::default();
-    let never = std::future::pending::<()>();
-    let relay = relay(Line(lan), socket, &limits, &traffic, Span::none(), never);
-    let all = async { tokio::join!(relay, device(far_device), cloud(far.unwrap())).0 };
-    timeout(DEADLINE, all).await.expect("in time")
+/// How a tunnel goes and went.
+struct Tunnel {
+    /// See [`LITTLE`].
+    room: usize,
+    keep_alive: Duration,
+    resets_device: Rc<Cell<bool>>,
+}
+
+impl Tunnel {
+    fn new(room: usize) -> Self {
+        Self {
+            room,
+            keep_alive: Duration::ZERO,
+            resets_device: Rc::default(),
+        }
+    }
+
+    /// Carries between `device` and `cloud`, which are handed the other ends; returns how it ended.
+    async fn carry(
+        &self,
+        device: impl AsyncFnOnce(DuplexStream),
+        cloud: impl AsyncFnOnce(Server),
+    ) -> Ended {
+        let (client, server) = configurations();
+        let (near, far) = duplex(self.room);
+        let near = Line(near, Rc::default());
+        let name = ServerName::try_from("cloud.lan").unwrap();
+        let (near, far) = tokio::join!(
+            UnbufferedStream::encrypt(near, Arc::new(client), name),
+            TlsAcceptor::from(Arc::new(server)).accept(far),
+        );
+        let socket = CloudSocket::new(near.unwrap(), Vec::new());
+        let (lan, far_device) = duplex(self.room);
+        let lan = Line(lan, Rc::clone(&self.resets_device));
+        let limits = Limits {
+            keep_alive: self.keep_alive,
+            drain: DRAIN_LIMIT,
+            idle: None,
+            max_duration: None,
+        };
+        let traffic = Traffic::default();
+        let never = std::future::pending::<()>();
+        let relay = relay(lan, socket, &limits, &traffic, Span::none(), never);
+        let all = async { tokio::join!(relay, device(far_device), cloud(far.unwrap())).0 };
+        timeout(DEADLINE, all).await.expect("in time")
+    }
 }
 
 fn noise(seed: u64) -> Vec<u8> {
@@ -126,6 +154,12 @@ fn noise(seed: u64) -> Vec<u8> {
 
 #[tokio::test]
 async fn carries_every_byte_both_ways_in_parts_of_records_and_ends_tls() {
+    for room in [LITTLE, MUCH] {
+        carries_every_byte_both_ways_and_ends_tls(room).await;
+    }
+}
+
+async fn carries_every_byte_both_ways_and_ends_tls(room: usize) {
     let device = async |device: DuplexStream| {
         let (mut reader, mut writer) = split(device);
         let (up, mut down) = (noise(1), vec![0; AMOUNT]);
@@ -162,7 +196,7 @@ async fn carries_every_byte_both_ways_in_parts_of_records_and_ends_tls() {
         assert_eq!(left.unwrap(), 0, "TLS was ended in order");
         socket.get_mut().shutdown().await.unwrap();
     };
-    let ended = carry(device, cloud).await;
+    let ended = Tunnel::new(room).carry(device, cloud).await;
     assert_eq!(ended.reason, EndReason::ClosedByDevice);
     assert_eq!((ended.up, ended.down), (AMOUNT as u64, AMOUNT as u64));
 }
@@ -186,7 +220,7 @@ async fn ended_by(bytes: &[u8], ends_tls: bool) -> EndReason {
         let _ = raw.shutdown().await;
         let _ = raw.read_to_end(&mut Vec::new()).await;
     };
-    carry(device, cloud).await.reason
+    Tunnel::new(LITTLE).carry(device, cloud).await.reason
 }
 
 #[tokio::test]
@@ -198,4 +232,47 @@ async fn tells_an_end_of_tls_from_a_cut_and_from_what_nobody_can_decrypt() {
     assert_eq!(ended_by(&forged[..20], false).await, cut);
     let undecipherable = EndReason::BrokenByCloud(Violation::Undecipherable);
     assert_eq!(ended_by(&forged, false).await, undecipherable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lives_while_the_cloud_answers_pings() {
+    let tunnel = Tunnel {
+        keep_alive: Duration::from_secs(5),
+        ..Tunnel::new(LITTLE)
+    };
+    let device = async |mut device: DuplexStream| {
+        device.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    let cloud = async |server: Server| {
+        let mut socket = WebSocketStream::from_raw_socket(server, Role::Server, None).await;
+        for _ in 0..6 {
+            let ping = socket.next().await.unwrap().unwrap();
+            assert_eq!(ping, Message::Ping(Vec::new().into()));
+            socket.flush().await.unwrap();
+        }
+        socket.close(None).await.unwrap();
+        while socket.next().await.is_some() {}
+        let _ = socket.get_mut().shutdown().await;
+    };
+    let ended = tunnel.carry(device, cloud).await;
+    assert_eq!(ended.reason, EndReason::ClosedByCloud);
+}
+
+/// Servers that were told the end may leave it at that.
+#[tokio::test]
+async fn does_not_reset_a_device_that_has_ended_where_the_cloud_then_ends_without_a_word() {
+    let device = async |mut device: DuplexStream| {
+        device.shutdown().await.unwrap();
+        device.read_to_end(&mut Vec::new()).await.unwrap();
+    };
+    let cloud = async |mut server: Server| {
+        let mut closing = [0];
+        server.read_exact(&mut closing).await.unwrap();
+        assert_eq!(closing, [0x88], "a Close frame");
+        server.into_inner().0.shutdown().await.unwrap();
+    };
+    let tunnel = Tunnel::new(LITTLE);
+    let ended = tunnel.carry(device, cloud).await;
+    assert_eq!(ended.reason, EndReason::ClosedByDevice);
+    assert!(!tunnel.resets_device.get());
 }

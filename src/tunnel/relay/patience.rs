@@ -1,194 +1,16 @@
 //! How long the relay waits for a peer that takes little, says little, or neither: with peers in
 //! memory and a clock that stands still while anything can be done.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::rc::Rc;
-use std::task::Waker;
-
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::sleep;
+use websocket_frames::Fault;
 
 use super::alarm::MISSED_PINGS;
-use super::drain::{DRAIN_CEILING, HELD_PATIENCE, Progress};
+use super::drain::{DRAIN_CEILING, HELD_PATIENCE, Progress, RESET_DELAY};
+use super::peer::{CLOSE, Peer, carry, frame, limits};
+use super::room::LAN_READ;
 use super::*;
-use crate::net::UnbufferedStream;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// What a peer leaves for the rest of the tunnel.
-const FOR_EVER: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// One end of a connection; what it takes and says is up to the test.
-#[derive(Clone, Default)]
-struct Peer(Rc<RefCell<State>>);
-
-#[derive(Default)]
-struct State {
-    said: VecDeque<u8>,
-    has_ended: bool,
-    /// How many more bytes it takes.
-    room: usize,
-    taken: Vec<u8>,
-    was_shut: bool,
-    is_reset: bool,
-    /// Whether it takes no more, whatever room it has.
-    is_broken: bool,
-    wakers: Vec<Waker>,
-}
-
-impl Peer {
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.0.borrow_mut();
-        change(&mut state);
-        for waker in state.wakers.drain(..) {
-            waker.wake();
-        }
-    }
-
-    fn say(&self, bytes: &[u8]) {
-        self.change(|state| state.said.extend(bytes));
-    }
-
-    fn end(&self) {
-        self.change(|state| state.has_ended = true);
-    }
-
-    fn take(&self, count: usize) {
-        self.change(|state| state.room = state.room.saturating_add(count));
-    }
-
-    fn taken(&self) -> Vec<u8> {
-        self.0.borrow().taken.clone()
-    }
-
-    /// Takes a byte every so often.
-    async fn take_slowly(&self, pause: Duration) {
-        loop {
-            sleep(pause).await;
-            self.take(1);
-        }
-    }
-
-    /// Sends a pong every so often, which nobody has asked for.
-    async fn chat(&self, pause: Duration) {
-        loop {
-            sleep(pause).await;
-            self.say(b"\x8a\x00");
-        }
-    }
-}
-
-impl Socket for Peer {
-    fn held(&self, _: Instant) -> u64 {
-        0
-    }
-
-    fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.0.borrow_mut();
-        let count = room.len().min(state.said.len());
-        if count == 0 && !state.has_ended {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        for (place, byte) in room.iter_mut().zip(state.said.drain(..count)) {
-            *place = byte;
-        }
-        Ok(count)
-    }
-
-    fn reset_when_closed(&self) -> io::Result<()> {
-        self.0.borrow_mut().is_reset = true;
-        Ok(())
-    }
-}
-
-impl AsyncRead for Peer {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let mut bytes = vec![0; buf.remaining()];
-        match self.read_now(&mut bytes) {
-            Ok(count) => {
-                buf.put_slice(&bytes[..count]);
-                Poll::Ready(Ok(()))
-            }
-            Err(_) => {
-                self.0.borrow_mut().wakers.push(cx.waker().clone());
-                Poll::Pending
-            }
-        }
-    }
-}
-
-impl AsyncWrite for Peer {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let mut state = self.0.borrow_mut();
-        if state.is_broken {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        let count = buf.len().min(state.room);
-        if count == 0 {
-            state.wakers.push(cx.waker().clone());
-            return Poll::Pending;
-        }
-        state.room -= count;
-        state.taken.extend_from_slice(&buf[..count]);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.borrow_mut().was_shut = true;
-        Poll::Ready(Ok(()))
-    }
-}
-
-fn limits() -> Limits {
-    Limits {
-        keep_alive: Duration::ZERO,
-        drain: DRAIN_LIMIT,
-        idle: None,
-        max_duration: None,
-    }
-}
-
-/// Carries between a device and a cloud for as long as the tunnel lasts, while both go on.
-async fn carry(limits: &Limits, device: &Peer, cloud: &Peer, going_on: impl Future) -> Ended {
-    let socket = CloudSocket::new(UnbufferedStream::plain(cloud.clone()), Vec::new());
-    let traffic = Traffic::default();
-    let relay = relay(
-        device.clone(),
-        socket,
-        limits,
-        &traffic,
-        Span::none(),
-        std::future::pending::<()>(),
-    );
-    tokio::select! {
-        ended = relay => ended,
-        _ = going_on => panic!("the peers go on for ever"),
-        () = sleep(FOR_EVER) => panic!("the tunnel has not ended"),
-    }
-}
-
-/// A binary frame of a server with a payload of so many bytes.
-fn frame(length: u16) -> Vec<u8> {
-    let mut frame = vec![0x82, 126];
-    frame.extend(length.to_be_bytes());
-    frame.resize(frame.len() + usize::from(length), 7);
-    frame
-}
-
-/// Close with 1000.
-const CLOSE: &[u8] = b"\x88\x02\x03\xe8";
 
 fn is_incomplete(ended: &Ended, why: &EndReason) -> (u64, u64) {
     match &ended.reason {
@@ -204,7 +26,7 @@ fn is_incomplete(ended: &Ended, why: &EndReason) -> (u64, u64) {
 fn ending(sent: usize) -> (Peer, Peer) {
     let (device, cloud) = (Peer::default(), Peer::default());
     device.say(&vec![7; sent]);
-    device.change(|state| state.is_broken = true);
+    device.change(|state| state.broken = Some(io::ErrorKind::BrokenPipe));
     cloud.say(&frame(1));
     (device, cloud)
 }
@@ -273,13 +95,10 @@ async fn resets_a_device_that_takes_nothing_of_the_last_bytes() {
     cloud.say(CLOSE);
     cloud.end();
     let ended = carry(&limits(), &device, &cloud, std::future::pending::<()>()).await;
-    assert!(device.0.borrow().is_reset, "half must not look like all");
-    assert!(!device.0.borrow().was_shut);
+    assert!(device.is_reset(), "half must not look like all");
+    assert!(!device.was_shut());
     assert_eq!(is_incomplete(&ended, &EndReason::ClosedByCloud), (0, 1000));
-    assert!(
-        ended.lasted >= DRAIN_LIMIT * HELD_PATIENCE && ended.lasted <= DRAIN_LIMIT * 3,
-        "{ended:?}"
-    );
+    assert_eq!(ended.lasted, DRAIN_LIMIT * (1 + HELD_PATIENCE));
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,6 +124,34 @@ async fn ends_a_tunnel_that_is_too_old_though_its_end_has_begun_and_the_cloud_go
 }
 
 #[tokio::test(start_paused = true)]
+async fn leaves_time_for_the_answer_of_the_cloud_though_the_device_has_more_to_say() {
+    const FRAME: usize = LAN_READ + 8;
+    let limits = Limits {
+        max_duration: Some(SECOND),
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    device.say(&vec![7; 100 * LAN_READ]);
+    device.end();
+    let taking = async {
+        // Ten frames a second, and less time than the end may take.
+        for _ in 0..45 {
+            sleep(SECOND / 10).await;
+            cloud.take(FRAME);
+        }
+        let sent = cloud.taken();
+        let last = sent.chunks(FRAME).next_back().unwrap();
+        assert_eq!(last[0], 0x88, "a Close frame");
+        cloud.say(CLOSE);
+        cloud.end();
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits, &device, &cloud, taking).await;
+    assert_eq!(ended.reason, EndReason::MaxDuration(SECOND));
+    assert!(ended.up > 20 * LAN_READ as u64, "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn resets_a_device_of_a_tunnel_that_ends_while_the_cloud_is_within_a_message() {
     let limits = Limits {
         max_duration: Some(60 * SECOND),
@@ -327,7 +174,7 @@ async fn resets_a_device_of_a_tunnel_that_ends_while_the_cloud_is_within_a_messa
         // The cloud says no more, not even that it has heard the Close frame.
         let ended = carry(&limits, &device, &cloud, std::future::pending::<()>()).await;
         assert_eq!(ended.reason, EndReason::MaxDuration(60 * SECOND));
-        assert_eq!(device.0.borrow().is_reset, is_within, "{said:?}");
+        assert_eq!(device.is_reset(), is_within, "{said:?}");
     }
 }
 
@@ -342,7 +189,7 @@ async fn waits_for_a_device_for_as_long_as_it_takes_something() {
         let going_on = async {
             let slowly = device.take_slowly(SECOND);
             let until_whole = async {
-                while !device.0.borrow().was_shut {
+                while !device.was_shut() {
                     sleep(SECOND).await;
                 }
                 device.end();
@@ -351,7 +198,7 @@ async fn waits_for_a_device_for_as_long_as_it_takes_something() {
             tokio::join!(slowly, until_whole)
         };
         let ended = carry(&limits(), &device, &cloud, going_on).await;
-        assert_eq!(device.0.borrow().is_reset, !is_whole);
+        assert_eq!(device.is_reset(), !is_whole);
         assert_eq!(ended.down, device.taken().len() as u64);
         if is_whole {
             assert_eq!(ended.reason, EndReason::ClosedByCloud);
@@ -394,6 +241,178 @@ async fn tells_a_cloud_that_is_slow_from_one_that_is_gone_by_what_it_takes() {
         ended.lasted >= 60 * SECOND && ended.lasted <= 60 * SECOND + 2 * DRAIN_LIMIT,
         "{ended:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_for_a_device_that_speaks_although_it_takes_nothing_yet() {
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.take(usize::MAX);
+    cloud.say(&frame(1000));
+    cloud.say(CLOSE);
+    cloud.end();
+    let later = async {
+        let chat = device.repeat(b"x", DRAIN_LIMIT / 2);
+        let _ = tokio::time::timeout(DRAIN_LIMIT * 10, chat).await;
+        device.take(usize::MAX);
+        device.end();
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits(), &device, &cloud, later).await;
+    assert_eq!((ended.down, ended.reason), (1000, EndReason::ClosedByCloud));
+    assert_eq!(ended.lasted, DRAIN_LIMIT * 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_a_tunnel_to_a_cloud_that_takes_no_more_and_says_nothing() {
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.change(|state| state.broken = Some(io::ErrorKind::ConnectionReset));
+    device.say(b"key");
+    let ended = carry(&limits(), &device, &cloud, std::future::pending::<()>()).await;
+    let reason = EndReason::ResetByCloud("connection reset".to_owned());
+    assert_eq!((ended.reason, ended.lasted), (reason, DRAIN_LIMIT));
+}
+
+/// A frame that no server may send: it goes on with a message that has not begun.
+const FAULT: &[u8] = b"\x80\x01x";
+
+#[tokio::test(start_paused = true)]
+async fn gives_the_last_bytes_time_to_arrive_before_it_resets() {
+    // When the device acknowledges them, and after how many delays it is reset.
+    for (acknowledged, looks) in [(Duration::ZERO, 1), (RESET_DELAY * 3 / 2, 2)] {
+        let (device, cloud) = (Peer::default(), Peer::default());
+        device.take(usize::MAX);
+        device.change(|state| state.acknowledged = Some(0));
+        cloud.take(usize::MAX);
+        cloud.say(&frame(1000));
+        cloud.say(FAULT);
+        let began = Instant::now();
+        let going_on = async {
+            let acknowledging = async {
+                sleep(acknowledged).await;
+                device.change(|state| state.acknowledged = None);
+                while !device.is_reset() {
+                    sleep(RESET_DELAY).await;
+                }
+                cloud.end();
+            };
+            // Whatever else wakes the tunnel does not count.
+            tokio::join!(cloud.repeat(b"x", RESET_DELAY / 20), acknowledging)
+        };
+        let ended = carry(&limits(), &device, &cloud, going_on).await;
+        assert_eq!(ended.down, 1000);
+        assert_eq!(device.reset_at(), Some(began + RESET_DELAY * looks));
+        assert_eq!(device.asked().held, looks);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_in_time_though_the_next_ping_was_due_before() {
+    let limits = Limits {
+        keep_alive: 20 * SECOND,
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    device.take(usize::MAX);
+    cloud.take(usize::MAX);
+    let began = Instant::now();
+    let at = 20 * SECOND - RESET_DELAY / 2;
+    let cut = async {
+        sleep(at).await;
+        cloud.say(&frame(1000));
+        cloud.say(FAULT);
+        cloud.end();
+        std::future::pending::<()>().await;
+    };
+    carry(&limits, &device, &cloud, cut).await;
+    assert_eq!(device.reset_at(), Some(began + at + RESET_DELAY));
+}
+
+#[tokio::test(start_paused = true)]
+async fn resets_a_device_that_does_not_take_all_that_came_before_a_fault() {
+    let (device, cloud) = (Peer::default(), Peer::default());
+    device.take(400);
+    cloud.take(usize::MAX);
+    cloud.say(&frame(1000));
+    cloud.say(FAULT);
+    cloud.end();
+    let ended = carry(&limits(), &device, &cloud, std::future::pending::<()>()).await;
+    let fault = Fault::NothingToContinue;
+    let broken = EndReason::BrokenByCloud(Violation::Frame(fault));
+    assert_eq!(is_incomplete(&ended, &broken), (0, 600));
+    assert_eq!(ended.lasted, DRAIN_LIMIT * (1 + HELD_PATIENCE));
+    assert!(device.is_reset());
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_the_cloud_time_to_answer_after_a_pause_of_the_device() {
+    let limits = Limits {
+        keep_alive: 20 * SECOND,
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.take(usize::MAX);
+    cloud.say(&frame(1000));
+    let pause = async {
+        sleep(59 * SECOND).await;
+        device.take(usize::MAX);
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits, &device, &cloud, pause).await;
+    let silent = EndReason::CloudSilent(limits.keep_alive * MISSED_PINGS);
+    assert_eq!((ended.reason, ended.down), (silent, 1000));
+    // Of the pings since the pause, the one right behind it says nothing.
+    assert_eq!(ended.lasted, limits.keep_alive * (3 + MISSED_PINGS));
+}
+
+#[tokio::test(start_paused = true)]
+async fn tells_a_slow_cloud_from_one_that_is_gone_by_what_it_acknowledges() {
+    let limits = Limits {
+        keep_alive: 20 * SECOND,
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    // Its system takes all at once, and the cloud itself answers nothing.
+    cloud.take(usize::MAX);
+    cloud.change(|state| state.acknowledged = Some(0));
+    device.say(&[7; 100]);
+    let acknowledging = async {
+        sleep(50 * SECOND).await;
+        cloud.change(|state| state.acknowledged = Some(50));
+        sleep(20 * SECOND).await;
+        cloud.change(|state| state.acknowledged = None);
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits, &device, &cloud, acknowledging).await;
+    let silent = EndReason::CloudSilent(limits.keep_alive * MISSED_PINGS);
+    assert_eq!((ended.reason, ended.up), (silent, 100));
+    // The ping at 60 seconds finds that it has taken something of what it was owed. That it has
+    // all at 80 says no more than that its system is there.
+    assert_eq!(ended.lasted, 60 * SECOND + limits.keep_alive * MISSED_PINGS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn takes_room_that_a_cloud_makes_for_a_sign_of_life() {
+    let limits = Limits {
+        keep_alive: 20 * SECOND,
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    let going_on = async {
+        // It answers no ping, and is owed nothing whenever one is due.
+        for _ in 0..10 {
+            sleep(5 * SECOND).await;
+            device.say(b"key");
+            sleep(5 * SECOND).await;
+            cloud.take(1000);
+            sleep(SECOND).await;
+            cloud.change(|state| state.room = 0);
+            sleep(9 * SECOND).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits, &device, &cloud, going_on).await;
+    assert!(ended.lasted > 200 * SECOND, "{ended:?}");
+    assert_eq!(ended.up, 30);
 }
 
 #[test]
