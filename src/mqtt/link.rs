@@ -122,9 +122,12 @@ impl Account {
     ) -> Result<Link, Lost> {
         let logged_in = self.try_to_log_in(transport, limit).await;
         match &logged_in {
-            Ok(_) => transport.login_accepted().await,
+            Ok(_) => transport.login_accepted(&self.broker).await,
             Err(lost) => {
-                if let Some(refusal) = lost.refusal() {
+                // Without TLS nobody has seen a certificate.
+                if self.broker.server.tls
+                    && let Some(refusal) = lost.refusal()
+                {
                     transport.login_refused(refusal);
                 }
             }

@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::certificate::Certificate;
-use crate::words::legible;
+use crate::words::{date, legible};
 
 /// What PEM files say where a key is encrypted: in PKCS#8, and in the older forms.
 const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
@@ -133,10 +133,21 @@ impl Identity {
     /// # Errors
     /// Words for the log: why what is there now cannot be used.
     pub(super) fn read_again(&self) -> Result<Option<Self>, String> {
-        self.read_from(&self.files.certificate)
+        let path = &self.files.certificate;
+        let read = self.read_from(path)?;
+        let now = SystemTime::now();
+        if read.life.1 < now && now <= self.life.1 {
+            return Err(format!(
+                "{:?} holds a certificate that expired at {}",
+                path.display().to_string(),
+                date(read.life.1)
+            ));
+        }
+        Ok((!read.is_same(self)).then_some(read))
     }
 
-    /// Reads a certificate that was renewed and has not proven itself yet. `None` if there is none.
+    /// Reads a certificate that was renewed and has not taken its place yet: it has to prove itself, or is
+    /// in use already, because the one in its place had expired at the start. `None` if there is none.
     ///
     /// # Errors
     /// Words for the log: why what is there cannot be used.
@@ -147,12 +158,12 @@ impl Identity {
         }
         match path.try_exists() {
             Ok(false) => Ok(None),
-            _ => self.read_from(&path),
+            _ => self.read_from(&path).map(Some),
         }
     }
 
-    /// Reads the certificate in a file, and the key again. `None` if they are those in use.
-    fn read_from(&self, certificate: &Path) -> Result<Option<Self>, String> {
+    /// Reads the certificate in a file, and the key again.
+    fn read_from(&self, certificate: &Path) -> Result<Self, String> {
         let read = |path: &Path| {
             let shown = path.display().to_string();
             crate::files::read(path)
@@ -177,7 +188,7 @@ impl Identity {
             ));
         }
         renewed.is_issued = self.is_issued;
-        Ok((!renewed.is_same(self)).then_some(renewed))
+        Ok(renewed)
     }
 
     /// Whether both are the same certificate with the same chain.

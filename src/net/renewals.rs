@@ -198,7 +198,9 @@ impl Renewals {
             (Some(renewed), Some((known, _))) => !renewed.is_same(known),
             (renewed, known) => renewed.is_some() || known.is_some(),
         };
-        if is_new {
+        // What is in use already has only its place to take, whatever becomes of a login.
+        let is_in_use = renewed.as_ref().is_some_and(|it| it.is_same(proven));
+        if is_new || is_in_use {
             state.trial = Trial::default();
             state.renewed = renewed.map(|renewed| {
                 let config = make(&renewed);
@@ -245,7 +247,7 @@ impl Renewals {
         match (verdict, move_file(from, to, sync_directory).await) {
             (Verdict::Proven, Ok(())) => info!(
                 until,
-                "the broker takes the renewed certificate; it is used from now on"
+                "a login has worked; the renewed certificate is used from now on"
             ),
             (Verdict::Proven, Err(error)) => warn!(
                 error,

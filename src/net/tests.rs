@@ -1049,3 +1049,81 @@ async fn says_why_there_is_no_mqtt_over_websocket() {
         assert_eq!(failure_reason(&error, usize::MAX), words);
     }
 }
+
+/// A certificate of the platform's authority, of which the last day may have been in 2002.
+fn of_an_authority(authority: &Authority, has_expired: bool) -> Issued {
+    let mut params = named("gw-7", &[]);
+    if has_expired {
+        params.not_after = date_time_ymd(2002, 2, 3);
+    }
+    authority.issue(&params)
+}
+
+/// Puts a successor beside the certificate of a device.
+fn renew(directory: &Directory, authority: &Authority, device: &Issued) -> String {
+    let certificate = named("gw-7", &[]).signed_by(&device.key, &authority.issuer);
+    let pem = certificate.unwrap().pem();
+    directory.write("device.renewed.pem", &pem);
+    pem
+}
+
+fn broker(tls: bool) -> BrokerEndpoint {
+    BrokerEndpoint {
+        server: Endpoint {
+            tls,
+            host: "localhost".to_owned(),
+            port: 1883,
+        },
+        websocket: None,
+    }
+}
+
+#[tokio::test]
+async fn uses_what_was_renewed_after_a_login_without_tls() {
+    let (directory, devices) = (Directory::new(), Authority::new("Device CA"));
+    let first = of_an_authority(&devices, false);
+    let identity = first.identity(&directory).issued();
+    let transport = direct().with_identity(Some(identity));
+    transport.login_accepted(&broker(false)).await;
+    let pem = renew(&directory, &devices, &first);
+    transport.login_accepted(&broker(false)).await;
+    let found = std::fs::read_to_string(directory.0.join("device.pem")).unwrap();
+    assert_eq!(found, pem);
+    assert!(!directory.0.join("device.renewed.pem").exists());
+    let in_use = transport.identity().unwrap();
+    assert!(
+        matches!(in_use.read_again(), Ok(None)),
+        "it is what is on the disk"
+    );
+}
+
+#[tokio::test]
+async fn goes_back_to_no_certificate_that_has_expired() {
+    let (directory, devices) = (Directory::new(), Authority::new("Device CA"));
+    let expired = of_an_authority(&devices, true);
+    let old = expired.identity(&directory).issued();
+    renew(&directory, &devices, &expired);
+    // As at a start long after the last login.
+    let renewed = old.read_renewed().unwrap().unwrap();
+    let tls = Tls::new(&[]).unwrap().with_identity(renewed.clone());
+    drop(tls.current().await);
+    assert!(tls.identity().unwrap().is_same(&renewed));
+    let complaint = renewed.read_again().unwrap_err();
+    assert!(
+        complaint.ends_with(" expired at 2002-02-03T00:00:00Z"),
+        "{complaint}"
+    );
+
+    // No login can prove it against the other, but each puts it in its place; not one that fails.
+    let server = broker(true).server;
+    for _ in 0..5 {
+        drop(tls.for_login(&server).await);
+        tls.login_refused(Refusal::Certain);
+    }
+    assert!(directory.0.join("device.renewed.pem").exists());
+    drop(tls.for_login(&server).await);
+    tls.login_accepted(&server).await;
+    assert!(!directory.0.join("device.renewed.pem").exists());
+    assert!(!directory.0.join("device.refused.pem").exists());
+    assert!(matches!(renewed.read_again(), Ok(None)));
+}

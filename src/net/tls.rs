@@ -266,8 +266,12 @@ impl Tls {
         self.sessions.with(&renewed.unwrap_or(proven), server)
     }
 
-    /// Takes note of a login that worked.
-    pub(super) async fn login_accepted(&self) {
+    /// Takes note of a login that worked. Where it was without TLS, no login ever shows what was renewed, and
+    /// there is nothing to wait for.
+    pub(super) async fn login_accepted(&self, server: &Endpoint) {
+        if !server.tls {
+            let _ = self.for_login(server).await;
+        }
         if let Some(own) = &self.own
             && let Some((identity, config)) = self.renewals.accepted().await
         {

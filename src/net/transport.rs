@@ -167,8 +167,8 @@ impl Transport {
 
     /// Takes note of a login at the broker that worked: a renewed certificate has proven itself, or the
     /// old one goes on.
-    pub(crate) async fn login_accepted(&self) {
-        self.tls.login_accepted().await;
+    pub(crate) async fn login_accepted(&self, broker: &BrokerEndpoint) {
+        self.tls.login_accepted(&broker.server).await;
     }
 
     /// Takes note of a login that did not work, perhaps for who adit is.

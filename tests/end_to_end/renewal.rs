@@ -22,7 +22,7 @@ use crate::support::{Adit, LIMIT, Lan, Login, Proxy, Site, SiteOptions, Watcher,
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const RENEWED: &str = "the certificate is renewed; the new one is tried at the next login";
-const TAKEN: &str = "the broker takes the renewed certificate; it is used from now on";
+const TAKEN: &str = "a login has worked; the renewed certificate is used from now on";
 
 /// A site, and a gateway there that is not running and whose first certificate lives for so long.
 async fn enrolled(life: Duration) -> Site {
