@@ -1,13 +1,14 @@
 //! How a device comes by credentials: tokens on request, and registration.
 //!
-//! Tokens carry the time of this machine, because devices read it from them; nothing else here
-//! looks at a clock.
+//! Tokens carry the time of this machine, because devices read it from them, unless another beginning is given;
+//! nothing else here looks at a clock.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use smartrest::{Credentials, Row};
+use tokio::time::Instant;
 
 use crate::options::Login;
 
@@ -40,7 +41,10 @@ pub(super) struct Access {
     /// To requests over mutual TLS, or the HTTP status that refuses them.
     pub(super) certified: Result<TokenAnswer, u16>,
     pub(super) registered: Option<Login>,
-    issued: Vec<(String, SystemTime)>,
+    issued: Vec<(String, Instant)>,
+    /// How many tokens were made, so that none is like one before, not even one that was revoked.
+    made: usize,
+    began: (SystemTime, Instant),
 }
 
 impl Default for Access {
@@ -51,11 +55,18 @@ impl Default for Access {
             certified: Ok(TokenAnswer::Good(HOUR)),
             registered: None,
             issued: Vec::new(),
+            made: 0,
+            began: (SystemTime::now(), Instant::now()),
         }
     }
 }
 
 impl Access {
+    /// Begins at another time than this machine's.
+    pub(super) fn begin_at(&mut self, time: SystemTime) {
+        self.began = (time, Instant::now());
+    }
+
     /// Returns the row that answers a request for a token, and whether it is among the errors.
     pub(super) fn token(&mut self) -> Option<(Row, bool)> {
         if let TokenAnswer::NoCertificate { among_errors } = self.answer {
@@ -77,21 +88,24 @@ impl Access {
     }
 
     fn made(&mut self, answer: &TokenAnswer) -> Option<String> {
+        self.made += 1;
+        let now = Instant::now();
+        let (beginning, began) = self.began;
+        let made = beginning + now.duration_since(began);
         Some(match answer {
             TokenAnswer::Silence | TokenAnswer::NoCertificate { .. } => return None,
             TokenAnswer::Text(text) => text.clone(),
             TokenAnswer::Good(life) => {
-                let now = SystemTime::now();
-                let token = token(now, *life, self.issued.len());
+                let token = token(made, *life, self.made);
                 self.issued.push((token.clone(), now + *life));
                 token
             }
-            TokenAnswer::Refused(life) => token(SystemTime::now(), *life, usize::MAX),
+            TokenAnswer::Refused(life) => token(made, *life, self.made),
         })
     }
 
     pub(super) fn is_good(&self, token: &str) -> bool {
-        let now = SystemTime::now();
+        let now = Instant::now();
         self.issued
             .iter()
             .any(|(issued, ends)| issued == token && now < *ends)
@@ -119,12 +133,9 @@ impl Access {
     }
 }
 
-fn token(now: SystemTime, life: Duration, number: usize) -> String {
-    let made = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
-    let ends = made + life.as_secs_f64();
+fn token(made: SystemTime, life: Duration, number: usize) -> String {
+    let made = made.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (made, ends) = (made.as_secs_f64(), (made + life).as_secs_f64());
     let claims = format!(r#"{{"iat":{made:.3},"exp":{ends:.3},"jti":"{number}"}}"#);
     format!(
         "eyJhbGciOiJSUzI1NiJ9.{}.c2lnbmF0dXJl",

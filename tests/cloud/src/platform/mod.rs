@@ -12,7 +12,7 @@ mod notification;
 mod operation;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use smartrest::{Row, Topic, Topics, decode, encode};
 
@@ -228,6 +228,11 @@ impl Platform {
     /// Takes back all tokens.
     pub fn revoke_tokens(&mut self) {
         self.access.revoke();
+    }
+
+    /// Begins at another time than this machine's, which tokens tell.
+    pub fn begin_at(&mut self, time: SystemTime) {
+        self.access.begin_at(time);
     }
 
     /// Accepts the registration of the device, which gets these credentials when it next asks.
