@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use super::reconnect::{Loss, Reconnects};
+use super::reconnect::{Life, Loss, Reconnects};
 
 const AGENTS: u32 = 100_000;
 /// How long each connection had stood when the broker went: all of them longer than what counts as stable.
@@ -34,10 +34,11 @@ fn attempts(back: Duration, capacity: u32) -> Vec<u32> {
     let mut due = BinaryHeap::new();
     for (number, agent) in agents.iter_mut().enumerate() {
         let silence = KEEP_ALIVE.mul_f64(fastrand::f64());
-        let loss = Loss::Closed {
+        let loss = Loss::Closed(Life {
             stood: STOOD,
             silence,
-        };
+            survived: KEEP_ALIVE,
+        });
         due.push(Reverse((agent.lost(loss).draw_wait(), number)));
     }
     let mut attempts = Vec::new();

@@ -17,7 +17,7 @@ use zeroize::Zeroize;
 use super::conversation::{Conversation, ConversationError};
 use super::framing::{Incoming, OtherProtocol, PacketCodec};
 use super::outbox::Message;
-use super::reconnect::Loss;
+use super::reconnect::{Life, Loss};
 use crate::net::websocket::WebSocketError;
 use crate::net::{
     BrokerEndpoint, Peer, Refusal, Stream, Transport, TransportError, refusal_behind_handshake,
@@ -284,13 +284,20 @@ impl Lost {
         stood: Duration,
         now: std::time::Instant,
     ) -> Loss {
-        let silence = conversation.silence(now);
+        let life = Life {
+            stood,
+            silence: conversation.silence(now),
+            survived: conversation.survived(),
+        };
         match self {
-            lost if lost.is_by_broker() => Loss::Closed { stood, silence },
+            lost if lost.is_by_broker() => Loss::Closed(Life {
+                silence: conversation.silence_before_close(now),
+                ..life
+            }),
             Self::Conversation(ConversationError::NoPong(_)) if !conversation.has_ponged() => {
-                Loss::NoPong { stood, silence }
+                Loss::NoPong(life)
             }
-            _ => Loss::Failed(stood),
+            _ => Loss::Failed(life),
         }
     }
 }

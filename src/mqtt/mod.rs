@@ -6,6 +6,7 @@ mod fleet;
 pub(crate) mod framing;
 pub mod link;
 pub mod outbox;
+pub(crate) mod pace;
 pub mod publisher;
 pub(crate) mod reconnect;
 pub mod session;

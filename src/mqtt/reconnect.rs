@@ -4,11 +4,14 @@
 //! in, the next step comes out. Two faults look alike from here and want opposite remedies. Another
 //! client with the same id throws this one out soon after a login, or at any moment. A middlebox that
 //! forgets idle connections cuts them after the same silence each time, and pings that come more
-//! often end that.
+//! often end that. A broker that restarts now and then also meets any silence, by chance the same twice;
+//! but that connection has survived longer ones before.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
 
 use std::time::Duration;
+
+use super::pace::Pace;
 
 /// Upper end of the first wait.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -28,8 +31,20 @@ const SHORTEST_SILENCE: Duration = Duration::from_secs(2);
 /// Two silences that differ by no more than this, or this part of the shorter, are the same.
 const SILENCE_TOLERANCE: Duration = Duration::from_secs(1);
 const SILENCE_TOLERANCE_PART: u32 = 8;
-/// Pings never come faster by themselves.
-const SHORTEST_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// What a cut after always the same silence may miss that by, and no more than the same part of it.
+const SURVIVAL_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// How a connection had lived when it ended.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Life {
+    /// Since the login.
+    pub(crate) stood: Duration,
+    /// Time in which nothing had gone either way before the end, or before the ping that was not
+    /// answered.
+    pub(crate) silence: Duration,
+    /// The longest such time that ended with something that came in.
+    pub(crate) survived: Duration,
+}
 
 /// How an attempt or a connection ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,21 +54,11 @@ pub(crate) enum Loss {
     /// The broker did not take this login.
     Refused,
     /// The broker had accepted the client and closed the connection.
-    Closed {
-        /// Since the login.
-        stood: Duration,
-        /// Time in which nothing had gone either way.
-        silence: Duration,
-    },
+    Closed(Life),
     /// No ping was ever answered, the first one included.
-    NoPong {
-        /// Since the login.
-        stood: Duration,
-        /// Time in which nothing had gone either way before the ping.
-        silence: Duration,
-    },
-    /// The connection failed in another way after this time.
-    Failed(Duration),
+    NoPong(Life),
+    /// The connection failed in another way.
+    Failed(Life),
 }
 
 /// What to do after a loss.
@@ -78,7 +83,7 @@ pub(crate) enum Suspicion {
     IdleCut {
         /// The shorter of the last two.
         silence: Duration,
-        /// The time between two pings from now on, for as long as the process lives.
+        /// The time between two pings from now on, until nothing has been cut for long.
         ping_interval: Duration,
     },
 }
@@ -89,11 +94,32 @@ pub(crate) struct Reconnects {
     failures: u32,
     refusals: u32,
     closes: u32,
-    /// The one that the last connection ended with.
-    silence: Option<Duration>,
+    /// The one that the last connection may have been cut after.
+    cut: Option<Cut>,
+    /// The longest one that the last connection survived.
+    survived: Duration,
     /// How often in a row a silence was the one before it once more.
     repeats: u32,
-    ping_interval: Duration,
+    pace: Pace,
+}
+
+/// A sign of something on the way that cuts idle connections.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    silence: Duration,
+    /// Nobody said that the connection was cut. A line that is dead looks like that, too, but takes no
+    /// new connection either.
+    is_unsaid: bool,
+}
+
+impl Loss {
+    /// How the connection had lived, if there was one.
+    fn life(self) -> Option<Life> {
+        match self {
+            Self::NeverStood | Self::Refused => None,
+            Self::Closed(life) | Self::NoPong(life) | Self::Failed(life) => Some(life),
+        }
+    }
 }
 
 impl NextStep {
@@ -121,25 +147,27 @@ impl Reconnects {
             failures: 0,
             refusals: 0,
             closes: 0,
-            silence: None,
+            cut: None,
+            survived: Duration::ZERO,
             repeats: 0,
-            ping_interval,
+            pace: Pace::every(ping_interval),
         }
     }
 
-    /// Time between two pings.
-    pub(crate) fn ping_interval(&self) -> Duration {
-        self.ping_interval
+    /// How often pings come.
+    pub(crate) fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    /// Notes a connection that adit itself has ended.
+    pub(crate) fn left(&mut self, stood: Duration) {
+        self.pace = self.pace.after(stood);
     }
 
     /// Notes a loss and returns what follows.
     pub(crate) fn lost(&mut self, loss: Loss) -> NextStep {
-        let stood = match loss {
-            Loss::NeverStood | Loss::Refused => None,
-            Loss::Closed { stood, .. } | Loss::NoPong { stood, .. } | Loss::Failed(stood) => {
-                Some(stood)
-            }
-        };
+        let stood = loss.life().map(|life| life.stood);
+        self.left(stood.unwrap_or_default());
         if stood.is_some_and(|stood| stood >= STABLE) {
             self.failures = 0;
             self.closes = 0;
@@ -176,28 +204,46 @@ impl Reconnects {
     }
 
     fn suspicion(&mut self, loss: Loss) -> Option<Suspicion> {
-        let silence = match loss {
-            Loss::NeverStood | Loss::Refused => return self.other_client(),
-            Loss::Closed { silence, .. } | Loss::NoPong { silence, .. } => silence,
-            Loss::Failed(_) => Duration::ZERO,
+        let Some(life) = loss.life() else {
+            let is_dead_line = loss == Loss::NeverStood;
+            self.cut.take_if(|cut| is_dead_line && cut.is_unsaid);
+            return self.other_client();
         };
-        let before = self.silence.take();
-        self.silence = (silence >= SHORTEST_SILENCE).then_some(silence);
-        match before.filter(|&before| is_same(before, silence)) {
-            Some(before) if self.silence.is_some() => {
+        let before = self.cut.take();
+        self.cut = self.cut_of(loss);
+        self.survived = life.survived;
+        match (before, self.cut) {
+            (Some(before), Some(cut)) if is_same(before.silence, cut.silence) => {
                 self.repeats += 1;
                 if self.repeats >= self.repeats_wanted() {
                     self.closes = 0;
-                    return Some(self.idle_cut(before.min(silence)));
+                    return Some(self.idle_cut(before.silence.min(cut.silence)));
                 }
             }
             _ => self.repeats = 0,
         }
         self.closes = match loss {
-            Loss::Closed { stood, .. } if stood < STABLE => self.closes + 1,
+            Loss::Closed(life) if life.stood < STABLE => self.closes + 1,
             _ => 0,
         };
         self.other_client()
+    }
+
+    /// The silence that a connection may have been cut after: this one and the one before it have
+    /// survived none that was clearly longer. That before a ping is the interval of the pings however the
+    /// connection ended, so it must itself be longer than any.
+    fn cut_of(&self, loss: Loss) -> Option<Cut> {
+        let Life {
+            silence, survived, ..
+        } = loss.life()?;
+        let survived = survived.max(self.survived);
+        let tolerance = (silence / SILENCE_TOLERANCE_PART).min(SURVIVAL_TOLERANCE);
+        let (is_cut, is_unsaid) = match loss {
+            Loss::Closed(_) => (silence + tolerance >= survived, false),
+            Loss::NoPong(_) => (silence > survived + tolerance, true),
+            Loss::NeverStood | Loss::Refused | Loss::Failed(_) => return None,
+        };
+        (is_cut && silence >= SHORTEST_SILENCE).then_some(Cut { silence, is_unsaid })
     }
 
     /// Two clients that throw each other out meet after the same silence twice by chance.
@@ -209,11 +255,10 @@ impl Reconnects {
     }
 
     fn idle_cut(&mut self, silence: Duration) -> Suspicion {
-        let shorter = (silence / 2).max(SHORTEST_PING_INTERVAL);
-        self.ping_interval = self.ping_interval.min(shorter);
+        self.pace = self.pace.below(silence);
         Suspicion::IdleCut {
             silence,
-            ping_interval: self.ping_interval,
+            ping_interval: self.pace.interval(),
         }
     }
 
@@ -242,22 +287,47 @@ mod tests {
 
     /// Closed by the broker while there was traffic.
     fn thrown_out(stood: Duration) -> Loss {
-        let silence = Duration::ZERO;
-        Loss::Closed { stood, silence }
+        Loss::Closed(Life {
+            stood,
+            ..Life::default()
+        })
+    }
+
+    fn failed(stood: Duration) -> Loss {
+        let Loss::Closed(life) = thrown_out(stood) else {
+            unreachable!()
+        };
+        Loss::Failed(life)
     }
 
     /// Closed by the broker when nothing had come or gone since the opening.
     fn cut(stood: u32) -> Loss {
-        Loss::Closed {
+        Loss::Closed(Life {
             stood: stood * SECOND + SECOND / 10,
             silence: stood * SECOND,
-        }
+            survived: SECOND / 10,
+        })
     }
 
     fn no_pong(silence: u32) -> Loss {
-        Loss::NoPong {
+        Loss::NoPong(Life {
             stood: (silence + 20) * SECOND,
             silence: silence * SECOND,
+            survived: SECOND / 10,
+        })
+    }
+
+    /// The same loss of a connection that had survived a longer silence.
+    fn surviving(seconds: u32, loss: Loss) -> Loss {
+        let life = Life {
+            stood: STABLE,
+            survived: seconds * SECOND,
+            ..loss.life().unwrap()
+        };
+        match loss {
+            Loss::Closed(_) => Loss::Closed(life),
+            Loss::NoPong(_) => Loss::NoPong(life),
+            _ => Loss::Failed(life),
         }
     }
 
@@ -287,9 +357,9 @@ mod tests {
         let mut reconnects = Reconnects::new(KEEP_ALIVE);
         for (loss, wait) in [
             (Loss::NeverStood, 1),
-            (Loss::Failed(59 * SECOND), 2),
+            (failed(59 * SECOND), 2),
             (thrown_out(59 * SECOND), 4),
-            (Loss::Failed(60 * SECOND), 1),
+            (failed(60 * SECOND), 1),
             (Loss::NeverStood, 2),
         ] {
             assert_eq!(reconnects.lost(loss).wait_up_to, wait * SECOND, "{loss:?}");
@@ -306,7 +376,7 @@ mod tests {
             (Loss::Refused, 20, 40),
             (Loss::Refused, 30, 60),
             (Loss::Refused, 30, 60),
-            (Loss::Failed(SECOND), 0, 2),
+            (failed(SECOND), 0, 2),
             (Loss::Refused, 5, 10),
         ] {
             let step = reconnects.lost(loss);
@@ -321,29 +391,26 @@ mod tests {
         for _ in 0..9 {
             reconnects.lost(Loss::NeverStood);
         }
-        assert_eq!(
-            reconnects.lost(Loss::Failed(8 * SECOND)).wait_up_to,
-            8 * SECOND
-        );
+        assert_eq!(reconnects.lost(failed(8 * SECOND)).wait_up_to, 8 * SECOND);
         assert_eq!(
             reconnects.lost(cut(20)).wait_up_to,
             20 * SECOND + SECOND / 10
         );
         // A broker whose first answer makes no sense has not worked at all.
-        let broken = Loss::Failed(SECOND / 9);
+        let broken = failed(SECOND / 9);
         assert_eq!(reconnects.lost(broken).wait_up_to, LONGEST_WAIT);
         assert_eq!(reconnects.lost(Loss::NeverStood).wait_up_to, 60 * SECOND);
     }
 
     #[test]
     fn suspects_a_second_client_when_the_broker_keeps_closing() {
-        use Loss::{Failed, NeverStood};
+        use Loss::NeverStood;
         let closed = thrown_out(SECOND);
         for (losses, is_suspected) in [
             (vec![closed; 2], false),
             (vec![closed; 3], true),
             (vec![closed, NeverStood, closed, closed], true),
-            (vec![closed, Failed(SECOND), closed, closed], false),
+            (vec![closed, failed(SECOND), closed, closed], false),
             (vec![closed, closed, thrown_out(90 * SECOND)], false),
             (vec![NeverStood; 9], false),
             // The other comes back after a random time, here after silences of as many seconds.
@@ -369,6 +436,14 @@ mod tests {
             (vec![cut(3), cut(3)], 3, 2),
             (vec![cut(3), cut(9), cut(25), cut(25), cut(25)], 25, 12),
             (vec![no_pong(60), no_pong(60)], 60, 30),
+            (vec![no_pong(60), Loss::Refused, no_pong(60)], 60, 30),
+            // The cut and a ping meet, and now and then the ping is first.
+            (vec![surviving(60, cut(60)), surviving(60, cut(60))], 60, 30),
+            (
+                vec![surviving(300, cut(7)), cut(20), cut(20), cut(20)],
+                20,
+                10,
+            ),
         ] {
             let Some(Suspicion::IdleCut {
                 silence: told,
@@ -383,26 +458,69 @@ mod tests {
         for losses in [
             vec![cut(20)],
             vec![cut(20), cut(30)],
-            vec![cut(20), Loss::Failed(20 * SECOND), cut(20)],
+            vec![cut(20), failed(20 * SECOND), cut(20)],
             vec![cut(1), cut(1)],
+            // Silences that these connections have survived.
+            vec![surviving(60, cut(58)), surviving(60, cut(58))],
+            vec![surviving(60, cut(20)), cut(20)],
+            vec![cut(20), surviving(60, cut(20))],
+            vec![surviving(5, cut(3)), surviving(5, cut(3))],
+            vec![surviving(60, failed(SECOND)), cut(20), cut(20)],
+            // A ping is always sent after the same silence.
+            vec![surviving(60, failed(SECOND)), no_pong(60), no_pong(60)],
+            vec![surviving(59, no_pong(60)), surviving(59, no_pong(60))],
+            // A line that is dead cuts nothing.
+            vec![no_pong(60), Loss::NeverStood, no_pong(60)],
         ] {
             assert_eq!(last(&losses).suspicion, None, "{losses:?}");
         }
     }
 
     #[test]
-    fn keeps_to_the_shorter_pings() {
+    fn keeps_to_the_shorter_pings_until_nothing_is_cut_for_a_day() {
         let mut reconnects = Reconnects::new(KEEP_ALIVE);
-        assert_eq!(reconnects.ping_interval(), KEEP_ALIVE);
-        for loss in [
-            cut(20),
-            cut(20),
-            Loss::Failed(3600 * SECOND),
-            cut(50),
-            cut(50),
+        let hours = |hours: u32| failed(hours * 3600 * SECOND);
+        for (losses, interval) in [
+            (vec![], 60),
+            (vec![cut(20), cut(20)], 10),
+            (vec![hours(1), cut(50), cut(50)], 10),
+            (vec![hours(23), Loss::NeverStood], 10),
+            (vec![hours(1)], 20),
+            (vec![hours(12), thrown_out(12 * 3600 * SECOND)], 40),
+            // It was true: the next try is after two days.
+            (vec![cut(20), cut(20), hours(47)], 10),
+            (vec![hours(1)], 20),
+            (vec![hours(900)], 60),
         ] {
-            reconnects.lost(loss);
+            for &loss in &losses {
+                reconnects.lost(loss);
+            }
+            let pings = reconnects.pace().interval();
+            assert_eq!(pings, interval * SECOND, "{losses:?}");
         }
-        assert_eq!(reconnects.ping_interval(), 10 * SECOND);
+    }
+
+    /// The broker restarts now and then. Each connection has been pinged again and again before.
+    #[test]
+    fn pings_no_faster_for_a_broker_that_is_restarted_once_a_month() {
+        const MONTH: Duration = Duration::from_hours(30 * 24);
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut suspicions, mut agents) = (0, 0);
+        while agents < 1000 {
+            let mut reconnects = Reconnects::new(KEEP_ALIVE);
+            for _ in 0..10 * 12 {
+                let silence = KEEP_ALIVE.mul_f64(random.f64());
+                let step = reconnects.lost(Loss::Closed(Life {
+                    stood: MONTH,
+                    silence,
+                    survived: KEEP_ALIVE,
+                }));
+                suspicions += u32::from(step.suspicion.is_some());
+                assert!(reconnects.pace().after(MONTH).interval() == KEEP_ALIVE);
+            }
+            agents += 1;
+        }
+        // Two restarts in the last second before a ping.
+        assert!(suspicions < agents / 10, "{suspicions}");
     }
 }

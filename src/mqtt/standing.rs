@@ -51,8 +51,8 @@ impl Standing {
         let reason = match loss {
             Loss::NeverStood => "unreachable",
             Loss::Refused => "refused",
-            Loss::Closed { .. } => "closed",
-            Loss::NoPong { .. } => "silent",
+            Loss::Closed(_) => "closed",
+            Loss::NoPong(_) => "silent",
             Loss::Failed(_) => "failed",
         };
         *self.losses.entry(reason).or_default() += 1;
@@ -74,6 +74,7 @@ impl Standing {
 mod tests {
     use std::time::Duration;
 
+    use super::super::reconnect::Life;
     use super::*;
 
     #[test]
@@ -85,7 +86,7 @@ mod tests {
         assert!(standing.is_connected && !standing.is_ready);
         assert_eq!((standing.since, standing.logins), (at(1), 1));
         standing.is_ready = true;
-        standing.lost(Loss::Failed(Duration::ZERO), "reset".to_owned(), at(5));
+        standing.lost(Loss::Failed(Life::default()), "reset".to_owned(), at(5));
         standing.lost(Loss::NeverStood, "refused".to_owned(), at(7));
         assert!(!standing.is_connected && !standing.is_ready);
         assert_eq!(standing.since, at(5));

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rumqttc::{Packet, PubAck, Publish, QoS, Subscribe, SubscribeReasonCode};
-use tracing::{debug, trace};
+use tracing::{debug, info, trace};
 
 use super::framing::{Incoming, Skipped};
 use super::outbox::Message;
+use super::pace::Pace;
 
 /// How long the broker may take to acknowledge a message, or a subscription that is needed, before
 /// the connection counts as broken.
@@ -49,6 +50,9 @@ const PONG_SHARE: u32 = 2;
 const SHORTEST_PONG_LIMIT: Duration = Duration::from_secs(2);
 /// The longest time for that answer.
 const LONGEST_PONG_LIMIT: Duration = Duration::from_secs(20);
+/// Whatever has cut a connection answers a ping within this time or not at all; what closes it later
+/// had another reason.
+const CUT_ANSWER: Duration = Duration::from_secs(5);
 
 /// What is said first on a connection.
 #[derive(Clone, Debug, Default)]
@@ -67,8 +71,8 @@ pub(crate) struct Opening {
 /// When a connection without a word is looked after.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Pings {
-    /// Time between two pings.
-    pub(crate) interval: Duration,
+    /// How often pings come.
+    pub(crate) pace: Pace,
     /// How long the broker may take to answer one.
     pub(crate) answer_limit: Duration,
 }
@@ -164,6 +168,7 @@ enum SubscriptionState {
 /// A ping on its way.
 #[derive(Debug)]
 struct Ping {
+    at: Instant,
     answer_by: Instant,
     /// How long nothing had gone either way before it.
     silence: Duration,
@@ -173,6 +178,7 @@ struct Ping {
 #[derive(Debug)]
 pub(crate) struct Conversation {
     pings: Pings,
+    began: Instant,
     opening: Opening,
     phase: Phase,
     last_packet_id: u16,
@@ -182,6 +188,8 @@ pub(crate) struct Conversation {
     /// Since when nothing has waited for an answer.
     settled_since: Option<Instant>,
     subscriptions: Vec<Subscription>,
+    /// Time between two pings.
+    interval: Duration,
     next_ping: Instant,
     ping: Option<Ping>,
     has_ponged: bool,
@@ -191,6 +199,8 @@ pub(crate) struct Conversation {
     /// behind them.
     last_flood: Instant,
     last_sent: Instant,
+    /// The longest time in which nothing had gone either way before something came in.
+    survived: Duration,
     /// Until when the packet that has come in part must be whole.
     whole_by: Option<Instant>,
     held: Vec<Event>,
@@ -204,7 +214,7 @@ impl Pings {
     pub(crate) fn every(interval: Duration) -> Self {
         let answer_limit = (interval / PONG_SHARE).clamp(SHORTEST_PONG_LIMIT, LONGEST_PONG_LIMIT);
         Self {
-            interval,
+            pace: Pace::every(interval),
             answer_limit,
         }
     }
@@ -215,6 +225,7 @@ impl Conversation {
     pub(crate) fn new(opening: Opening, pings: Pings, now: Instant) -> Self {
         let mut conversation = Self {
             pings,
+            began: now,
             opening,
             phase: Phase::Creating,
             last_packet_id: 0,
@@ -223,12 +234,14 @@ impl Conversation {
             slowest_answer: Duration::ZERO,
             settled_since: None,
             subscriptions: Vec::new(),
-            next_ping: now + pings.interval,
+            interval: pings.pace.interval(),
+            next_ping: now + pings.pace.interval(),
             ping: None,
             has_ponged: false,
             last_received: now,
             last_flood: now,
             last_sent: now,
+            survived: Duration::ZERO,
             whole_by: None,
             held: Vec::new(),
             left_out: false,
@@ -293,6 +306,7 @@ impl Conversation {
         incoming: Incoming,
         now: Instant,
     ) -> Result<(), ConversationError> {
+        self.survived = self.survived.max(self.silence(now));
         self.last_received = now;
         if incoming != Incoming::Packet(Packet::PingResp) {
             self.last_flood = now;
@@ -300,6 +314,7 @@ impl Conversation {
         if let Some(ping) = &mut self.ping {
             // Whoever speaks is there, even where the answer stands behind other bytes.
             *ping = Ping {
+                at: now,
                 answer_by: now + self.pings.answer_limit,
                 silence: Duration::ZERO,
             };
@@ -374,9 +389,10 @@ impl Conversation {
         }
         self.ask_again(now);
         if self.next_ping <= now {
-            self.next_ping = now + self.pings.interval;
+            self.next_ping = now + self.ping_interval(now);
             let silence = now.saturating_duration_since(self.last_bytes());
             self.ping.get_or_insert(Ping {
+                at: now,
                 answer_by: now + self.pings.answer_limit,
                 silence,
             });
@@ -392,6 +408,19 @@ impl Conversation {
             Some(ping) => ping.silence,
             None => now.saturating_duration_since(self.last_bytes()),
         }
+    }
+
+    /// The same where the broker has just closed the connection.
+    pub(crate) fn silence_before_close(&self, now: Instant) -> Duration {
+        match &self.ping {
+            Some(ping) if now.saturating_duration_since(ping.at) > CUT_ANSWER => Duration::ZERO,
+            _ => self.silence(now),
+        }
+    }
+
+    /// The longest such silence that the connection has survived: something came in behind it.
+    pub(crate) fn survived(&self) -> Duration {
+        self.survived
     }
 
     /// Whether a ping was answered.
@@ -411,6 +440,17 @@ impl Conversation {
             [sent] => now.saturating_duration_since(sent.at) <= margin + 2 * self.slowest_answer,
             _ => false,
         }
+    }
+
+    /// The time to the next ping, longer than before where nothing was cut for long.
+    fn ping_interval(&mut self, now: Instant) -> Duration {
+        let stood = now.saturating_duration_since(self.began);
+        let interval = self.pings.pace.after(stood).interval();
+        if interval > self.interval {
+            info!(ping_interval = ?interval, "nothing was cut for long: pings come less often again");
+            self.interval = interval;
+        }
+        interval
     }
 
     fn last_bytes(&self) -> Instant {

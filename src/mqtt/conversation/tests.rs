@@ -474,6 +474,65 @@ fn tells_how_long_nothing_went_either_way() {
 }
 
 #[test]
+fn tells_the_longest_silence_that_something_came_behind() {
+    let mut line = Line::ready(KEEP_ALIVE);
+    let survived = |line: &Line| line.conversation.survived().as_secs();
+    line.wait(20 * SECOND).unwrap();
+    line.receive(message("s/ds"));
+    assert_eq!(survived(&line), 20);
+    line.wait(15 * SECOND).unwrap();
+    line.receive_part();
+    assert_eq!(survived(&line), 20, "that was shorter");
+    line.wait(KEEP_ALIVE - 35 * SECOND + SECOND).unwrap();
+    // The silence before a ping is survived when somebody answers, and no sooner.
+    assert_eq!(survived(&line), 20);
+    line.receive(Packet::PingResp);
+    assert_eq!(survived(&line), 25);
+    line.wait(KEEP_ALIVE).unwrap();
+    line.receive(message("s/ds"));
+    line.receive(Packet::PingResp);
+    assert_eq!(survived(&line), 59);
+}
+
+#[test]
+fn takes_no_silence_for_the_cause_of_a_close_that_comes_long_behind_the_ping() {
+    let mut line = Line::ready(KEEP_ALIVE);
+    let silence = |line: &Line| line.conversation.silence_before_close(line.now).as_secs();
+    line.wait(40 * SECOND).unwrap();
+    assert_eq!(silence(&line), 40);
+    line.wait(20 * SECOND + CUT_ANSWER).unwrap();
+    assert_eq!(silence(&line), 60);
+    line.wait(SECOND).unwrap();
+    assert_eq!(silence(&line), 0);
+}
+
+#[test]
+fn pings_less_often_again_while_the_connection_stands() {
+    let day = 24 * 60 * KEEP_ALIVE;
+    let pings = Pings {
+        pace: Pace::every(KEEP_ALIVE).below(40 * SECOND),
+        ..Pings::every(KEEP_ALIVE)
+    };
+    let now = Instant::now();
+    let conversation = Conversation::new(Opening::default(), pings, now);
+    let mut line = Line { conversation, now };
+    let mut intervals = Vec::new();
+    let mut last = now;
+    while line.now - now < 3 * day {
+        line.now = line.conversation.next_deadline();
+        line.conversation.time_passed(line.now).unwrap();
+        line.receive(Packet::PingResp);
+        intervals.push((line.now - last).as_secs());
+        last = line.now;
+    }
+    let pings = |interval| intervals.iter().filter(|&&i| i == interval).count() as u64;
+    assert_eq!(pings(20), day.as_secs() / 20);
+    assert_eq!(pings(40), day.as_secs() / 40);
+    assert_eq!(pings(60), day.as_secs() / 60);
+    assert!(intervals.is_sorted());
+}
+
+#[test]
 fn tells_whether_a_message_was_just_sent_alone() {
     let is_at_message = |line: &Line| line.conversation.has_just_sent_one(SECOND, line.now);
     let mut line = Line::ready(KEEP_ALIVE);

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::conversation::{self, Conversation, Opening, Pings};
 use super::link::{Account, LOGIN_LIMIT, Link, Lost};
 use super::outbox::{ConnectionEnd, Message, Then};
+use super::pace::Pace;
 use super::publisher::Publisher;
 use super::reconnect::{Loss, NextStep, Reconnects, Suspicion};
 use crate::net::Transport;
@@ -159,15 +160,18 @@ impl Session {
                 () = self.publisher.rests(true) => continue,
             };
             let was_connected = link.is_ok();
+            let began = Instant::now();
             let (lost, loss) = match link {
-                Ok(link) => match self.serve(link, reconnects.ping_interval()).await {
+                Ok(link) => match self.serve(link, reconnects.pace()).await {
                     Ok(SessionEnd::Again) => {
+                        reconnects.left(began.elapsed());
                         self.publisher.standing().ended(Instant::now().into_std());
                         self.connection_lost(ConnectionEnd::Failed).await;
                         info!("logging in again");
                         continue;
                     }
                     Ok(SessionEnd::Resting) => {
+                        reconnects.left(began.elapsed());
                         self.connection_lost(ConnectionEnd::Failed).await;
                         continue;
                     }
@@ -285,8 +289,8 @@ impl Session {
                 ?silence,
                 ?ping_interval,
                 "the connection ends after the same silence again and again: something on the way \
-                 probably cuts idle connections; pings come more often from now on, and \
-                 mqtt.keep_alive below the silence keeps it so"
+                 probably cuts idle connections; pings come more often until nothing \
+                 was cut for long, and mqtt.keep_alive below the silence keeps it so"
             ),
             None => {}
         }
@@ -298,12 +302,12 @@ impl Session {
     }
 
     /// Speaks on one connection to its end.
-    async fn serve(&mut self, mut link: Link, pings: Duration) -> Result<SessionEnd, Ended> {
+    async fn serve(&mut self, mut link: Link, pace: Pace) -> Result<SessionEnd, Ended> {
         let began = Instant::now();
         self.publisher.standing().connected(began.into_std());
         // The wait for an answer follows what is configured, however often pings come.
         let pings = Pings {
-            interval: pings,
+            pace,
             ..Pings::every(self.options.account.keep_alive)
         };
         // Who only comes to deliver the last words does not say that it is there: the word that it is not may
