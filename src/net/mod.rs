@@ -12,6 +12,7 @@ mod error;
 pub(crate) mod head;
 pub(crate) mod identity;
 pub(crate) mod journal;
+pub(crate) mod masks;
 pub(crate) mod proxy;
 mod renewals;
 pub(crate) mod request;

@@ -2,7 +2,7 @@
 //!
 //! It is written here and not left to tungstenite, whose client gives up where a server names no
 //! subprotocol and reads no further than the head of a refusal; what the server says in the body is
-//! often the only hint. From the first frame on, a WebSocket is tungstenite's.
+//! often the only hint.
 
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 

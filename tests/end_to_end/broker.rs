@@ -226,24 +226,35 @@ async fn sends_what_may_come_twice_without_waiting_for_each_answer() {
     );
 }
 
+async fn with_or_without_a_websocket(websocket: bool) -> Site {
+    Site::with(SiteOptions {
+        websocket,
+        ..SiteOptions::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn skips_a_message_that_is_too_large_and_goes_on() {
-    let site = Site::new().await;
-    publish_retained(&site, "s/ds", vec![b'x'; TOO_LARGE]).await;
-    let adit = site.adit(&[]).await;
-    let line = adit
-        .wait_for_log("message skipped: it is larger than any")
-        .await;
-    assert!(
-        line.contains(" WARN ") && line.contains("topic=\"s/ds\""),
-        "{line}"
-    );
-    let lan = Lan::echo().await;
-    let (_, mut far_end) = site.open(lan.port).await;
-    far_end.echo("hello").await;
-    assert!(!adit.log().contains("connection to the broker lost"));
-    assert!(adit.peak_memory() < 64 << 20);
-    site.assert_no_complaint();
+    // Over a WebSocket the broker makes one frame of it.
+    for (websocket, size) in [(false, TOO_LARGE), (true, 1_200_000)] {
+        let site = with_or_without_a_websocket(websocket).await;
+        publish_retained(&site, "s/ds", vec![b'x'; size]).await;
+        let adit = site.adit(&[]).await;
+        let line = adit
+            .wait_for_log("message skipped: it is larger than any")
+            .await;
+        assert!(
+            line.contains(" WARN ") && line.contains("topic=\"s/ds\""),
+            "{line}"
+        );
+        let lan = Lan::echo().await;
+        let (_, mut far_end) = site.open(lan.port).await;
+        far_end.echo("hello").await;
+        assert!(!adit.log().contains("connection to the broker lost"));
+        assert!(adit.peak_memory() < 64 << 20);
+        site.assert_no_complaint();
+    }
 }
 
 #[tokio::test]
@@ -254,14 +265,17 @@ async fn lets_a_large_message_take_longer_than_the_answer_to_a_ping() {
         piece: Some(2 << 10),
         ..Habits::default()
     };
-    let site = Site::new().await;
-    publish_retained(&site, "s/ds", vec![b'x'; TOO_LARGE]).await;
-    let line = Middlebox::before(site.broker.port(), habits).await;
-    let adit = site.start_adit(&[&line.setting(), "mqtt.keep_alive=2s"]);
-    adit.wait_for_log("message skipped: it is larger than any")
-        .await;
-    let adit = adit.ready().await;
-    assert!(!adit.log().contains("connection to the broker lost"));
+    for (websocket, scheme, path) in [(false, "mqtt", ""), (true, "ws", "/mqtt")] {
+        let site = with_or_without_a_websocket(websocket).await;
+        publish_retained(&site, "s/ds", vec![b'x'; TOO_LARGE]).await;
+        let line = Middlebox::before(site.broker.gateway_port(), habits).await;
+        let setting = format!("mqtt.url={scheme}://127.0.0.1:{}{path}", line.port);
+        let adit = site.start_adit(&[&setting, "mqtt.keep_alive=2s"]);
+        adit.wait_for_log("message skipped: it is larger than any")
+            .await;
+        let adit = adit.ready().await;
+        assert!(!adit.log().contains("connection to the broker lost"));
+    }
 }
 
 #[tokio::test]

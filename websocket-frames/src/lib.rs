@@ -121,6 +121,7 @@ pub struct Decoder {
     state: State,
     /// Whether a message has begun whose last fragment is still to come.
     in_message: bool,
+    had_text: bool,
     /// The beginning of a header that came in pieces; a server's has no mask.
     header: [u8; HEADER_ROOM - 4],
     header_length: usize,
@@ -153,6 +154,7 @@ impl Default for Decoder {
         Self {
             state: State::Header,
             in_message: false,
+            had_text: false,
             header: [0; HEADER_ROOM - 4],
             header_length: 0,
             body: [0; BODY_LIMIT],
@@ -183,6 +185,11 @@ impl Decoder {
     /// What the last Ping, Pong or Close carries.
     pub fn body(&self) -> &[u8] {
         self.body.get(..self.body_length).unwrap_or_default()
+    }
+
+    /// Whether a message of text has begun, now or before, for whom that is none of the protocol's.
+    pub fn had_text(&self) -> bool {
+        self.had_text
     }
 
     /// Whether the stream would be cut if it ended here: within a frame, or within a message.
@@ -270,6 +277,7 @@ impl Decoder {
                     (_, true) => return Err(Fault::MessageWithin),
                 }
                 self.in_message = !header.last;
+                self.had_text |= kind == Data::Text;
                 self.state = State::Data(header.length);
             }
             OpCode::Control(kind) => {

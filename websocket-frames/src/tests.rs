@@ -274,6 +274,25 @@ fn knows_where_a_stream_would_be_cut() {
 }
 
 #[test]
+fn tells_of_text_from_its_first_frame_on() {
+    for (input, had_text) in [
+        (&b""[..], [false, false]),
+        (b"\x82\x01a\x02\x00\x80\x01b", [false, false]),
+        (b"\x81\x00", [true, true]),
+        (b"\x82\x01a\x01\x01b", [false, true]),
+        (b"\x01\x01a\x80\x01b\x82\x00", [true, true]),
+    ] {
+        let mut decoder = Decoder::default();
+        let mut at = 0;
+        decoder.next(input, &mut at).unwrap();
+        // What came before the text is told before.
+        let first = decoder.had_text();
+        while decoder.next(input, &mut at).unwrap().is_some() {}
+        assert_eq!([first, decoder.had_text()], had_text, "{input:x?}");
+    }
+}
+
+#[test]
 fn masks_as_the_rfc_says() {
     // The example of RFC 6455, 5.7.
     let mut room = [&[0; HEADER_ROOM][..], b"Hello"].concat();

@@ -10,9 +10,9 @@ use std::mem;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustls::crypto::SecureRandom;
 use websocket_frames::HEADER_ROOM;
 
+use crate::net::masks::Masks;
 use crate::net::unbuffered::{OWN_ROOM, RECORD, RECORD_OVERHEAD};
 
 /// What one read of the cloud's stream may return: some TLS records, as many as the floor of
@@ -25,10 +25,6 @@ pub(super) const LAN_READ: usize = 4 * RECORD - 8;
 
 /// The longest record that a peer may send (RFC 5246, 6.2.3) fits, as far as it came.
 const PART_OF_RECORD: usize = RECORD + (2 << 10) + 5;
-
-const KEY: usize = 4;
-/// Masking keys that are made in one go.
-const KEYS: usize = 64;
 
 thread_local! {
     static ROOM: RefCell<Option<Box<Room>>> = const { RefCell::new(None) };
@@ -81,7 +77,7 @@ pub(super) struct Room {
     pub(super) outgoing: Vec<u8>,
     /// The same, encrypted.
     pub(super) encrypted: Vec<u8>,
-    keys: Keys,
+    masks: Masks,
 }
 
 impl Default for Room {
@@ -93,49 +89,21 @@ impl Default for Room {
             pieces: Vec::new(),
             outgoing: vec![0; HEADER_ROOM + LAN_READ],
             encrypted: vec![0; HEADER_ROOM + LAN_READ + records * RECORD_OVERHEAD + OWN_ROOM],
-            keys: Keys::new(),
+            masks: Masks::default(),
         }
     }
 }
 
 impl Room {
     /// Returns a masking key that nobody can guess (RFC 6455, 5.3).
-    pub(super) fn key(&mut self) -> io::Result<[u8; KEY]> {
-        self.keys.next()
+    pub(super) fn key(&mut self) -> io::Result<[u8; 4]> {
+        self.masks.next()
     }
 
     /// Takes out what has not been looked at.
     pub(super) fn take_sealed(&mut self) -> Vec<u8> {
         let sealed = mem::replace(&mut self.sealed, 0..0);
         self.incoming.get(sealed).unwrap_or_default().to_vec()
-    }
-}
-
-struct Keys {
-    source: &'static dyn SecureRandom,
-    bytes: [u8; KEY * KEYS],
-    used: usize,
-}
-
-impl Keys {
-    fn new() -> Self {
-        Self {
-            source: rustls::crypto::ring::default_provider().secure_random,
-            bytes: [0; KEY * KEYS],
-            used: KEY * KEYS,
-        }
-    }
-
-    fn next(&mut self) -> io::Result<[u8; KEY]> {
-        if self.used >= self.bytes.len() {
-            let filled = self.source.fill(&mut self.bytes);
-            filled.map_err(|_| io::Error::other("the system gives no random numbers"))?;
-            self.used = 0;
-        }
-        let key = self.bytes.get(self.used..).and_then(<[u8]>::first_chunk);
-        self.used += KEY;
-        key.copied()
-            .ok_or_else(|| io::Error::other("no masking key"))
     }
 }
 
@@ -193,8 +161,6 @@ impl Rest {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use websocket_frames::enclose;
 
     use super::*;
@@ -217,7 +183,7 @@ mod tests {
     fn fills_whole_records_with_the_largest_frame() {
         let mut room = Room::default();
         let end = HEADER_ROOM + LAN_READ;
-        let begin = enclose(&mut room.outgoing, HEADER_ROOM..end, [1; KEY]);
+        let begin = enclose(&mut room.outgoing, HEADER_ROOM..end, [1; 4]);
         assert_eq!(end - begin, 4 * RECORD);
     }
 
@@ -226,14 +192,6 @@ mod tests {
         const LONGEST: usize = 5 + (1 << 14) + 2048;
         let room = Room::default();
         assert_eq!(room.incoming.len() - RECORD, LONGEST + CLOUD_READ);
-    }
-
-    #[test]
-    fn gives_a_masking_key_once() {
-        let mut room = Room::default();
-        let keys: HashSet<_> = (0..3 * KEYS).map(|_| room.key().unwrap()).collect();
-        assert_eq!(keys.len(), 3 * KEYS);
-        assert!(!keys.contains(&[0; KEY]));
     }
 
     #[test]

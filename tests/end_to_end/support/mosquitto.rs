@@ -208,7 +208,7 @@ impl Mosquitto {
         let address = (Ipv4Addr::LOCALHOST, self.port());
         let codec = Codec {
             max_incoming_size: 1 << 16,
-            max_outgoing_size: 1 << 20,
+            max_outgoing_size: 2 << 20,
         };
         let mut link = Framed::new(TcpStream::connect(address).await.unwrap(), codec);
         let mut connect = Connect::new("publisher");
