@@ -164,7 +164,7 @@ impl Metrics {
         let ways = [("up", totals.up_bytes), ("down", totals.down_bytes)];
         families.counters(
             ("adit_tunnel_traffic", Some(Unit::Bytes)),
-            "Bytes that tunnels have carried: up to the cloud, down to the machines.",
+            "Bytes that tunnels have carried: up to the cloud, down to the machines; with what was lost at their ends.",
             "direction",
             ways,
         )?;

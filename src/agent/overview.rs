@@ -150,9 +150,8 @@ impl Facts {
         snapshot.tunnels = sights.tunnels.overview(&clock);
         snapshot.operations = sights.record.operations(&clock);
         snapshot.totals = sights.record.totals();
-        let (up, down) = sights.tunnels.carried();
-        snapshot.totals.up_bytes += up;
-        snapshot.totals.down_bytes += down;
+        let totals = &mut snapshot.totals;
+        (totals.up_bytes, totals.down_bytes) = sights.tunnels.carried();
         snapshot.totals.logins = standing.logins;
         let losses = standing.losses.into_iter();
         snapshot.totals.losses = losses.map(|(why, n)| (why.to_owned(), n)).collect();

@@ -120,8 +120,6 @@ impl Record {
     /// Takes note that a tunnel that had opened has ended.
     pub(crate) fn ended(&mut self, id: u64, end: End) {
         self.totals.tunnels_ended += 1;
-        self.totals.up_bytes += end.up;
-        self.totals.down_bytes += end.down;
         if let Some(entry) = self.operations.iter_mut().find(|entry| entry.id == id) {
             entry.reason = Some(end.reason);
             entry.open = Some(end.lasted);
@@ -203,7 +201,6 @@ mod tests {
         assert_eq!((first.took_s, first.open_s), (Some(1.0), Some(9.0)));
         assert_eq!(first.reason.as_deref(), Some("closed by the cloud"));
         let totals = record.totals();
-        assert_eq!((totals.up_bytes, totals.down_bytes), (3, 4));
         assert_eq!(totals.operations_successful, 1);
         assert_eq!(totals.operations_failed[&FailureKind::Policy], 1);
         assert_eq!(totals.operations_failed[&FailureKind::Limit], 0);

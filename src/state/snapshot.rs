@@ -324,9 +324,9 @@ pub struct Totals {
     pub operations_failed: BTreeMap<FailureKind, u64>,
     /// Tunnels that have ended.
     pub tunnels_ended: u64,
-    /// From machines to the cloud, tunnels that are open included.
+    /// What machines have said to the cloud, tunnels that are open included, and what did not arrive.
     pub up_bytes: u64,
-    /// From the cloud to machines, tunnels that are open included.
+    /// What the cloud has said to machines, likewise.
     pub down_bytes: u64,
     /// How long it took to reach a machine, its name included.
     pub target_connect: Histogram,

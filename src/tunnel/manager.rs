@@ -62,6 +62,8 @@ pub(crate) struct Tunnels {
     limit: usize,
     tasks: JoinSet<()>,
     running: HashMap<task::Id, Running>,
+    /// What those have carried that are forgotten, to the cloud and to the machines.
+    carried_before: (u64, u64),
     sender: mpsc::Sender<Event>,
     events: mpsc::Receiver<Event>,
     stop: CancellationToken,
@@ -101,6 +103,7 @@ impl Tunnels {
             limit,
             tasks: JoinSet::new(),
             running: HashMap::new(),
+            carried_before: (0, 0),
             sender,
             events,
             stop: CancellationToken::new(),
@@ -188,6 +191,9 @@ impl Tunnels {
             Err(fault) => (fault.id(), Some(fault)),
         };
         let forgotten = self.running.remove(&task);
+        if let Some(running) = &forgotten {
+            self.carried_before = sum(self.carried_before, running.carried());
+        }
         let (Some(Running { id, opened, .. }), Some(_)) = (forgotten, fault) else {
             return Event::Forgotten;
         };
@@ -237,11 +243,11 @@ impl Tunnels {
         running.into_iter().map(|it| it.shown(clock)).collect()
     }
 
-    /// Returns what all that are not told as ended have carried, to the cloud and to the machines.
+    /// Returns what all have carried that there are and that there were, to the cloud and to the
+    /// machines. It never falls: what did not arrive at an end was carried as far as that.
     pub(crate) fn carried(&self) -> (u64, u64) {
-        let untold = self.running.values().filter(|running| !running.ended);
-        let all = untold.map(Running::carried);
-        all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        let all = self.running.values().map(Running::carried);
+        all.fold(self.carried_before, sum)
     }
 
     /// Lets every tunnel come to its end; what is opening fails.
@@ -311,6 +317,10 @@ impl Running {
             idle_s: clock.age(self.meter.active_at()),
         }
     }
+}
+
+fn sum(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
+    (one.0 + other.0, one.1 + other.1)
 }
 
 /// Returns how many tunnels count, of those that there are and of those of them that are ending.
