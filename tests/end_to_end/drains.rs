@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::support::http::{admin_address, get};
 use crate::support::transfer::{Progress, content, read, write};
 use crate::support::{FarEnd, LIMIT, Lan, Site};
 
@@ -118,6 +119,68 @@ async fn counts_what_a_machine_does_not_take_and_resets_it() {
     assert!(text.contains(&reason), "{text}");
     let count = format!(" {} bytes to the device", received.len());
     assert!(text.ends_with(&count), "{text}");
+}
+
+/// The number before the words, somewhere in a text.
+fn number_before(words: &str, text: &str) -> usize {
+    let before = text.split_once(words).map(|(before, _)| before);
+    let number = before.and_then(|before| before.rsplit(' ').next());
+    number
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no number before '{words}': {text}"))
+}
+
+/// What tunnels have carried to the cloud, by the metrics.
+async fn counted_up(address: &str) -> usize {
+    const LINE: &str = "adit_tunnel_traffic_bytes_total{direction=\"up\"} ";
+    let metrics = get(address, "/metrics", &[]).await.body;
+    let count = metrics.lines().find_map(|line| line.strip_prefix(LINE));
+    count.and_then(|count| count.parse().ok()).unwrap()
+}
+
+#[tokio::test]
+async fn counts_key_strokes_that_a_cloud_does_not_take_and_none_twice() {
+    const KEYS: usize = 12_000;
+    const HEARD: usize = 8000;
+    const RECEIVE_BUFFER: usize = 4 << 10;
+    for tls in [false, true] {
+        let (site, adit) = Site::with_adit(tls, &["admin.listen=127.0.0.1:0"]).await;
+        let address = admin_address(&adit).await;
+        let (mut machine, FarEnd(mut socket)) = site.open_held().await;
+        let tcp = SockRef::from(socket.get_ref().tcp());
+        tcp.set_recv_buffer_size(RECEIVE_BUFFER).unwrap();
+        let types = async {
+            machine.set_nodelay(true).unwrap();
+            for _ in 0..KEYS {
+                machine.write_all(b"k").await.unwrap();
+            }
+            machine.shutdown().await.unwrap();
+        };
+        let hears = async {
+            let mut heard = 0;
+            while heard < HEARD {
+                let message = timeout(LIMIT, socket.next()).await.expect("a key in time");
+                heard += message.unwrap().unwrap().len();
+            }
+            heard
+        };
+        let ((), heard) = tokio::join!(types, hears);
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        while counted_up(&address).await < KEYS {
+            assert!(tokio::time::Instant::now() < deadline, "not all keys came");
+        }
+        let (_, text) = site.event_within(&site.gateway, 2, DRAINED).await;
+        assert_eq!(counted_up(&address).await, KEYS, "a counter that falls");
+        let delivered = number_before(" bytes to the cloud", &text);
+        assert!(delivered <= KEYS, "{text}");
+        if delivered < KEYS {
+            let lost = number_before(" bytes did not reach the cloud; ", &text);
+            assert_eq!(delivered + lost, KEYS, "{text}");
+            assert!(heard <= delivered + lost / 2, "{heard}: {text}");
+        }
+        // Its system may have taken more than it has read, which comes now.
+        drop(socket);
+    }
 }
 
 #[tokio::test]

@@ -109,8 +109,8 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
             self.heart.due = true;
             return;
         }
-        let undelivered = self.cloud.account(now).1.min(self.up);
-        self.undelivered.0 = undelivered;
+        let (_, missing) = self.cloud.account(now);
+        self.undelivered.0 = self.cloud.undelivered(missing).min(self.up);
         self.end(EndReason::CloudSilent(
             self.limits.keep_alive * MISSED_PINGS,
         ));

@@ -40,7 +40,7 @@ pub(super) struct Drain {
 pub(super) struct Progress {
     /// Bytes that the LAN side has taken, and that it is owed.
     pub(super) lan: (u64, u64),
-    /// The same of the cloud.
+    /// The same of the cloud, where bytes are those on the wire.
     pub(super) cloud: (u64, u64),
     /// Signs of life of both.
     pub(super) life: (u64, u64),
@@ -239,9 +239,8 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
     /// The last bytes are not taken in time.
     fn give_up(&mut self, progress: Progress) {
         debug!(parent: &self.span, limit = ?self.limits.drain, "last bytes not accepted in time");
-        if self.cloud_out != CloudOut::Done {
-            self.undelivered.0 = progress.cloud.1.min(self.up);
-        }
+        let undelivered = self.cloud.undelivered(progress.cloud.1);
+        self.undelivered.0 = undelivered.min(self.up);
         if self.lan.is_some() {
             self.undelivered.1 = progress.lan.1;
             self.down = progress.lan.0;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use websocket_frames::{CloseCode, Control, Decoder, Item, append_control};
 
 use super::end::close_body;
+use super::outstanding::Outstanding;
 use super::room::{CLOUD_READ, Rest, Room};
 use crate::net::Socket;
 use crate::net::unbuffered::{Parts, RECORD, Session, UnbufferedStream};
@@ -111,8 +112,12 @@ pub(super) struct Link<S> {
     life: u64,
     /// Bytes given to the kernel.
     written: u64,
-    /// Bytes given to the kernel, or to be given, up to the end of the last of the user's bytes.
+    /// Bytes given to the kernel, or to be given, up to the end of the last frame.
+    queued: u64,
+    /// The same up to the end of the last of the user's bytes.
     owed: u64,
+    /// Where in them the user's bytes are.
+    outstanding: Outstanding,
     shut: bool,
     failure: Option<io::Error>,
 }
@@ -140,7 +145,9 @@ impl<S: Socket> Link<S> {
             blocked: false,
             life: 0,
             written: 0,
+            queued: 0,
             owed: 0,
+            outstanding: Outstanding::default(),
             shut: false,
             failure: None,
         }
@@ -163,11 +170,22 @@ impl<S: Socket> Link<S> {
         self.unsent.clear();
     }
 
-    /// How many bytes the peer has taken so far, and how many it has not.
+    /// How many bytes on the wire the peer has taken so far, and how many it has not.
     pub(super) fn account(&self, since: Instant) -> (u64, u64) {
         let held = self.stream.held(since).saturating_sub(u64::from(self.shut));
         let taken = self.written.saturating_sub(held);
         (taken, self.owed.saturating_sub(taken))
+    }
+
+    /// How many of the user's bytes lie in the last `missing` bytes on the wire that the peer is owed,
+    /// at most.
+    pub(super) fn undelivered(&self, missing: u64) -> u64 {
+        self.outstanding.undelivered(missing)
+    }
+
+    /// How many of the user's bytes no kernel has ever had.
+    pub(super) fn unwritten(&self) -> u64 {
+        self.undelivered(self.owed.saturating_sub(self.written))
     }
 
     /// Begins a turn: looks whether there is something to read again. `anew`: the task is another.
@@ -291,6 +309,7 @@ impl<S: Socket> Link<S> {
             }
         };
         self.flush = true;
+        self.queued = self.written + bytes.len() as u64;
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.poll_write(cx, rest) {
@@ -302,9 +321,10 @@ impl<S: Socket> Link<S> {
         self.unsent.keep(rest);
     }
 
-    /// Notes that all the user's bytes so far are on their way.
-    pub(super) fn note_owed(&mut self) {
-        self.owed = self.written + self.unsent.len() as u64;
+    /// Notes that the last frame carries so many of the user's bytes.
+    pub(super) fn note_owed(&mut self, user: usize) {
+        self.outstanding.note(user, self.queued - self.owed);
+        self.owed = self.queued;
     }
 
     /// Waits until everything is with the kernel.

@@ -19,6 +19,7 @@ mod down;
 mod drain;
 mod end;
 mod link;
+mod outstanding;
 #[cfg(test)]
 mod over_tls;
 #[cfg(test)]
@@ -70,12 +71,13 @@ pub struct Limits {
     pub max_duration: Option<Duration>,
 }
 
-/// What a tunnel has carried so far, for whoever wants to look while it runs.
+/// What a tunnel has carried so far, for whoever wants to look while it runs. It never falls: what
+/// turns out not to have arrived stays in it.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// The user's bytes from the LAN to the cloud.
+    /// The user's bytes that the LAN side has said for the cloud.
     pub up: AtomicU64,
-    /// The user's bytes from the cloud to the LAN.
+    /// The user's bytes from the cloud that the LAN side's kernel has taken.
     pub down: AtomicU64,
     /// Whether the end has begun, and only last bytes are waited for.
     pub is_ending: AtomicBool,
@@ -86,9 +88,9 @@ pub struct Traffic {
 pub struct Ended {
     /// Why.
     pub reason: EndReason,
-    /// Bytes from the LAN to the cloud.
+    /// The user's bytes from the LAN to the cloud, without those that did not reach it.
     pub up: u64,
-    /// Bytes from the cloud to the LAN.
+    /// The user's bytes from the cloud to the LAN, without those that did not reach it.
     pub down: u64,
     /// From the start to the end, the last bytes included.
     pub lasted: Duration,
@@ -180,7 +182,7 @@ struct Relay<'a, L, S> {
     span: Span,
     up: u64,
     down: u64,
-    /// What was given up, up and down.
+    /// The user's bytes that were given up, up and down.
     undelivered: (u64, u64),
 }
 
@@ -317,6 +319,8 @@ impl<'a, L: Socket, S: Socket> Relay<'a, L, S> {
             .or_else(|| self.cloud.failure().map(EndReason::cloud_error))
             .unwrap_or(EndReason::LeftByCloud);
         let (up, down) = self.undelivered;
+        // Whatever ends it, what never left adit has not arrived.
+        let up = up.max(self.cloud.unwritten()).min(self.up);
         Ended {
             reason: reason.with_undelivered(up, down),
             up: self.up - up,

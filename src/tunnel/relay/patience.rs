@@ -477,3 +477,67 @@ fn takes_for_progress_what_was_taken_and_words_of_who_is_owed_something() {
         assert_eq!(now.is_beyond(last), is_beyond, "{now:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn counts_keys_that_the_cloud_does_not_confirm_as_keys() {
+    const FRAME: usize = 7;
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.take(usize::MAX);
+    // The last of them half a frame.
+    cloud.change(|state| state.acknowledged = Some(8000 * FRAME - FRAME / 2));
+    let keys = async {
+        for _ in 0..12_000 {
+            device.say(b"k");
+            while !device.has_said_all() {
+                tokio::task::yield_now().await;
+            }
+        }
+        device.end();
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits(), &device, &cloud, keys).await;
+    assert_eq!(is_incomplete(&ended, &EndReason::ClosedByDevice), (4001, 0));
+    assert_eq!(ended.up, 7999);
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_keys_that_a_silent_cloud_does_not_confirm_as_keys() {
+    let limits = Limits {
+        keep_alive: 20 * SECOND,
+        ..limits()
+    };
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.take(usize::MAX);
+    cloud.change(|state| state.acknowledged = Some(7));
+    let keys = async {
+        for _ in 0..3 {
+            device.say(b"k");
+            sleep(SECOND).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits, &device, &cloud, keys).await;
+    let silent = EndReason::CloudSilent(limits.keep_alive * MISSED_PINGS);
+    assert_eq!(is_incomplete(&ended, &silent), (2, 0));
+    assert_eq!(ended.up, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_what_no_broken_cloud_can_have_taken() {
+    let (device, cloud) = (Peer::default(), Peer::default());
+    cloud.take(107);
+    device.say(&[7; 1000]);
+    let breaks = async {
+        while cloud.taken().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        cloud.change(|state| state.broken = Some(io::ErrorKind::BrokenPipe));
+        cloud.end();
+        std::future::pending::<()>().await;
+    };
+    let ended = carry(&limits(), &device, &cloud, breaks).await;
+    let broken = EndReason::ResetByCloud("broken pipe".to_owned());
+    // Eight of what it has taken are the head of the frame.
+    assert_eq!(is_incomplete(&ended, &broken), (901, 0));
+    assert_eq!(ended.up, 99);
+}

@@ -79,6 +79,10 @@ impl Peer {
         self.change(|state| state.room = state.room.saturating_add(count));
     }
 
+    pub(super) fn has_said_all(&self) -> bool {
+        self.0.borrow().said.is_empty()
+    }
+
     pub(super) fn taken(&self) -> Vec<u8> {
         self.0.borrow().taken.clone()
     }
@@ -163,7 +167,7 @@ impl Socket for Peer {
         let mut state = self.0.borrow_mut();
         state.asked.held += 1;
         let all = state.taken.len();
-        (all - state.acknowledged.unwrap_or(all)) as u64
+        all.saturating_sub(state.acknowledged.unwrap_or(all)) as u64
     }
 
     fn read_now(&self, room: &mut [u8]) -> io::Result<usize> {

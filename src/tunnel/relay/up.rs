@@ -144,7 +144,7 @@ impl<L: Socket, S: Socket> Relay<'_, L, S> {
                         let end = HEADER_ROOM + length;
                         let begin = enclose(&mut room.outgoing, HEADER_ROOM..end, key);
                         self.cloud.send(cx, room, begin..end);
-                        self.cloud.note_owed();
+                        self.cloud.note_owed(length);
                     }
                     Err(error) => self.cloud.fail(error),
                 }
