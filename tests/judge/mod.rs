@@ -6,6 +6,8 @@
 //! the platform has to show the right result of every operation. Where it has, the statuses that
 //! adit meant are still right, one by one, in the order in which it was shown the operations.
 
+pub(crate) mod closed;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::iter;
 use std::sync::{Arc, OnceLock};

@@ -94,6 +94,8 @@ pub(crate) struct Notes {
     pub(crate) said: u64,
     pub(crate) left: Option<Left>,
     pub(crate) heard: u64,
+    /// The same at each time when it became more.
+    pub(crate) hearings: Vec<(Instant, u64)>,
     /// The first byte that was not the one that was sent.
     pub(crate) wrong_at: Option<u64>,
     pub(crate) told: Option<Heard>,
@@ -101,6 +103,15 @@ pub(crate) struct Notes {
     pub(crate) over: Option<Instant>,
     /// How often somebody has come: twice is a fault.
     pub(crate) visits: usize,
+}
+
+impl Notes {
+    /// Bytes that it had heard by a time.
+    pub(crate) fn heard_by(&self, time: Instant) -> u64 {
+        let after = self.hearings.partition_point(|(at, _)| *at <= time);
+        let last = self.hearings.get(..after).and_then(<[_]>::last);
+        last.map_or(0, |(_, heard)| *heard)
+    }
 }
 
 /// Notes that the judge reads later.
@@ -197,6 +208,7 @@ impl Stream {
                 notes.wrong_at = Some(notes.heard + same.count() as u64);
             }
             notes.heard += bytes.len() as u64;
+            notes.hearings.push((Instant::now(), notes.heard));
         });
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::agent::Figures;
+use crate::judge::closed::{Closed, Way};
 use crate::link::Fate;
 use crate::side::{End, Heard, Left, Notes, Pace, Part};
 
@@ -22,6 +23,8 @@ pub(crate) struct Tunnel<'a> {
     pub(crate) is_stopped: bool,
     /// The platform shows it as successful.
     pub(crate) is_successful: bool,
+    /// What the platform was told of its end, if that has come.
+    pub(crate) closed: Option<&'a str>,
 }
 
 impl Tunnel<'_> {
@@ -55,7 +58,37 @@ impl Tunnel<'_> {
         if both && is_whole && !self.is_stopped && self.is_successful {
             self.judge_ends(&mut faults);
         }
+        self.judge_closed(&mut faults);
         faults
+    }
+
+    /// Holds the bytes that adit tells of against those that came.
+    fn judge_closed(&self, faults: &mut Vec<String>) {
+        let [m, c] = self.notes;
+        let [m_fate, c_fate] = self.fates;
+        let Some(text) = self.closed.filter(|_| m.visits <= 1 && c.visits <= 1) else {
+            return;
+        };
+        let Some(closed) = Closed::read(text) else {
+            return faults.push(format!("an end in unknown words: {text}"));
+        };
+        for (name, said, end, fate) in [("cloud", m.said, c, c_fate), ("device", c.said, m, m_fate)]
+        {
+            let resets = end
+                .left
+                .is_some_and(|left| matches!(left.how, End::Reset(_)));
+            let counted = closed.counted_after().zip(c.began);
+            let counted = counted.filter(|_| fate == Fate::Untouched);
+            let way = Way {
+                name,
+                said,
+                heard: end.heard,
+                is_read_out: matches!(end.told, Some(Heard::End | Heard::Close(_))),
+                is_known: fate != Fate::Broken && !resets,
+                heard_then: counted.map(|(after, began)| end.heard_by(began + after)),
+            };
+            faults.extend(closed.judge(&way));
+        }
     }
 
     fn judge_ends(&self, faults: &mut Vec<String>) {
@@ -156,6 +189,7 @@ mod tests {
             fates,
             is_stopped,
             is_successful: true,
+            closed: None,
         }
         .judge()
     }
@@ -232,6 +266,39 @@ mod tests {
         assert!(!judge(&ends, [Fate::Delayed; 2], false).is_empty());
         ends[1].wrong_at = Some(3);
         assert!(!judge(&ends, broken, false).is_empty());
+    }
+
+    #[test]
+    fn holds_what_adit_tells_of_an_end_against_what_came() {
+        let [m, mut c] = ends();
+        c.hearings = c.began.map(|began| (began, 100)).into_iter().collect();
+        for (counts, is_right) in [
+            (
+                "open for 2.0 s, 100 bytes to the cloud, 100 bytes to the device",
+                true,
+            ),
+            (
+                "open for 2.0 s, 100 bytes to the cloud, 99 bytes to the device",
+                false,
+            ),
+            (
+                "100 bytes did not reach the cloud; open for 2.0 s, 0 bytes to the cloud, 100 bytes \
+                 to the device",
+                false,
+            ),
+            ("open for ever", false),
+        ] {
+            let closed = format!("closed by the device; {counts}");
+            let tunnel = Tunnel {
+                parts: [&part(), &part()],
+                notes: [&m, &c],
+                fates: UNTOUCHED,
+                is_stopped: false,
+                is_successful: true,
+                closed: Some(&closed),
+            };
+            assert_eq!(tunnel.judge().is_empty(), is_right, "{closed}");
+        }
     }
 
     #[test]

@@ -4,50 +4,16 @@
 use simulated_cloud::Event;
 
 use crate::faults::Strike;
+use crate::judge::closed::{Closed, Way};
 use crate::network::Fate;
 use crate::schedule::{Deed, Order, Wish};
-use crate::side::{End, Left, Notes};
+use crate::side::{End, Heard, Left, Notes};
 use crate::world::World;
 
 const OPENED: &str = "c8y_RemoteAccessOpened";
 const CLOSED: &str = "c8y_RemoteAccessClosed";
 /// The fault that takes an event for ever.
 pub(crate) const POISON: &str = "broker: takes no such event";
-
-/// What adit said at the end of a tunnel.
-#[derive(Debug, Eq, PartialEq)]
-struct Closed<'a> {
-    reason: &'a str,
-    up: u64,
-    down: u64,
-}
-
-impl<'a> Closed<'a> {
-    fn read(text: &'a str) -> Option<Self> {
-        let (reason, rest) = text.rsplit_once("; open for ")?;
-        let (_, rest) = rest.split_once(" s, ")?;
-        let (up, rest) = rest.split_once(" bytes to the cloud, ")?;
-        let down = rest.strip_suffix(" bytes to the device")?;
-        Some(Self {
-            reason,
-            up: up.parse().ok()?,
-            down: down.parse().ok()?,
-        })
-    }
-}
-
-impl Closed<'_> {
-    /// Bytes that did not reach one end, as far as adit knows.
-    fn undelivered(&self, way: &str) -> u64 {
-        let [one, more] = ["byte", "bytes"].map(|word| format!(" {word} did not reach the {way}"));
-        let mut clauses = self.reason.split("; ");
-        let count = clauses.find_map(|clause| {
-            let count = clause.strip_suffix(&more);
-            count.or_else(|| clause.strip_suffix(&one))
-        });
-        count.and_then(|count| count.parse().ok()).unwrap_or(0)
-    }
-}
 
 /// The events of one tunnel, and what its ends have noticed.
 pub(crate) struct Tunnel<'a> {
@@ -121,24 +87,28 @@ impl Tunnel<'_> {
         if machine.visits > 1 || cloud.visits > 1 {
             return;
         }
-        for (way, said, count, end) in [
-            ("cloud", machine.said, closed.up, cloud),
-            ("device", cloud.said, closed.down, machine),
+        for (name, said, end) in [
+            ("cloud", machine.said, cloud),
+            ("device", cloud.said, machine),
         ] {
-            let heard = end.heard;
-            // Whoever is cut off may have heard more than adit can know.
             let fate = end.connection.map(|id| world.network.fate(id));
+            // Whoever is cut off may have heard more than adit can know.
             let resets = end
                 .left
                 .is_some_and(|left| matches!(left.how, End::Reset(_)));
-            let is_known = fate != Some(Fate::Broken) && !resets;
-            // What was on its way when adit gave up may have arrived or not.
-            let most = count + closed.undelivered(way);
-            if is_known && most < heard || count > said {
-                faults.push(format!(
-                    "adit tells of {count} bytes to the {way}, which heard {heard} of {said}"
-                ));
-            }
+            let counted = closed.counted_after().zip(cloud.began);
+            let counted = counted.filter(|_| fate == Some(Fate::Untouched));
+            let way = Way {
+                name,
+                said,
+                heard: end.heard,
+                // A reset that a write was told of is an end to the next read.
+                is_read_out: end.said_all
+                    && matches!(end.told, Some((_, Heard::End | Heard::Close(_)))),
+                is_known: fate != Some(Fate::Broken) && !resets,
+                heard_then: counted.map(|(after, began)| end.heard_by(began + after)),
+            };
+            faults.extend(closed.judge(&way));
         }
         let is_untouched = |notes: &Notes| {
             let fate = notes.connection.map(|id| world.network.fate(id));

@@ -92,6 +92,8 @@ pub(crate) struct Notes {
     pub(crate) said_all: bool,
     pub(crate) left: Option<Left>,
     pub(crate) heard: u64,
+    /// The same at each time when it became more.
+    hearings: Vec<(Instant, u64)>,
     /// The first byte that was not the one that was sent.
     pub(crate) wrong_at: Option<u64>,
     pub(crate) told: Option<(Instant, Heard)>,
@@ -99,6 +101,15 @@ pub(crate) struct Notes {
     pub(crate) over: Option<Instant>,
     /// How often somebody has come: twice is a fault.
     pub(crate) visits: usize,
+}
+
+impl Notes {
+    /// Bytes that it had heard by a time.
+    pub(crate) fn heard_by(&self, time: Instant) -> u64 {
+        let after = self.hearings.partition_point(|(at, _)| *at <= time);
+        let last = self.hearings.get(..after).and_then(<[_]>::last);
+        last.map_or(0, |(_, heard)| *heard)
+    }
 }
 
 /// Notes that the judge reads later.
@@ -147,6 +158,7 @@ impl Stream {
                 .find(|&(p, b)| self.byte(p) != *b);
             notes.wrong_at = notes.wrong_at.or(wrong.map(|(place, _)| place));
             notes.heard += bytes.len() as u64;
+            notes.hearings.push((Instant::now(), notes.heard));
         });
     }
 }

@@ -49,12 +49,14 @@ impl Game<'_> {
     pub(super) fn judge_tunnels(&self, faults: &mut Vec<String>) {
         for opening in &self.openings {
             let [machine, cloud] = [&opening.machine, &opening.cloud].map(Shared::notes);
+            let closed = self.closed(opening);
             let tunnel = Tunnel {
                 parts: [&opening.parts[0], &opening.parts[1]],
                 notes: [&machine, &cloud],
                 fates: self.fates(opening),
                 is_stopped: opening.is_stopped,
                 is_successful: self.status(opening.id) == Some(Status::Successful),
+                closed: closed.as_deref(),
             };
             let wrong = tunnel.judge().into_iter();
             faults.extend(wrong.map(|fault| format!("operation {}: {fault}", opening.id)));
@@ -65,6 +67,20 @@ impl Game<'_> {
         let port = opening.cloud.note(|notes| notes.peer_port);
         let cloud = port.map_or(Fate::Untouched, |port| self.lane.cloud_gate.fate(port));
         [opening.lan.worst_fate(), cloud]
+    }
+
+    /// What the platform was told of the end of a tunnel.
+    fn closed(&self, opening: &Opening) -> Option<String> {
+        let prefix = format!("tunnel to 127.0.0.1:{} closed: ", opening.lan.port);
+        self.lane.look(|platform| {
+            // An earlier schedule may have had the port.
+            let own = platform
+                .events()
+                .iter()
+                .filter(|event| event.at >= self.began);
+            let mut texts = own.filter_map(|event| event.text.strip_prefix(&prefix));
+            texts.next().map(str::to_owned)
+        })
     }
 
     fn status(&self, id: OperationId) -> Option<Status> {
