@@ -306,9 +306,10 @@ impl World {
             });
         }
         sleep(SETTLED).await;
-        // A broker that had struck one of these with silence is back to adit when that one has ended.
-        if let Some(end) = self.broker.with(|broker, _| broker.last_end(connections)) {
-            sleep_until(Instant::from_std(end) + SETTLED).await;
+        // A broker that had struck one of these with silence, or has just swallowed another, is not back for adit
+        // before it has tried again.
+        if let Some(back) = self.broker.with(|broker, _| broker.back_since(connections)) {
+            sleep_until(Instant::from_std(back) + SETTLED).await;
         }
         *self.late() = crate::verdict::unfinished(self);
     }

@@ -266,13 +266,15 @@ impl Broker {
         self.lines.len()
     }
 
-    /// Returns when the last of so many connections, counted from the first one, has ended.
-    pub(crate) fn last_end(&self, connections: usize) -> Option<Instant> {
-        let ends = self
-            .record
-            .iter()
-            .filter(|seen| seen.connection < connections && matches!(seen.what, What::Ended(_)));
-        ends.map(|seen| seen.at).max()
+    /// Returns since when the broker is back for adit: so many connections, counted from the first one, have ended,
+    /// and it was let in on the one behind them.
+    pub(crate) fn back_since(&self, connections: usize) -> Option<Instant> {
+        let back = self.record.iter().filter(|seen| match &seen.what {
+            What::Ended(_) => seen.connection < connections,
+            What::Packet(Way::Down, Packet::ConnAck(_)) => seen.connection == connections,
+            What::Packet(..) => false,
+        });
+        back.map(|seen| seen.at).max()
     }
 
     /// What the platform knows.
