@@ -170,22 +170,30 @@ impl<S: Socket> Link<S> {
         self.unsent.clear();
     }
 
-    /// How many bytes on the wire the peer has taken so far, and how many it has not.
+    /// How many bytes on the wire the peer has taken so far, and how many it may still take.
     pub(super) fn account(&self, since: Instant) -> (u64, u64) {
         let held = self.stream.held(since).saturating_sub(u64::from(self.shut));
         let taken = self.written.saturating_sub(held);
-        (taken, self.owed.saturating_sub(taken))
+        let owed = self.owed - self.discarded();
+        (taken, owed.saturating_sub(taken))
     }
 
-    /// How many of the user's bytes lie in the last `missing` bytes on the wire that the peer is owed,
-    /// at most.
+    /// How many bytes on the wire nobody will be given any more, because the stream has failed.
+    fn discarded(&self) -> u64 {
+        let given = self.written + self.unsent.len() as u64;
+        self.owed.saturating_sub(given)
+    }
+
+    /// How many of the user's bytes do not arrive, at most, where the last `missing` bytes on the wire that the
+    /// peer may still take do not.
     pub(super) fn undelivered(&self, missing: u64) -> u64 {
-        self.outstanding.undelivered(missing)
+        self.outstanding.undelivered(missing + self.discarded())
     }
 
     /// How many of the user's bytes no kernel has ever had.
     pub(super) fn unwritten(&self) -> u64 {
-        self.undelivered(self.owed.saturating_sub(self.written))
+        let unwritten = self.owed.saturating_sub(self.written);
+        self.outstanding.undelivered(unwritten)
     }
 
     /// Begins a turn: looks whether there is something to read again. `anew`: the task is another.

@@ -269,7 +269,8 @@ async fn ends_a_tunnel_to_a_cloud_that_takes_no_more_and_says_nothing() {
     device.say(b"key");
     let ended = carry(&limits(), &device, &cloud, std::future::pending::<()>()).await;
     let reason = EndReason::ResetByCloud("connection reset".to_owned());
-    assert_eq!((ended.reason, ended.lasted), (reason, DRAIN_LIMIT));
+    assert_eq!(is_incomplete(&ended, &reason), (3, 0));
+    assert_eq!(ended.lasted, DRAIN_LIMIT);
 }
 
 /// A frame that no server may send: it goes on with a message that has not begun.
@@ -488,9 +489,7 @@ async fn counts_keys_that_the_cloud_does_not_confirm_as_keys() {
     let keys = async {
         for _ in 0..12_000 {
             device.say(b"k");
-            while !device.has_said_all() {
-                tokio::task::yield_now().await;
-            }
+            sleep(Duration::from_millis(1)).await;
         }
         device.end();
         std::future::pending::<()>().await;

@@ -79,10 +79,6 @@ impl Peer {
         self.change(|state| state.room = state.room.saturating_add(count));
     }
 
-    pub(super) fn has_said_all(&self) -> bool {
-        self.0.borrow().said.is_empty()
-    }
-
     pub(super) fn taken(&self) -> Vec<u8> {
         self.0.borrow().taken.clone()
     }
