@@ -64,8 +64,15 @@ impl Game<'_> {
     }
 
     pub(super) fn fates(&self, opening: &Opening) -> [Fate; 2] {
-        let port = opening.cloud.note(|notes| notes.peer_port);
-        let cloud = port.map_or(Fate::Untouched, |port| self.lane.cloud_gate.fate(port));
+        let (has_begun, port) = opening
+            .cloud
+            .note(|notes| (notes.began.is_some(), notes.peer_port));
+        let cloud = match port {
+            Some(port) => self.lane.cloud_gate.fate(port),
+            // It was reset before anybody could ask where it came from.
+            None if has_begun => Fate::Broken,
+            None => Fate::Untouched,
+        };
         [opening.lan.worst_fate(), cloud]
     }
 
