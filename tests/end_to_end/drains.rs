@@ -143,7 +143,8 @@ async fn counts_key_strokes_that_a_cloud_does_not_take_and_none_twice() {
     // In TLS each has some thirty bytes on the wire, so more of them than a receive buffer holds.
     const KEYS: usize = 7000;
     const HEARD: usize = 1000;
-    let (site, adit) = Site::with_adit(true, &["admin.listen=127.0.0.1:0"]).await;
+    let settings = ["admin.listen=127.0.0.1:0", "remote_access.keep_alive=10s"];
+    let (site, adit) = Site::with_adit(true, &settings).await;
     let address = admin_address(&adit).await;
     let (mut machine, FarEnd(mut socket)) = site.open_held().await;
     let tcp = SockRef::from(socket.get_ref().tcp());
