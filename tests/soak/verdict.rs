@@ -72,19 +72,27 @@ impl Tunnel<'_> {
         let Some(closed) = Closed::read(text) else {
             return faults.push(format!("an end in unknown words: {text}"));
         };
+        let resets = |notes: &Notes| {
+            notes
+                .left
+                .is_some_and(|left| matches!(left.how, End::Reset(_)))
+        };
+        // Where one end breaks, adit breaks with the other once the fault machine on the way has everything,
+        // which may lose some of it then.
+        let is_broken = [m, c].into_iter().any(|end| {
+            end.left
+                .is_none_or(|left| matches!(left.how, End::Reset(_) | End::Cut(_)))
+        });
         for (name, said, end, fate) in [("cloud", m.said, c, c_fate), ("device", c.said, m, m_fate)]
         {
-            let resets = end
-                .left
-                .is_some_and(|left| matches!(left.how, End::Reset(_)));
             let counted = closed.counted_after().zip(c.began);
             let counted = counted.filter(|_| fate == Fate::Untouched);
             let way = Way {
                 name,
                 said,
                 heard: end.heard,
-                is_read_out: matches!(end.told, Some(Heard::End | Heard::Close(_))),
-                is_known: fate != Fate::Broken && !resets,
+                is_read_out: matches!(end.told, Some(Heard::End | Heard::Close(_))) && !is_broken,
+                is_known: fate != Fate::Broken && !resets(end),
                 heard_then: counted.map(|(after, began)| end.heard_by(began + after)),
             };
             faults.extend(closed.judge(&way));
