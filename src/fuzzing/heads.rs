@@ -86,7 +86,11 @@ async fn ask_broker(peer: Peer) {
             let mut payload = Vec::new();
             let _ = messages.take(PAYLOAD_LIMIT).read_to_end(&mut payload).await;
         }
-        Err(error) => check(&failure_reason(&error, usize::MAX)),
+        // Whoever opens a WebSocket for MQTT is told no secret before it is open.
+        Err(error) => {
+            let words = failure_reason(&error, usize::MAX);
+            assert!(is_legible(&words), "{words:?}");
+        }
     }
 }
 
