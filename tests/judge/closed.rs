@@ -69,16 +69,11 @@ impl<'a> Closed<'a> {
 
     /// Says what is wrong with the counts of one way, if anything is.
     pub(crate) fn judge(&self, way: &Way) -> Option<String> {
-        let (count, doubt) = match way.name {
-            "cloud" => (self.up, true),
-            _ => (self.down, false),
-        };
         let undelivered = self.undelivered(way.name);
-        // Frames are told apart only so far: docs/guarantees.md, "Bytes".
-        let slack = if doubt {
-            undelivered.div_ceil(3) + 1
-        } else {
-            0
+        // Frames to the cloud are told apart only so far: docs/guarantees.md, "Bytes".
+        let (count, slack) = match way.name {
+            "cloud" => (self.up, undelivered.div_ceil(3) + 1),
+            _ => (self.down, 0),
         };
         // What was on its way when adit gave up may have arrived or not.
         let is_lost_silently = count + undelivered < way.heard;
