@@ -11,6 +11,12 @@ patiently() {
   "$@" >&2
 }
 
+# Installs packages on this Debian, as root.
+install_packages() {
+  patiently apt-get update -q || return
+  DEBIAN_FRONTEND=noninteractive patiently apt-get install -q -y --no-install-recommends "$@"
+}
+
 # Makes a Debian in a folder, in the place of what is there: `new_debian FOLDER RELEASE`, and behind it more of what
 # mmdebstrap takes.
 new_debian() {

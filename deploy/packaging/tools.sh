@@ -23,8 +23,7 @@ prepare_tools() {
   python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
   if ((${#missing[@]})); then
     say "installing ${missing[*]}"
-    patiently apt-get update -q
-    DEBIAN_FRONTEND=noninteractive patiently apt-get install -q -y --no-install-recommends "${missing[@]}"
+    install_packages "${missing[@]}"
   fi
   mkdir -p "$TOOLS"
   step "tools: compiler" compiler
